@@ -136,7 +136,7 @@ impl DType {
     /// Bytes of `values` consecutive values, or `None` where blocks do not divide them or the product overflows.
     pub fn encoded_len(self, values: usize) -> Option<usize> {
         let g = self.geometry();
-        if values % g.block_len != 0 {
+        if !values.is_multiple_of(g.block_len) {
             return None;
         }
         (values / g.block_len).checked_mul(g.block_bytes)
@@ -174,8 +174,8 @@ mod tests {
         for dtype in DType::all() {
             let other = TensorType::from_u32(dtype.ggml_id()).expect("known id");
             assert_eq!(other.name().to_ascii_uppercase(), dtype.name());
-            assert_eq!(other.block_size() as usize, dtype.block_len(), "{dtype}");
-            assert_eq!(other.block_size_bytes().map(|b| b as usize), Some(dtype.block_bytes()), "{dtype}");
+            assert_eq!(other.block_size(), dtype.block_len(), "{dtype}");
+            assert_eq!(other.block_size_bytes(), Some(dtype.block_bytes()), "{dtype}");
         }
     }
 }

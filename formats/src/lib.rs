@@ -1,5 +1,13 @@
 //! What a PLM model is and how it is stored. Never does quantization arithmetic.
 
+pub mod atomic;
 pub mod dtype;
+pub mod error;
+pub mod gguf;
+pub mod model;
+pub mod safetensors;
+pub mod source;
 
 pub use dtype::DType;
+pub use error::{Error, Result};
+pub use model::{Config, Model, Role, TensorKey};

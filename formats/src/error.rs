@@ -1,0 +1,85 @@
+//! One variant per defect; each names the file, and the tensor or offset where there is one.
+
+use std::path::{Path, PathBuf};
+
+use crate::DType;
+
+/// What can be wrong with a model on disk, or with writing one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("{}: no such file or folder", path.display())]
+    NotFound { path: PathBuf },
+    #[error("{}: neither a Hugging Face folder nor a GGUF or safetensors file", path.display())]
+    UnknownFormat { path: PathBuf },
+    #[error("{}: bad magic {found:02x?}: not a GGUF file", path.display())]
+    BadMagic { path: PathBuf, found: [u8; 4] },
+    #[error("{}: GGUF version {version} is not supported (2 and 3 are)", path.display())]
+    GgufVersion { path: PathBuf, version: u32 },
+    #[error("{}: file is truncated: {what} ends at byte {end}, the file has {len}", path.display())]
+    Truncated { path: PathBuf, what: String, end: u64, len: u64 },
+    #[error("{}: header length {header_len} runs past the end of the file ({len} bytes)", path.display())]
+    HeaderLength { path: PathBuf, header_len: u64, len: u64 },
+    #[error("{}: {detail} (at byte {offset})", path.display())]
+    Malformed { path: PathBuf, offset: u64, detail: String },
+    #[error("{}: malformed header: {detail}", path.display())]
+    Header { path: PathBuf, detail: String },
+    #[error("{}: {detail}", path.display())]
+    Json { path: PathBuf, detail: String },
+    #[error("{}: tensor `{tensor}` stands twice", path.display())]
+    DuplicateTensor { path: PathBuf, tensor: String },
+    #[error("{}: tensor `{tensor}` has type {dtype}, which is not a weight type plmconv reads", path.display())]
+    TensorType { path: PathBuf, tensor: String, dtype: String },
+    #[error("{}: tensor `{tensor}`: offset {offset} plus {bytes} bytes overflows", path.display())]
+    OffsetOverflow { path: PathBuf, tensor: String, offset: u64, bytes: u64 },
+    #[error("{}: tensors `{first}` and `{second}` overlap at byte {offset}", path.display())]
+    OverlappingTensors { path: PathBuf, first: String, second: String, offset: u64 },
+    #[error("{}: tensor `{tensor}` is missing", path.display())]
+    MissingTensor { path: PathBuf, tensor: String },
+    #[error("{}: tensor `{tensor}` is not part of a PLM", path.display())]
+    UnknownTensor { path: PathBuf, tensor: String },
+    #[error("{}: tensor `{tensor}` has shape {found:?}, but {expected:?} follows from {from}", path.display())]
+    Shape { path: PathBuf, tensor: String, found: Vec<usize>, expected: Vec<usize>, from: &'static str },
+    #[error("{}: `{key}` is missing", path.display())]
+    MissingKey { path: PathBuf, key: String },
+    #[error("{}: `{key}` is {found}, expected {expected}", path.display())]
+    BadValue { path: PathBuf, key: String, found: String, expected: String },
+    #[error("{}: architecture `{found}` is not PLM", path.display())]
+    Architecture { path: PathBuf, found: String },
+    #[error(
+        "{}: `lm_head.weight` differs from the embedding, but a PLM ties the two \
+         (the `plm` graph of llama.cpp has no output matrix of its own)", path.display()
+    )]
+    UntiedHead { path: PathBuf },
+    #[error("{}: the `{target}` layout cannot express {what}", path.display())]
+    Inexpressible { path: PathBuf, target: &'static str, what: String },
+    #[error("tensor `{tensor}`: rows of {cols} values do not divide into {dtype} blocks of {block}")]
+    RowLength { tensor: String, cols: usize, dtype: DType, block: usize },
+    #[error("{}: tokenizer: {detail}", path.display())]
+    Tokenizer { path: PathBuf, detail: String },
+    #[error(
+        "{}: the pre-tokenizer's regex is not one llama.cpp knows: {regex}\n  \
+         hint: name the nearest with --tokenizer-pre (e.g. qwen2, llama-bpe, gpt-2)", path.display()
+    )]
+    UnknownPreTokenizer { path: PathBuf, regex: String },
+    #[error("{} already exists", path.display())]
+    Exists { path: PathBuf },
+    #[error("GGUF metadata `{key}`: {detail}")]
+    Metadata { key: String, detail: String },
+}
+
+/// This crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// Wraps an I/O error with the path it happened at.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.as_ref().to_path_buf();
+        move |source| match source.kind() {
+            std::io::ErrorKind::NotFound => Error::NotFound { path },
+            _ => Error::Io { path, source },
+        }
+    }
+}

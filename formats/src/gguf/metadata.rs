@@ -1,0 +1,111 @@
+//! GGUF metadata in file order.
+
+use super::{MetadataArray, Value, ValueType};
+
+/// Key-value pairs in the order in which they stand in the file.
+///
+/// gguf-rs-lib keeps a hash map, whose order differs between runs; a file must be the same each time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metadata {
+    pairs: Vec<(String, Value)>,
+}
+
+impl Metadata {
+    /// No pairs.
+    pub fn new() -> Metadata {
+        Metadata::default()
+    }
+
+    /// The value of `key`.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v)
+    }
+
+    /// Sets `key`, in place if it is there, else at the end.
+    pub fn set(&mut self, key: impl Into<String>, value: Value) {
+        let key = key.into();
+        match self.pairs.iter_mut().find(|(k, _)| *k == key) {
+            Some((_, v)) => *v = value,
+            None => self.pairs.push((key, value)),
+        }
+    }
+
+    /// Takes `key` out.
+    pub fn remove(&mut self, key: &str) -> Option<Value> {
+        let at = self.pairs.iter().position(|(k, _)| k == key)?;
+        Some(self.pairs.remove(at).1)
+    }
+
+    /// Pairs in file order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
+        self.pairs.iter().map(|(k, v)| (k.as_str(), v))
+    }
+
+    /// Number of pairs.
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// A string value.
+    pub fn string(&self, key: &str) -> Option<&str> {
+        self.get(key)?.as_str()
+    }
+
+    /// A non-negative integer of any width.
+    pub fn unsigned(&self, key: &str) -> Option<usize> {
+        let value = self.get(key)?;
+        let wide = value.as_u64().or_else(|| value.as_i64()?.try_into().ok())?;
+        wide.try_into().ok()
+    }
+
+    /// A floating-point value.
+    pub fn float(&self, key: &str) -> Option<f32> {
+        Some(self.get(key)?.as_f64()? as f32)
+    }
+
+    /// The array at `key`.
+    pub fn array(&self, key: &str) -> Option<&MetadataArray> {
+        match self.get(key)? {
+            Value::Array(array) => Some(array),
+            _ => None,
+        }
+    }
+
+    /// Number of elements of the array at `key`.
+    pub fn array_len(&self, key: &str) -> Option<usize> {
+        Some(self.array(key)?.values.len())
+    }
+
+    /// The strings of the string array at `key`.
+    pub fn strings(&self, key: &str) -> Option<Vec<&str>> {
+        self.array(key)?.values.iter().map(Value::as_str).collect()
+    }
+}
+
+/// A GGUF array of strings.
+pub fn string_array(strings: impl IntoIterator<Item = String>) -> Value {
+    array(ValueType::String, strings.into_iter().map(Value::String).collect())
+}
+
+/// A GGUF array of i32.
+pub fn i32_array(numbers: impl IntoIterator<Item = i32>) -> Value {
+    array(ValueType::I32, numbers.into_iter().map(Value::I32).collect())
+}
+
+fn array(element_type: ValueType, values: Vec<Value>) -> Value {
+    let array = MetadataArray::new(element_type, values).expect("elements are of the one type");
+    Value::Array(Box::new(array))
+}
+
+impl FromIterator<(String, Value)> for Metadata {
+    fn from_iter<I: IntoIterator<Item = (String, Value)>>(pairs: I) -> Metadata {
+        let mut metadata = Metadata::new();
+        metadata.pairs.extend(pairs);
+        metadata
+    }
+}

@@ -1,0 +1,21 @@
+//! GGUF: metadata, the tensor directory, reading and writing.
+//!
+//! Metadata values are gguf-rs-lib's; the directory and the data are read and written here, positional and
+//! streaming (ARCHITECTURE.md says why).
+
+mod metadata;
+mod read;
+mod write;
+
+pub use gguf_rs_lib::format::metadata::{MetadataArray, MetadataValue as Value};
+pub use gguf_rs_lib::format::types::GGUFValueType as ValueType;
+pub use metadata::{Metadata, i32_array, string_array};
+pub use read::{GgufFile, TensorInfo};
+pub use write::{Directory, DirectoryEntry};
+
+/// `GGUF`, the first four bytes.
+pub const MAGIC: [u8; 4] = *b"GGUF";
+/// The version written.
+pub const VERSION: u32 = 3;
+/// Bytes to which the data and every tensor in it are aligned, where metadata says nothing else.
+pub const DEFAULT_ALIGNMENT: u64 = 32;

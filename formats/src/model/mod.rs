@@ -1,0 +1,77 @@
+//! A PLM model: hyperparameters and tensors, wherever they lie.
+
+mod config;
+mod import;
+mod roles;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use config::Config;
+pub use roles::{Role, TensorKey};
+
+use crate::error::{Error, Result};
+use crate::gguf::GgufFile;
+use crate::source::RowSource;
+
+/// A tensor of a model: who it is, its row-major shape, and where its rows come from.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub key: TensorKey,
+    pub shape: Vec<usize>,
+    pub source: Arc<dyn RowSource>,
+}
+
+impl Tensor {
+    /// Number of values.
+    pub fn values(&self) -> usize {
+        self.source.rows() * self.source.cols()
+    }
+}
+
+/// What a model was read from.
+#[derive(Debug)]
+pub enum Origin {
+    /// A Hugging Face folder.
+    HuggingFace(PathBuf),
+    /// A GGUF file; its metadata is kept to be written again.
+    Gguf(GgufFile),
+}
+
+/// A model: a config, and tensors in file order that are read when they are needed.
+#[derive(Debug)]
+pub struct Model {
+    pub config: Config,
+    pub tensors: Vec<Tensor>,
+    pub origin: Origin,
+}
+
+impl Model {
+    /// Opens a Hugging Face folder or a PLM GGUF and checks every tensor's shape against the config.
+    ///
+    /// # Errors
+    /// Anything that makes the input not a whole PLM; see [`Error`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Model> {
+        let path = path.as_ref();
+        let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
+        if metadata.is_dir() { import::from_folder(path) } else { import::from_gguf(path) }
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        match &self.origin {
+            Origin::HuggingFace(folder) => folder,
+            Origin::Gguf(file) => file.path(),
+        }
+    }
+
+    /// The tensor with this identity.
+    pub fn tensor(&self, key: TensorKey) -> Option<&Tensor> {
+        self.tensors.iter().find(|t| t.key == key)
+    }
+
+    /// Number of weights, each tensor counted once.
+    pub fn parameter_count(&self) -> usize {
+        self.tensors.iter().map(Tensor::values).sum()
+    }
+}

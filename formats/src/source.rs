@@ -1,0 +1,232 @@
+//! Where a tensor's values come from: rows of encoded bytes, read on demand.
+
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::DType;
+use crate::error::{Error, Result};
+
+/// A matrix that can be read some rows at a time. A model is made of these, so no stage ever holds a
+/// whole model: it asks for the rows it works on and lets go of them.
+///
+/// A pass that rewrites weights wraps the source it rewrites; what it yields is again encoded rows.
+pub trait RowSource: fmt::Debug + Send + Sync {
+    /// The type that [`read_rows`](Self::read_rows) yields.
+    fn dtype(&self) -> DType;
+    /// Number of rows. A tensor of more than two axes counts all but its last as rows.
+    fn rows(&self) -> usize;
+    /// Values per row.
+    fn cols(&self) -> usize;
+    /// Replaces `out` by the encoded bytes of `rows`, row-major, in [`dtype`](Self::dtype).
+    fn read_rows(&self, rows: Range<usize>, out: &mut Vec<u8>) -> Result<()>;
+
+    /// Encoded bytes of one row.
+    fn row_bytes(&self) -> usize {
+        self.dtype()
+            .encoded_len(self.cols())
+            .expect("a source's rows are whole blocks, checked on construction")
+    }
+}
+
+/// An open model file. Reads are positional, so threads share it without a lock and nothing is mapped:
+/// the resident set stays at what the stages hold, and a file truncated meanwhile is an error, not a signal.
+#[derive(Debug)]
+pub struct InputFile {
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+impl InputFile {
+    /// Opens `path` for positional reads.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Arc<InputFile>> {
+        let path = path.into();
+        let file = File::open(&path).map_err(Error::io(&path))?;
+        let metadata = file.metadata().map_err(Error::io(&path))?;
+        if metadata.is_dir() {
+            return Err(Error::UnknownFormat { path });
+        }
+        Ok(Arc::new(InputFile { len: metadata.len(), path, file }))
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// Length in bytes when it was opened.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Fills `out` from byte `offset` on.
+    pub fn read_exact_at(&self, out: &mut [u8], offset: u64) -> Result<()> {
+        read_exact_at(&self.file, out, offset).map_err(|source| match source.kind() {
+            std::io::ErrorKind::UnexpectedEof => Error::Truncated {
+                path: self.path.clone(),
+                what: "a read".into(),
+                end: offset + out.len() as u64,
+                len: self.len,
+            },
+            _ => Error::Io { path: self.path.clone(), source },
+        })
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, out: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut out: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    while !out.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, out, offset)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                out = &mut out[n..];
+                offset += n as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A tensor that lies in a file as it is.
+#[derive(Clone, Debug)]
+pub struct StoredTensor {
+    file: Arc<InputFile>,
+    name: String,
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    offset: u64,
+}
+
+impl StoredTensor {
+    /// A tensor of `shape` (row-major) whose first byte lies at `offset` of `file`.
+    ///
+    /// # Errors
+    /// Rows that are not whole blocks, sizes that overflow, bytes past the end of the file.
+    pub fn new(
+        file: Arc<InputFile>,
+        name: impl Into<String>,
+        dtype: DType,
+        shape: &[usize],
+        offset: u64,
+    ) -> Result<StoredTensor> {
+        let name = name.into();
+        let cols = shape.last().copied().unwrap_or(1);
+        let overflow = || Error::OffsetOverflow {
+            path: file.path.clone(),
+            tensor: name.clone(),
+            offset,
+            bytes: u64::MAX,
+        };
+        let rows = shape[..shape.len().saturating_sub(1)]
+            .iter()
+            .try_fold(1usize, |product, &n| product.checked_mul(n))
+            .ok_or_else(overflow)?;
+        let row_bytes = dtype.encoded_len(cols).ok_or_else(|| Error::RowLength {
+            tensor: name.clone(),
+            cols,
+            dtype,
+            block: dtype.block_len(),
+        })?;
+        let bytes = row_bytes.checked_mul(rows).ok_or_else(overflow)? as u64;
+        let end = offset.checked_add(bytes).ok_or_else(overflow)?;
+        if end > file.len {
+            return Err(Error::Truncated {
+                path: file.path.clone(),
+                what: format!("tensor `{name}`"),
+                end,
+                len: file.len,
+            });
+        }
+        Ok(StoredTensor { file, name, dtype, rows, cols, offset })
+    }
+
+    /// The name it has in its file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file it lies in.
+    pub fn file(&self) -> &Arc<InputFile> {
+        &self.file
+    }
+
+    /// Offset of its first byte.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// All its bytes' count.
+    pub fn byte_len(&self) -> u64 {
+        (self.row_bytes() * self.rows) as u64
+    }
+}
+
+impl RowSource for StoredTensor {
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut Vec<u8>) -> Result<()> {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        let row_bytes = self.row_bytes();
+        out.resize(rows.len() * row_bytes, 0);
+        self.file.read_exact_at(out, self.offset + (rows.start * row_bytes) as u64)
+    }
+}
+
+/// The rows of another source in another order (or a selection of them). Moves bytes only.
+#[derive(Debug)]
+pub struct GatheredRows {
+    source: Arc<dyn RowSource>,
+    order: Vec<u32>,
+}
+
+impl GatheredRows {
+    /// Row `r` of the result is row `order[r]` of `source`.
+    pub fn new(source: Arc<dyn RowSource>, order: Vec<u32>) -> GatheredRows {
+        assert!(order.iter().all(|&r| (r as usize) < source.rows()), "gather order points past the last row");
+        GatheredRows { source, order }
+    }
+}
+
+impl RowSource for GatheredRows {
+    fn dtype(&self) -> DType {
+        self.source.dtype()
+    }
+
+    fn rows(&self) -> usize {
+        self.order.len()
+    }
+
+    fn cols(&self) -> usize {
+        self.source.cols()
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut Vec<u8>) -> Result<()> {
+        out.clear();
+        let mut row = Vec::new();
+        for &r in &self.order[rows] {
+            self.source.read_rows(r as usize..r as usize + 1, &mut row)?;
+            out.extend_from_slice(&row);
+        }
+        Ok(())
+    }
+}
