@@ -1,0 +1,283 @@
+//! Blocks of 32 values with one half-precision scale (and, for the `_1` types, a minimum): Q4_0, Q4_1, Q5_0,
+//! Q5_1, Q8_0.
+//!
+//! Bytes of a block, little endian:
+//!
+//! | type | fields |
+//! | --- | --- |
+//! | Q4_0 | `d: f16`, `qs: [u8; 16]` |
+//! | Q4_1 | `d: f16`, `m: f16`, `qs: [u8; 16]` |
+//! | Q5_0 | `d: f16`, `qh: u32`, `qs: [u8; 16]` |
+//! | Q5_1 | `d: f16`, `m: f16`, `qh: u32`, `qs: [u8; 16]` |
+//! | Q8_0 | `d: f16`, `qs: [i8; 32]` |
+//!
+//! Byte `j` of `qs` holds the low four bits of value `j` and, above them, of value `j + 16`; bit `j` of `qh` is
+//! the fifth bit of value `j`. Algorithms: `quantize_row_q*_ref` and `quantize_row_q*_impl` in ggml-quants.c.
+
+use super::arithmetic::{inverse_or_zero, round_half_away, signed_max, sum_of_squares, truncate};
+use super::float::{f16_bits, f16_value};
+use super::weighted::{self, Levels};
+
+pub(super) const BLOCK: usize = 32;
+const HALF: usize = BLOCK / 2;
+
+/// One value per element, before packing.
+type Codes = [u8; BLOCK];
+
+/// Q4_0 and Q5_0: `value = d * (code - zero)`, zero being half the number of codes.
+struct Symmetric {
+    zero: u8,
+}
+
+/// Q4_1 and Q5_1: `value = d * code + m`.
+struct Affine {
+    max_code: u8,
+}
+
+const Q4_0: Symmetric = Symmetric { zero: 8 };
+const Q5_0: Symmetric = Symmetric { zero: 16 };
+const Q4_1: Affine = Affine { max_code: 15 };
+const Q5_1: Affine = Affine { max_code: 31 };
+
+impl Symmetric {
+    /// The scale maps the value of largest magnitude onto code 0, which lies one step further out than the
+    /// largest code: the sign of the scale follows that value.
+    #[inline(always)]
+    fn quantize(&self, x: &[f32; BLOCK]) -> (f32, Codes) {
+        let d = signed_max(x) / -f32::from(self.zero);
+        let inverse = inverse_or_zero(d);
+        let offset = f32::from(self.zero) + 0.5;
+        let top = (2 * self.zero - 1) as i8;
+        (d, x.map(|v| (truncate(v * inverse + offset) as i8).min(top) as u8))
+    }
+}
+
+impl Affine {
+    #[inline(always)]
+    fn quantize(&self, x: &[f32; BLOCK]) -> (f32, f32, Codes) {
+        let (mut min, mut max) = (f32::MAX, -f32::MAX);
+        for &v in x {
+            min = if v < min { v } else { min };
+            max = if v > max { v } else { max };
+        }
+        let d = (max - min) / f32::from(self.max_code);
+        let inverse = inverse_or_zero(d);
+        (d, min, x.map(|v| truncate((v - min) * inverse + 0.5) as u8))
+    }
+}
+
+#[inline(always)]
+fn put_f16(out: &mut [u8], value: f32) {
+    out.copy_from_slice(&f16_bits(value).to_le_bytes());
+}
+
+#[inline(always)]
+fn get_f16(bytes: &[u8]) -> f32 {
+    f16_value(u16::from_le_bytes([bytes[0], bytes[1]]))
+}
+
+#[inline(always)]
+fn pack_nibbles(codes: &Codes, qs: &mut [u8]) {
+    for (j, byte) in qs.iter_mut().enumerate() {
+        *byte = codes[j] | (codes[j + HALF] << 4);
+    }
+}
+
+/// Packs five-bit codes: fifth bits into the first four bytes of `out`, the rest as nibbles after them.
+#[inline(always)]
+fn pack_five_bits(codes: &Codes, out: &mut [u8]) {
+    let high = codes.iter().enumerate().fold(0_u32, |bits, (j, code)| bits | (u32::from(code >> 4) & 1) << j);
+    let (qh, qs) = out.split_at_mut(4);
+    qh.copy_from_slice(&high.to_le_bytes());
+    pack_nibbles(&codes.map(|code| code & 15), qs);
+}
+
+#[inline(always)]
+fn unpack_nibbles(qs: &[u8]) -> Codes {
+    std::array::from_fn(|j| if j < HALF { qs[j] & 15 } else { qs[j - HALF] >> 4 })
+}
+
+#[inline(always)]
+fn unpack_five_bits(bytes: &[u8]) -> Codes {
+    let high = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    let low = unpack_nibbles(&bytes[4..]);
+    std::array::from_fn(|j| low[j] | (((high >> j) & 1) << 4) as u8)
+}
+
+/// Runs `encode` over the blocks of `values` and `out`; lengths are the caller's invariant.
+#[inline(always)]
+fn each_block<const BYTES: usize>(
+    values: &[f32],
+    out: &mut [u8],
+    mut encode: impl FnMut(usize, &[f32; BLOCK], &mut [u8; BYTES]),
+) {
+    let blocks = values.as_chunks::<BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0);
+    for (index, (x, block)) in blocks.enumerate() {
+        encode(index, x, block);
+    }
+}
+
+#[inline(always)]
+pub(super) fn encode_q4_0(values: &[f32], out: &mut [u8]) {
+    each_block(values, out, |_, x, block: &mut [u8; 18]| {
+        let (d, codes) = Q4_0.quantize(x);
+        put_f16(&mut block[..2], d);
+        pack_nibbles(&codes, &mut block[2..]);
+    });
+}
+
+#[inline(always)]
+pub(super) fn encode_q4_1(values: &[f32], out: &mut [u8]) {
+    each_block(values, out, |_, x, block: &mut [u8; 20]| {
+        let (d, m, codes) = Q4_1.quantize(x);
+        put_f16(&mut block[..2], d);
+        put_f16(&mut block[2..4], m);
+        pack_nibbles(&codes, &mut block[4..]);
+    });
+}
+
+#[inline(always)]
+pub(super) fn encode_q5_0(values: &[f32], out: &mut [u8]) {
+    each_block(values, out, |_, x, block: &mut [u8; 22]| {
+        let (d, codes) = Q5_0.quantize(x);
+        put_f16(&mut block[..2], d);
+        pack_five_bits(&codes, &mut block[2..]);
+    });
+}
+
+#[inline(always)]
+pub(super) fn encode_q5_1(values: &[f32], out: &mut [u8]) {
+    each_block(values, out, |_, x, block: &mut [u8; 24]| {
+        let (d, m, codes) = Q5_1.quantize(x);
+        put_f16(&mut block[..2], d);
+        put_f16(&mut block[2..4], m);
+        pack_five_bits(&codes, &mut block[4..]);
+    });
+}
+
+#[inline(always)]
+pub(super) fn encode_q8_0(values: &[f32], out: &mut [u8]) {
+    each_block(values, out, |_, x, block: &mut [u8; 34]| {
+        let largest = x.iter().fold(0.0_f32, |max, v| if max > v.abs() { max } else { v.abs() });
+        let d = largest / 127.0;
+        let inverse = inverse_or_zero(d);
+        put_f16(&mut block[..2], d);
+        for (v, code) in x.iter().zip(&mut block[2..]) {
+            *code = round_half_away(v * inverse) as u8;
+        }
+    });
+}
+
+/// What the importance of a value is worth: its activation statistics times the root of its square plus the
+/// row's mean square, so that a small value beside large ones still counts.
+#[inline(always)]
+fn weights(x: &[f32; BLOCK], importance: &[f32], mean_square: f32) -> [f32; BLOCK] {
+    std::array::from_fn(|j| importance[j] * (mean_square + x[j] * x[j]).sqrt())
+}
+
+/// Encodes rows with an importance per column. `cols` is a multiple of [`BLOCK`], `importance` is `[cols]`.
+#[inline(always)]
+fn each_weighted_block<const BYTES: usize>(
+    values: &[f32],
+    importance: &[f32],
+    out: &mut [u8],
+    mut encode: impl FnMut(&[f32; BLOCK], &[f32; BLOCK], &mut [u8; BYTES]),
+) {
+    let cols = importance.len();
+    let rows = values.chunks_exact(cols).zip(out.chunks_exact_mut(cols / BLOCK * BYTES));
+    for (row, row_out) in rows {
+        let mean_square = sum_of_squares(row) / cols as f32;
+        each_block(row, row_out, |index, x, block| {
+            let w = weights(x, &importance[index * BLOCK..][..BLOCK], mean_square);
+            encode(x, &w, block);
+        });
+    }
+}
+
+pub(super) fn encode_q4_0_weighted(values: &[f32], importance: &[f32], out: &mut [u8]) {
+    each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 18]| {
+        let (d, codes) = weighted::symmetric(x, w, i32::from(Q4_0.zero));
+        put_f16(&mut block[..2], d);
+        pack_nibbles(&codes, &mut block[2..]);
+    });
+}
+
+pub(super) fn encode_q5_0_weighted(values: &[f32], importance: &[f32], out: &mut [u8]) {
+    each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 22]| {
+        let (d, codes) = weighted::symmetric(x, w, i32::from(Q5_0.zero));
+        put_f16(&mut block[..2], d);
+        pack_five_bits(&codes, &mut block[2..]);
+    });
+}
+
+pub(super) fn encode_q4_1_weighted(values: &[f32], importance: &[f32], out: &mut [u8]) {
+    each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 20]| {
+        let Levels { scale, min, codes } = weighted::affine(x, w, i32::from(Q4_1.max_code));
+        put_f16(&mut block[..2], scale);
+        put_f16(&mut block[2..4], min);
+        pack_nibbles(&codes, &mut block[4..]);
+    });
+}
+
+pub(super) fn encode_q5_1_weighted(values: &[f32], importance: &[f32], out: &mut [u8]) {
+    each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 24]| {
+        let Levels { scale, min, codes } = weighted::affine(x, w, i32::from(Q5_1.max_code));
+        put_f16(&mut block[..2], scale);
+        put_f16(&mut block[2..4], min);
+        pack_five_bits(&codes, &mut block[4..]);
+    });
+}
+
+/// Runs `decode` over the blocks of `bytes`.
+#[inline(always)]
+fn each_encoded<const BYTES: usize>(
+    bytes: &[u8],
+    out: &mut [f32],
+    decode: impl Fn(&[u8; BYTES], &mut [f32; BLOCK]),
+) {
+    for (block, x) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
+        decode(block, x);
+    }
+}
+
+#[inline(always)]
+pub(super) fn decode_q4_0(bytes: &[u8], out: &mut [f32]) {
+    each_encoded(bytes, out, |block: &[u8; 18], x| {
+        let d = get_f16(block);
+        *x = unpack_nibbles(&block[2..]).map(|code| f32::from(code as i8 - 8) * d);
+    });
+}
+
+#[inline(always)]
+pub(super) fn decode_q4_1(bytes: &[u8], out: &mut [f32]) {
+    each_encoded(bytes, out, |block: &[u8; 20], x| {
+        let (d, m) = (get_f16(block), get_f16(&block[2..]));
+        *x = unpack_nibbles(&block[4..]).map(|code| f32::from(code) * d + m);
+    });
+}
+
+#[inline(always)]
+pub(super) fn decode_q5_0(bytes: &[u8], out: &mut [f32]) {
+    each_encoded(bytes, out, |block: &[u8; 22], x| {
+        let d = get_f16(block);
+        *x = unpack_five_bits(&block[2..]).map(|code| f32::from(code as i8 - 16) * d);
+    });
+}
+
+#[inline(always)]
+pub(super) fn decode_q5_1(bytes: &[u8], out: &mut [f32]) {
+    each_encoded(bytes, out, |block: &[u8; 24], x| {
+        let (d, m) = (get_f16(block), get_f16(&block[2..]));
+        *x = unpack_five_bits(&block[4..]).map(|code| f32::from(code) * d + m);
+    });
+}
+
+#[inline(always)]
+pub(super) fn decode_q8_0(bytes: &[u8], out: &mut [f32]) {
+    each_encoded(bytes, out, |block: &[u8; 34], x| {
+        let d = get_f16(block);
+        for (code, v) in block[2..].iter().zip(x) {
+            *v = f32::from(*code as i8) * d;
+        }
+    });
+}

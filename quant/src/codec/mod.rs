@@ -1,0 +1,254 @@
+//! Values to ggml's blocks and back, one file per family of types. Bit for bit what ggml's
+//! `ggml_quantize_chunk` and `to_float` produce on a processor without fused multiply-add.
+
+mod arithmetic;
+mod float;
+mod iq;
+mod legacy;
+mod ternary;
+mod weighted;
+
+use plmconv_formats::DType;
+
+use crate::Error;
+
+/// Encoded bytes per step: small enough that a step's values and bytes stay in the second-level cache while
+/// they are checked.
+const STEP_BYTES: usize = 32 * 1024;
+
+/// Whether [`encode_rows`] knows `dtype`.
+pub fn can_encode(dtype: DType) -> bool {
+    use DType::*;
+    matches!(dtype, F32 | F16 | Bf16 | Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Iq4Nl | Iq4Xs | Tq1_0 | Tq2_0)
+}
+
+/// Whether [`decode`] knows `dtype`.
+pub fn can_decode(dtype: DType) -> bool {
+    can_encode(dtype) || dtype == DType::Mxfp4
+}
+
+/// Encodes `values` (`[rows, cols]`, row-major, whole rows) as `dtype` into `out` on the calling thread.
+///
+/// `importance` is `[cols]`: how much an error in each column costs, on any scale. Types that make no use of it
+/// (F32, F16, BF16, Q8_0, TQ1_0, TQ2_0) ignore it. Rows do not influence each other, so any split into calls
+/// gives the same bytes. Values are expected to be finite (see [`first_non_finite`]).
+///
+/// # Errors
+/// When a length is wrong, `cols` is not whole blocks, the type is unknown to this build, or a value or scale
+/// exceeds the range of the half-precision field that holds it; `out` is then partly written.
+pub fn encode_rows(
+    dtype: DType,
+    values: &[f32],
+    cols: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), Error> {
+    let row_bytes = check_encode(dtype, values.len(), cols, importance.map(<[f32]>::len), out.len())?;
+    let step_rows = (STEP_BYTES / row_bytes).max(1);
+    let steps = values.chunks(step_rows * cols).zip(out.chunks_mut(step_rows * row_bytes));
+    for (step, (values, out)) in steps.enumerate() {
+        encode_checked(dtype, values, importance, out)?;
+        if let Some(offset) = first_infinite_field(dtype, out) {
+            return Err(Error::NotRepresentable { dtype, row: step * step_rows + offset / row_bytes });
+        }
+    }
+    Ok(())
+}
+
+/// Decodes `bytes` of `dtype` into `out`, which has exactly as many values as the bytes hold.
+///
+/// # Errors
+/// When a length is wrong or the type is unknown to this build.
+pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
+    if !can_decode(dtype) {
+        return Err(Error::CannotDecode { dtype });
+    }
+    let block_bytes = dtype.block_bytes();
+    if bytes.len() % block_bytes != 0 {
+        return Err(Error::PartialBlock { dtype, bytes: bytes.len(), block_bytes });
+    }
+    let expected = bytes.len() / block_bytes * dtype.block_len();
+    if out.len() != expected {
+        return Err(Error::DecodedLength { dtype, bytes: bytes.len(), expected, found: out.len() });
+    }
+    match dtype {
+        DType::F32 => float::decode_f32(bytes, out),
+        DType::F16 => float::decode_f16(bytes, out),
+        DType::Bf16 => float::decode_bf16(bytes, out),
+        DType::Q4_0 => legacy::decode_q4_0(bytes, out),
+        DType::Q4_1 => legacy::decode_q4_1(bytes, out),
+        DType::Q5_0 => legacy::decode_q5_0(bytes, out),
+        DType::Q5_1 => legacy::decode_q5_1(bytes, out),
+        DType::Q8_0 => legacy::decode_q8_0(bytes, out),
+        DType::Iq4Nl => iq::decode_iq4_nl(bytes, out),
+        DType::Iq4Xs => iq::decode_iq4_xs(bytes, out),
+        DType::Mxfp4 => iq::decode_mxfp4(bytes, out),
+        DType::Tq1_0 => ternary::decode_tq1_0(bytes, out),
+        DType::Tq2_0 => ternary::decode_tq2_0(bytes, out),
+        _ => return Err(Error::CannotDecode { dtype }),
+    }
+    Ok(())
+}
+
+/// The index of the first infinity or NaN, if there is one.
+pub fn first_non_finite(values: &[f32]) -> Option<usize> {
+    const LANES: usize = 64;
+    let bad = |value: &f32| !value.is_finite();
+    // Whole groups first, without early exit inside one: that is what vector instructions can do.
+    let (groups, rest) = values.as_chunks::<LANES>();
+    for (index, group) in groups.iter().enumerate() {
+        if group.iter().fold(false, |any, value| any | bad(value)) {
+            return group.iter().position(bad).map(|offset| index * LANES + offset);
+        }
+    }
+    rest.iter().position(bad).map(|offset| groups.len() * LANES + offset)
+}
+
+/// Checks every size once; returns the bytes of a row.
+fn check_encode(
+    dtype: DType,
+    values: usize,
+    cols: usize,
+    importance: Option<usize>,
+    out: usize,
+) -> Result<usize, Error> {
+    if !can_encode(dtype) {
+        return Err(Error::CannotEncode { dtype });
+    }
+    let block_len = dtype.block_len();
+    let row_bytes = dtype.encoded_len(cols).filter(|_| cols > 0);
+    let row_bytes = row_bytes.ok_or(Error::RowLength { dtype, cols, block_len })?;
+    if values % cols != 0 {
+        return Err(Error::PartialRow { values, cols });
+    }
+    if let Some(found) = importance.filter(|&found| found != cols) {
+        return Err(Error::ImportanceLength { found, cols });
+    }
+    // Cannot overflow: the values exist in memory and no type takes more than their four bytes each.
+    let expected = values / cols * row_bytes;
+    if out != expected {
+        return Err(Error::EncodedLength { dtype, values, expected, found: out });
+    }
+    Ok(row_bytes)
+}
+
+/// Dispatch by type; lengths have been checked.
+fn encode_checked(
+    dtype: DType,
+    values: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), Error> {
+    match (dtype, importance) {
+        (DType::F32, _) => float::encode_f32(values, out),
+        (DType::F16, _) => float::encode_f16(values, out),
+        (DType::Bf16, _) => float::encode_bf16(values, out),
+        (DType::Q4_0, None) => legacy::encode_q4_0(values, out),
+        (DType::Q4_1, None) => legacy::encode_q4_1(values, out),
+        (DType::Q5_0, None) => legacy::encode_q5_0(values, out),
+        (DType::Q5_1, None) => legacy::encode_q5_1(values, out),
+        (DType::Q4_0, Some(w)) => legacy::encode_q4_0_weighted(values, w, out),
+        (DType::Q4_1, Some(w)) => legacy::encode_q4_1_weighted(values, w, out),
+        (DType::Q5_0, Some(w)) => legacy::encode_q5_0_weighted(values, w, out),
+        (DType::Q5_1, Some(w)) => legacy::encode_q5_1_weighted(values, w, out),
+        (DType::Q8_0, _) => legacy::encode_q8_0(values, out),
+        (DType::Iq4Nl, w) => iq::encode_iq4_nl(values, w, out),
+        (DType::Iq4Xs, w) => iq::encode_iq4_xs(values, w, out),
+        (DType::Tq1_0, _) => ternary::encode_tq1_0(values, out),
+        (DType::Tq2_0, _) => ternary::encode_tq2_0(values, out),
+        _ => return Err(Error::CannotEncode { dtype }),
+    }
+    Ok(())
+}
+
+/// Byte offsets of the half-precision fields in a block of `dtype`.
+fn half_fields(dtype: DType) -> &'static [usize] {
+    match dtype {
+        DType::F16 | DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::Iq4Nl | DType::Iq4Xs => &[0],
+        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
+        DType::Q2K => &[80, 82],
+        DType::Q3K => &[108],
+        DType::Q6K => &[208],
+        DType::Tq1_0 => &[52],
+        DType::Tq2_0 => &[64],
+        _ => &[],
+    }
+}
+
+/// The offset of the first block in `bytes` with an infinite or NaN half-precision field. llama.cpp checks the
+/// same after quantizing (`ggml_validate_row_data`).
+fn first_infinite_field(dtype: DType, bytes: &[u8]) -> Option<usize> {
+    const EXPONENT: u8 = 0x7c;
+    if dtype == DType::F16 {
+        let infinite = |half: &[u8; 2]| half[1] & EXPONENT == EXPONENT;
+        let (halves, _) = bytes.as_chunks::<2>();
+        let any = halves.iter().fold(false, |any, half| any | infinite(half));
+        return if any { halves.iter().position(infinite).map(|index| index * 2) } else { None };
+    }
+    let fields = half_fields(dtype);
+    let block_bytes = dtype.block_bytes();
+    let infinite = |block: &[u8]| fields.iter().any(|field| block[field + 1] & EXPONENT == EXPONENT);
+    bytes.chunks_exact(block_bytes).position(infinite).map(|index| index * block_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_sizes_are_named() {
+        let values = [0.5_f32; 64];
+        let mut out = [0_u8; 36];
+        let encode = |dtype, values: &[f32], cols, importance: Option<&[f32]>, out: &mut [u8]| {
+            encode_rows(dtype, values, cols, importance, out).unwrap_err()
+        };
+        assert!(matches!(
+            encode(DType::Q4_0, &values, 33, None, &mut out),
+            Error::RowLength { cols: 33, .. }
+        ));
+        assert!(matches!(encode(DType::Q4_0, &values, 0, None, &mut out), Error::RowLength { cols: 0, .. }));
+        assert!(matches!(encode(DType::Q4_0, &values[..33], 32, None, &mut out), Error::PartialRow { .. }));
+        assert!(matches!(
+            encode(DType::Q4_0, &values, 32, None, &mut out[1..]),
+            Error::EncodedLength { expected: 36, found: 35, .. }
+        ));
+        assert!(matches!(
+            encode(DType::Q4_0, &values, 32, Some(&[1.0]), &mut out),
+            Error::ImportanceLength { found: 1, cols: 32 }
+        ));
+        assert!(matches!(encode(DType::Iq2S, &values, 64, None, &mut out), Error::CannotEncode { .. }));
+        let mut back = [0.0; 64];
+        assert!(matches!(decode(DType::Q4_0, &out[1..], &mut back), Err(Error::PartialBlock { .. })));
+        assert!(matches!(decode(DType::Q4_0, &out, &mut back[1..]), Err(Error::DecodedLength { .. })));
+        assert!(matches!(decode(DType::Iq2S, &out, &mut back), Err(Error::CannotDecode { .. })));
+    }
+
+    #[test]
+    fn what_a_half_cannot_hold_is_an_error_with_its_row() {
+        let cols = 256;
+        let mut values = vec![1.0_f32; 3 * cols];
+        values[2 * cols + 17] = 3e9;
+        use DType::*;
+        for dtype in [F16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Iq4Nl, Iq4Xs, Tq1_0, Tq2_0] {
+            let mut out = vec![0; dtype.encoded_len(values.len()).unwrap()];
+            match encode_rows(dtype, &values, cols, None, &mut out) {
+                Err(Error::NotRepresentable { row, .. }) => assert_eq!(row, 2, "{dtype}"),
+                other => panic!("{dtype}: {other:?}"),
+            }
+        }
+        let mut out = vec![0; 2 * values.len()];
+        encode_rows(Bf16, &values, cols, None, &mut out).unwrap();
+    }
+
+    #[test]
+    fn non_finite_values_are_found_wherever_they_are() {
+        let mut values = vec![0.0_f32; 1000];
+        assert_eq!(first_non_finite(&values), None);
+        for (position, value) in [(999, f32::NAN), (640, f32::INFINITY), (63, -f32::INFINITY), (0, f32::NAN)]
+        {
+            values[position] = value;
+            assert_eq!(first_non_finite(&values), Some(position));
+        }
+        assert_eq!(first_non_finite(&[]), None);
+    }
+}
