@@ -3,8 +3,7 @@
 mod support;
 
 use plmconv_formats::DType;
-use plmconv_quant::{can_encode, decode, encode_rows};
-use serde_json::Value;
+use plmconv_quant::{Error, decode, encode_rows};
 use support::{digests, importance, sha256, tiny_plm};
 
 /// Compares all tensors of a section whose type this crate encodes; returns how many.
@@ -19,13 +18,13 @@ fn compare(section: &str, with_importance: bool) -> usize {
         for (name, tensor) in &model {
             let golden = &tensors[name];
             let dtype = golden["type"].as_str().and_then(DType::from_name).expect("a known type");
-            if !can_encode(dtype) {
-                continue;
-            }
             let mut bytes = vec![0; dtype.encoded_len(tensor.values.len()).expect("whole blocks")];
             let weights = importance.get(name).map(Vec::as_slice);
-            encode_rows(dtype, &tensor.values, tensor.cols(), weights, &mut bytes).expect("finite values");
-            if golden["sha256"] != Value::from(sha256(&bytes)) {
+            match encode_rows(dtype, &tensor.values, tensor.cols(), weights, &mut bytes) {
+                Err(Error::CannotEncode { .. }) => continue,
+                result => result.expect("finite values"),
+            }
+            if golden["sha256"] != sha256(&bytes) {
                 wrong.push(format!("{section}/{preset} {name} {dtype}"));
             }
             compared += 1;
@@ -66,7 +65,8 @@ fn rows_are_independent() {
     let importance = importance();
     let weights = importance.get("blk.3.ffn_up.weight").map(Vec::as_slice);
     let cols = tensor.cols();
-    for dtype in DType::all().filter(|dtype| can_encode(*dtype)) {
+    use DType::*;
+    for dtype in [F32, F16, Bf16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Iq4Nl, Iq4Xs, Tq1_0, Tq2_0] {
         let row_bytes = dtype.encoded_len(cols).expect("whole blocks");
         let encode = |rows_per_call: usize| {
             let mut bytes = vec![0; row_bytes * tensor.shape[0]];

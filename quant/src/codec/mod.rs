@@ -19,7 +19,10 @@ const STEP_BYTES: usize = 32 * 1024;
 /// Whether [`encode_rows`] knows `dtype`.
 pub fn can_encode(dtype: DType) -> bool {
     use DType::*;
-    matches!(dtype, F32 | F16 | Bf16 | Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Iq4Nl | Iq4Xs | Tq1_0 | Tq2_0)
+    let plain = matches!(dtype, F32 | F16 | Bf16);
+    let small = matches!(dtype, Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Iq4Nl);
+    let large = matches!(dtype, Q2K | Q3K | Q4K | Q5K | Q6K | Iq4Xs | Tq1_0 | Tq2_0);
+    plain || small || large
 }
 
 /// Whether [`decode`] knows `dtype`.
@@ -64,7 +67,7 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> 
         return Err(Error::CannotDecode { dtype });
     }
     let block_bytes = dtype.block_bytes();
-    if bytes.len() % block_bytes != 0 {
+    if !bytes.len().is_multiple_of(block_bytes) {
         return Err(Error::PartialBlock { dtype, bytes: bytes.len(), block_bytes });
     }
     let expected = bytes.len() / block_bytes * dtype.block_len();
@@ -118,7 +121,7 @@ fn check_encode(
     let block_len = dtype.block_len();
     let row_bytes = dtype.encoded_len(cols).filter(|_| cols > 0);
     let row_bytes = row_bytes.ok_or(Error::RowLength { dtype, cols, block_len })?;
-    if values % cols != 0 {
+    if !values.is_multiple_of(cols) {
         return Err(Error::PartialRow { values, cols });
     }
     if let Some(found) = importance.filter(|&found| found != cols) {

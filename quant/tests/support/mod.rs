@@ -1,5 +1,7 @@
 //! The tiny PLM, llama.cpp's importance for it, and the digests of what llama.cpp's tools made of it.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

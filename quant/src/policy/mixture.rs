@@ -1,0 +1,173 @@
+//! What a preset makes of each tensor: llama-quantize's mixtures (`llama_tensor_get_type_impl` in
+//! llama-quant.cpp), for dense models, in the presets of [`FileType`].
+
+use plmconv_formats::DType;
+
+use super::{FileType, ModelShape};
+
+/// What a tensor is to the mixtures; found by name as llama-quantize finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Category {
+    TokenEmbedding,
+    Output,
+    /// attn_v, attn_qkv and attn_kv_b: the most sensitive weights of attention.
+    AttentionValue,
+    AttentionOutput,
+    FfnDown,
+    Other,
+}
+
+impl Category {
+    pub(super) fn of(name: &str) -> Category {
+        match name {
+            "output.weight" => return Category::Output,
+            "token_embd.weight" => return Category::TokenEmbedding,
+            _ => {}
+        }
+        let is = |part: &str| name.contains(part);
+        if is("attn_qkv.weight") || is("attn_kv_b.weight") || is("attn_v.weight") {
+            Category::AttentionValue
+        } else if is("attn_k.weight") || is("attn_q.weight") {
+            Category::Other
+        } else if is("attn_output.weight") {
+            Category::AttentionOutput
+        } else if is("ffn_up") || is("ffn_gate") {
+            Category::Other
+        } else if is("ffn_down") {
+            Category::FfnDown
+        } else {
+            Category::Other
+        }
+    }
+}
+
+/// A preset at work: the counters stand in for layer numbers and advance only at tensors that the mixture decides,
+/// so tensors must come in llama-quantize's order.
+pub(super) struct Mixture {
+    pub(super) file_type: FileType,
+    pub(super) shape: ModelShape,
+    pub(super) has_importance: bool,
+    /// No output.weight: the embedding doubles as the output matrix.
+    pub(super) tied: bool,
+    /// Tensors of [`Category::AttentionValue`] in the model.
+    pub(super) attention_values: usize,
+    pub(super) attention_values_seen: usize,
+    pub(super) ffn_downs_seen: usize,
+}
+
+/// The first and last eighth of the layers, and every third between.
+fn more_bits(layer: usize, layers: usize) -> bool {
+    let eighth = layers / 8;
+    layer < eighth || layer >= 7 * layers / 8 || (layer - eighth) % 3 == 2
+}
+
+impl Mixture {
+    /// The type for the next tensor, whose rows are `cols` long, before any fallback for its shape.
+    pub(super) fn choose(&mut self, category: Category, cols: usize) -> DType {
+        match category {
+            Category::Output => self.output(cols),
+            Category::TokenEmbedding if self.tied => self.output(cols),
+            Category::TokenEmbedding => self.token_embedding(),
+            Category::AttentionValue => {
+                let index = self.attention_values_seen;
+                self.attention_values_seen += 1;
+                self.attention_value(index)
+            }
+            Category::FfnDown => {
+                let index = self.ffn_downs_seen;
+                self.ffn_downs_seen += 1;
+                self.ffn_down(index)
+            }
+            Category::AttentionOutput => self.attention_output(),
+            Category::Other => self.file_type.base(),
+        }
+    }
+
+    fn output(&self, cols: usize) -> DType {
+        let base = self.file_type.base();
+        if base == DType::Q8_0 || !cols.is_multiple_of(base.block_len()) { DType::Q8_0 } else { DType::Q6K }
+    }
+
+    fn token_embedding(&self) -> DType {
+        match self.file_type {
+            FileType::Tq1_0 | FileType::Tq2_0 => DType::Q4K,
+            file_type => file_type.base(),
+        }
+    }
+
+    fn attention_value(&self, index: usize) -> DType {
+        let grouped = self.shape.query_heads_per_kv_head >= 4;
+        match self.file_type {
+            FileType::Q2K if grouped => DType::Q4K,
+            FileType::Q2K => DType::Q3K,
+            FileType::Q2KS if grouped => DType::Q4K,
+            FileType::Q3KM if index < 2 => DType::Q5K,
+            FileType::Q3KM => DType::Q4K,
+            FileType::Q3KL => DType::Q5K,
+            FileType::Iq4Nl | FileType::Iq4Xs if grouped => DType::Q5K,
+            FileType::Q4KM | FileType::Q5KM if more_bits(index, self.attention_values) => DType::Q6K,
+            FileType::Q4KS if index < 4 => DType::Q5K,
+            file_type => file_type.base(),
+        }
+    }
+
+    fn ffn_down(&self, index: usize) -> DType {
+        let layers = self.shape.layers;
+        let first_eighth = index < layers / 8;
+        match self.file_type {
+            FileType::Q2K => DType::Q3K,
+            FileType::Q2KS if first_eighth => DType::Q4K,
+            FileType::Q3KM if index < layers / 16 => DType::Q5K,
+            FileType::Q3KM => DType::Q4K,
+            FileType::Q3KL => DType::Q5K,
+            FileType::Q4KM | FileType::Q5KM if more_bits(index, layers) => DType::Q6K,
+            FileType::Iq4Nl | FileType::Iq4Xs if first_eighth && !self.has_importance => DType::Q5K,
+            FileType::Q4KS if first_eighth => DType::Q5K,
+            // Least squares with an importance can go astray in the first layers without a minimum per block.
+            FileType::Q4_0 if first_eighth && self.has_importance => DType::Q4_1,
+            FileType::Q5_0 if first_eighth && self.has_importance => DType::Q5_1,
+            file_type => file_type.base(),
+        }
+    }
+
+    fn attention_output(&self) -> DType {
+        match self.file_type {
+            FileType::Q2K => DType::Q3K,
+            FileType::Q3KM => DType::Q4K,
+            FileType::Q3KL => DType::Q5K,
+            file_type => file_type.base(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_bits_at_the_ends_and_every_third_between() {
+        let chosen: Vec<usize> = (0..32).filter(|&layer| more_bits(layer, 32)).collect();
+        assert_eq!(chosen, [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]);
+        // Fewer than eight layers: no first eighth, and 7 * 6 / 8 = 5.
+        let chosen: Vec<usize> = (0..6).filter(|&layer| more_bits(layer, 6)).collect();
+        assert_eq!(chosen, [2, 5]);
+    }
+
+    #[test]
+    fn categories_by_name() {
+        for (name, category) in [
+            ("token_embd.weight", Category::TokenEmbedding),
+            ("output.weight", Category::Output),
+            ("blk.3.attn_output.weight", Category::AttentionOutput),
+            ("blk.3.attn_kv_b.weight", Category::AttentionValue),
+            ("blk.3.attn_v.weight", Category::AttentionValue),
+            ("blk.3.attn_v_b.weight", Category::Other),
+            ("blk.3.attn_k_b.weight", Category::Other),
+            ("blk.3.attn_kv_a_mqa.weight", Category::Other),
+            ("blk.3.ffn_down.weight", Category::FfnDown),
+            ("blk.3.ffn_gate.weight", Category::Other),
+        ] {
+            assert_eq!(Category::of(name), category, "{name}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The type each tensor of a model gets: presets, overrides, and what happens when a shape does not fit.
+//!
+//! For the same choices the types equal llama-quantize's (`llama_tensor_get_type` in llama-quant.cpp). Where
+//! llama-quantize ignores a choice or aborts, this differs on purpose: overrides also apply to the presets f32, f16
+//! and bf16, the type chosen for the token embedding falls back when its rows do not fit, and a pattern that
+//! matches nothing is an error.
+
+mod file_type;
+mod mixture;
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use plmconv_formats::DType;
+use regex::{Regex, RegexBuilder};
+
+use crate::{Error, can_encode};
+pub use file_type::FileType;
+use mixture::{Category, Mixture};
+
+/// A tensor to find a type for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorDesc {
+    /// GGUF name, e.g. `blk.0.ffn_down.weight`.
+    pub name: String,
+    /// Row-major: the last dimension is a row's length.
+    pub shape: Vec<usize>,
+    /// How the source stores it.
+    pub source: DType,
+}
+
+/// What the mixtures need to know of the model besides its tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelShape {
+    /// `block_count`.
+    pub layers: usize,
+    /// `head_count / head_count_kv`: 1 for `plm`; more where query heads share a key (a latent cache has one).
+    pub query_heads_per_kv_head: usize,
+}
+
+/// How to choose types.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub file_type: FileType,
+    /// Every tensor the preset's base type: no mixture.
+    pub pure: bool,
+    /// The token embedding's type, before everything else.
+    pub token_embedding_type: Option<DType>,
+    /// The first pattern found anywhere in a tensor's name decides; made by [`parse_override`].
+    pub overrides: Vec<(Regex, DType)>,
+    /// Whether an importance matrix is given: some mixtures depend on it.
+    pub has_importance: bool,
+}
+
+/// Why a tensor got its type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// One-dimensional, or a norm: too small to be worth a loss.
+    NotQuantized,
+    /// The preset's base type.
+    Preset,
+    /// Singled out by the preset's mixture.
+    Mixture,
+    /// `token_embedding_type`.
+    TokenEmbedding,
+    /// An override with this pattern.
+    Override(String),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::NotQuantized => f.write_str("not quantized"),
+            Reason::Preset => f.write_str("preset"),
+            Reason::Mixture => f.write_str("mixture"),
+            Reason::TokenEmbedding => f.write_str("token embedding"),
+            Reason::Override(pattern) => write!(f, "pattern {pattern}"),
+        }
+    }
+}
+
+/// The type of one tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assigned {
+    pub dtype: DType,
+    /// The type first chosen, where the row length is not whole blocks of it.
+    pub fallback_from: Option<DType>,
+    pub reason: Reason,
+    /// The result is useless without an importance for this very tensor.
+    pub needs_importance: bool,
+}
+
+impl Policy {
+    /// A preset without further choices.
+    pub fn preset(file_type: FileType) -> Policy {
+        Policy {
+            file_type,
+            pure: false,
+            token_embedding_type: None,
+            overrides: Vec::new(),
+            has_importance: false,
+        }
+    }
+
+    /// Types for all tensors of a model, in the order given (which does not influence them).
+    ///
+    /// # Errors
+    /// When a pattern matches no quantizable tensor, when a type cannot be encoded, or when a type needs an importance
+    /// matrix and none is given.
+    pub fn assign(&self, tensors: &[TensorDesc], shape: ModelShape) -> Result<Vec<Assigned>, Error> {
+        self.check_overrides(tensors)?;
+        let categories: Vec<Category> = tensors.iter().map(|tensor| Category::of(&tensor.name)).collect();
+        let count = |category| categories.iter().filter(|&&found| found == category).count();
+        let mut mixture = Mixture {
+            file_type: self.file_type,
+            shape,
+            has_importance: self.has_importance,
+            tied: count(Category::Output) == 0,
+            attention_values: count(Category::AttentionValue),
+            attention_values_seen: 0,
+            ffn_downs_seen: 0,
+        };
+
+        let mut order: Vec<usize> = (0..tensors.len()).collect();
+        order.sort_by(|&a, &b| quantizing_order(&tensors[a].name, &tensors[b].name));
+        let mut assigned: Vec<Option<Assigned>> = vec![None; tensors.len()];
+        for index in order {
+            assigned[index] = Some(self.assign_one(&tensors[index], categories[index], &mut mixture)?);
+        }
+        Ok(assigned.into_iter().flatten().collect())
+    }
+
+    fn assign_one(
+        &self,
+        tensor: &TensorDesc,
+        category: Category,
+        mixture: &mut Mixture,
+    ) -> Result<Assigned, Error> {
+        if !is_quantizable(tensor) {
+            let dtype = kept_type(tensor);
+            return Ok(Assigned {
+                dtype,
+                fallback_from: None,
+                reason: Reason::NotQuantized,
+                needs_importance: false,
+            });
+        }
+        let cols = tensor.shape.last().copied().unwrap_or(1);
+        let (chosen, reason) = self.choose(tensor, category, cols, mixture);
+        if !can_encode(chosen) {
+            return Err(Error::CannotEncode { dtype: chosen });
+        }
+        let dtype = fitting(chosen, cols);
+        let is_table = matches!(category, Category::TokenEmbedding | Category::Output);
+        let needs_importance = self.file_type == FileType::Q2KS && dtype == DType::Q2K && !is_table;
+        if needs_importance && !self.has_importance {
+            let file_type = self.file_type.name();
+            return Err(Error::NeedsImportance { file_type, tensor: tensor.name.clone(), dtype });
+        }
+        let fallback_from = (dtype != chosen).then_some(chosen);
+        Ok(Assigned { dtype, fallback_from, reason, needs_importance })
+    }
+
+    fn choose(
+        &self,
+        tensor: &TensorDesc,
+        category: Category,
+        cols: usize,
+        mixture: &mut Mixture,
+    ) -> (DType, Reason) {
+        let base = self.file_type.base();
+        if let (Some(dtype), Category::TokenEmbedding) = (self.token_embedding_type, category) {
+            return (dtype, Reason::TokenEmbedding);
+        }
+        if let Some((pattern, dtype)) = self.overrides.iter().find(|(p, _)| p.is_match(&tensor.name)) {
+            return (*dtype, Reason::Override(pattern.as_str().to_owned()));
+        }
+        if self.pure || !base.is_quantized() {
+            return (base, Reason::Preset);
+        }
+        let dtype = mixture.choose(category, cols);
+        (dtype, if dtype == base { Reason::Preset } else { Reason::Mixture })
+    }
+
+    fn check_overrides(&self, tensors: &[TensorDesc]) -> Result<(), Error> {
+        let matches_some = |pattern: &Regex| {
+            tensors.iter().any(|tensor| is_quantizable(tensor) && pattern.is_match(&tensor.name))
+        };
+        match self.overrides.iter().find(|(pattern, _)| !matches_some(pattern)) {
+            Some((pattern, _)) => Err(Error::UnmatchedPattern { pattern: pattern.as_str().to_owned() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Parses `PATTERN=TYPE`: a regular expression that is searched for in tensor names without regard to case, and
+/// a ggml type name such as `q6_k`.
+///
+/// # Errors
+/// When there is no `=` with something on both sides, or either side is invalid.
+pub fn parse_override(text: &str) -> Result<(Regex, DType), Error> {
+    let malformed = || Error::MalformedOverride { text: text.to_owned() };
+    let (pattern, name) = text.split_once('=').ok_or_else(malformed)?;
+    if pattern.is_empty() || name.is_empty() {
+        return Err(malformed());
+    }
+    let regex = RegexBuilder::new(pattern).case_insensitive(true).build();
+    let regex = regex
+        .map_err(|source| Error::BadPattern { pattern: pattern.to_owned(), source: Box::new(source) })?;
+    Ok((regex, parse_tensor_type(name)?))
+}
+
+/// The encodable type of this name, case-insensitive.
+///
+/// # Errors
+/// [`Error::UnknownTensorType`] with the nearest names.
+pub fn parse_tensor_type(name: &str) -> Result<DType, Error> {
+    DType::from_name(name).filter(|dtype| can_encode(*dtype)).ok_or_else(|| Error::UnknownTensorType {
+        name: name.to_owned(),
+        nearest: {
+            let names: Vec<String> = encodable().map(|dtype| dtype.name().to_ascii_lowercase()).collect();
+            nearest_names(&name.to_ascii_lowercase(), names.iter().map(String::as_str))
+        },
+    })
+}
+
+fn encodable() -> impl Iterator<Item = DType> {
+    DType::all().filter(|dtype| can_encode(*dtype))
+}
+
+/// The three names most like `name`, best first, comma separated.
+fn nearest_names<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let mut scored: Vec<(f64, &str)> =
+        known.map(|known| (strsim::normalized_damerau_levenshtein(name, known), known)).collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    scored.iter().take(3).map(|(_, known)| *known).collect::<Vec<_>>().join(", ")
+}
+
+/// Matrices named `*.weight`, except norms and expert routers. Leading dimensions of one do not count, as in
+/// ggml.
+fn is_quantizable(tensor: &TensorDesc) -> bool {
+    let dimensions = tensor.shape.iter().skip_while(|&&length| length == 1).count();
+    let name = &tensor.name;
+    dimensions >= 2
+        && name.ends_with("weight")
+        && !name.contains("_norm.weight")
+        && !name.contains("ffn_gate_inp.weight")
+}
+
+/// The type of a tensor that is not quantized: f32, which llama.cpp's element-wise operations want.
+fn kept_type(tensor: &TensorDesc) -> DType {
+    if tensor.source.is_float() { DType::F32 } else { tensor.source }
+}
+
+/// `chosen`, or the type llama-quantize takes instead where `cols` is not whole blocks of it.
+fn fitting(chosen: DType, cols: usize) -> DType {
+    let fits = |dtype: DType| cols.is_multiple_of(dtype.block_len());
+    if fits(chosen) {
+        return chosen;
+    }
+    let smaller = match chosen {
+        DType::Iq4Xs => DType::Iq4Nl,
+        DType::Q2K | DType::Q3K | DType::Tq1_0 | DType::Tq2_0 => DType::Q4_0,
+        DType::Q4K => DType::Q5_0,
+        DType::Q5K => DType::Q5_1,
+        DType::Q6K => DType::Q8_0,
+        other => other,
+    };
+    if fits(smaller) { smaller } else { DType::F16 }
+}
+
+/// llama.cpp's order of tensors: what belongs to no layer first, then by layer, then by name.
+pub fn quantizing_order(a: &str, b: &str) -> Ordering {
+    let layer = |name: &str| {
+        let digits = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next());
+        digits.and_then(|digits| digits.parse::<u32>().ok())
+    };
+    // None sorts before every layer.
+    layer(a).cmp(&layer(b)).then_with(|| a.cmp(b))
+}
+
+#[cfg(test)]
+mod tests;
