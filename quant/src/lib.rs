@@ -3,7 +3,10 @@
 pub mod codec;
 pub mod error;
 pub mod policy;
+pub mod simd;
 
-pub use codec::{can_decode, can_encode, decode, encode_rows, first_non_finite};
+pub use codec::{
+    can_decode, can_encode, decode, decode_with, encode_rows, encode_rows_with, first_non_finite,
+};
 pub use error::Error;
 pub use policy::{Assigned, FileType, ModelShape, Policy, Reason, TensorDesc};

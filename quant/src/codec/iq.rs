@@ -50,6 +50,7 @@ fn nearest_index(x: f32) -> usize {
 }
 
 /// The scale that fits 32 values best under the weights `w`; 0 for a block of zeros.
+#[inline(always)]
 fn best_scale(x: &[f32], w: &[f32; BLOCK]) -> f32 {
     let max = signed_max(x);
     if max.abs() < ZERO_BLOCK {
@@ -80,6 +81,7 @@ fn best_scale(x: &[f32], w: &[f32; BLOCK]) -> f32 {
 
 /// Weights of 32 values: their squares, or with an importance that times the root of the square plus twice the
 /// mean square of the (super-)block.
+#[inline(always)]
 fn weights(x: &[f32], importance: Option<&[f32]>, twice_mean_square: f32) -> [f32; BLOCK] {
     match importance {
         Some(q) => std::array::from_fn(|j| q[j] * (twice_mean_square + x[j] * x[j]).sqrt()),
@@ -98,11 +100,13 @@ fn pack_nearest(x: &[f32], inverse: f32, qs: &mut [u8]) {
 }
 
 /// The importance of the values from `start` on, for a flat index into rows of `importance.len()` values.
+#[inline(always)]
 fn importance_at(importance: Option<&[f32]>, start: usize) -> Option<&[f32]> {
     importance.map(|all| &all[start % all.len()..])
 }
 
 /// Encodes whole rows; `importance` is `[cols]`.
+#[inline(always)]
 pub(super) fn encode_iq4_nl(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let blocks = values.as_chunks::<BLOCK>().0.iter().zip(out.as_chunks_mut::<18>().0);
     for (index, (x, block)) in blocks.enumerate() {
@@ -115,6 +119,7 @@ pub(super) fn encode_iq4_nl(values: &[f32], importance: Option<&[f32]>, out: &mu
 }
 
 /// Encodes whole rows; `importance` is `[cols]`.
+#[inline(always)]
 pub(super) fn encode_iq4_xs(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let blocks = values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<136>().0);
     for (index, (x, block)) in blocks.enumerate() {
@@ -130,6 +135,7 @@ pub(super) fn encode_iq4_xs(values: &[f32], importance: Option<&[f32]>, out: &mu
 }
 
 /// Quantizes the scales of a super-block to six bits and the values with what became of them.
+#[inline(always)]
 fn write_super_block(x: &[f32; SUPER_BLOCK], scales: &[f32; 8], block: &mut [u8; 136]) {
     let d = -signed_max(scales) / 32.0;
     let inverse = inverse_or_zero(d);
@@ -158,12 +164,14 @@ fn look_up(qs: &[u8], table: &[i8; 16], scale: f32, x: &mut [f32]) {
     }
 }
 
+#[inline(always)]
 pub(super) fn decode_iq4_nl(bytes: &[u8], out: &mut [f32]) {
     for (block, x) in bytes.as_chunks::<18>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
         look_up(&block[2..], &VALUES, f16_value(u16::from_le_bytes([block[0], block[1]])), x);
     }
 }
 
+#[inline(always)]
 pub(super) fn decode_iq4_xs(bytes: &[u8], out: &mut [f32]) {
     for (block, x) in bytes.as_chunks::<136>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
         let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
@@ -177,6 +185,7 @@ pub(super) fn decode_iq4_xs(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+#[inline(always)]
 pub(super) fn decode_mxfp4(bytes: &[u8], out: &mut [f32]) {
     for (block, x) in bytes.as_chunks::<17>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
         // Half of 2^(e - 127), because the table holds doubled values; the two lowest are subnormal.

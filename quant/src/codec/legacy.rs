@@ -194,6 +194,7 @@ fn each_weighted_block<const BYTES: usize>(
     }
 }
 
+#[inline(always)]
 pub(super) fn encode_q4_0_weighted(values: &[f32], importance: &[f32], out: &mut [u8]) {
     each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 18]| {
         let (d, codes) = weighted::symmetric(x, w, i32::from(Q4_0.zero));
@@ -202,6 +203,7 @@ pub(super) fn encode_q4_0_weighted(values: &[f32], importance: &[f32], out: &mut
     });
 }
 
+#[inline(always)]
 pub(super) fn encode_q5_0_weighted(values: &[f32], importance: &[f32], out: &mut [u8]) {
     each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 22]| {
         let (d, codes) = weighted::symmetric(x, w, i32::from(Q5_0.zero));
@@ -210,6 +212,7 @@ pub(super) fn encode_q5_0_weighted(values: &[f32], importance: &[f32], out: &mut
     });
 }
 
+#[inline(always)]
 pub(super) fn encode_q4_1_weighted(values: &[f32], importance: &[f32], out: &mut [u8]) {
     each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 20]| {
         let Levels { scale, min, codes } = weighted::affine(x, w, i32::from(Q4_1.max_code));
@@ -219,6 +222,7 @@ pub(super) fn encode_q4_1_weighted(values: &[f32], importance: &[f32], out: &mut
     });
 }
 
+#[inline(always)]
 pub(super) fn encode_q5_1_weighted(values: &[f32], importance: &[f32], out: &mut [u8]) {
     each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 24]| {
         let Levels { scale, min, codes } = weighted::affine(x, w, i32::from(Q5_1.max_code));

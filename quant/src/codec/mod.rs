@@ -11,6 +11,7 @@ mod weighted;
 use plmconv_formats::DType;
 
 use crate::Error;
+use crate::simd::Level;
 
 /// Encoded bytes per step: small enough that a step's values and bytes stay in the second-level cache while
 /// they are checked.
@@ -46,11 +47,26 @@ pub fn encode_rows(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) -> Result<(), Error> {
+    encode_rows_with(Level::detect(), dtype, values, cols, importance, out)
+}
+
+/// [`encode_rows`] with these vector instructions; every level gives the same bytes.
+///
+/// # Errors
+/// As [`encode_rows`].
+pub fn encode_rows_with(
+    level: Level,
+    dtype: DType,
+    values: &[f32],
+    cols: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), Error> {
     let row_bytes = check_encode(dtype, values.len(), cols, importance.map(<[f32]>::len), out.len())?;
     let step_rows = (STEP_BYTES / row_bytes).max(1);
     let steps = values.chunks(step_rows * cols).zip(out.chunks_mut(step_rows * row_bytes));
     for (step, (values, out)) in steps.enumerate() {
-        encode_checked(dtype, values, importance, out)?;
+        encode_checked(level, dtype, values, importance, out)?;
         if let Some(offset) = first_infinite_field(dtype, out) {
             return Err(Error::NotRepresentable { dtype, row: step * step_rows + offset / row_bytes });
         }
@@ -63,6 +79,14 @@ pub fn encode_rows(
 /// # Errors
 /// When a length is wrong or the type is unknown to this build.
 pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
+    decode_with(Level::detect(), dtype, bytes, out)
+}
+
+/// [`decode`] with these vector instructions; every level gives the same values.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_with(level: Level, dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
     if !can_decode(dtype) {
         return Err(Error::CannotDecode { dtype });
     }
@@ -74,23 +98,7 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> 
     if out.len() != expected {
         return Err(Error::DecodedLength { dtype, bytes: bytes.len(), expected, found: out.len() });
     }
-    match dtype {
-        DType::F32 => float::decode_f32(bytes, out),
-        DType::F16 => float::decode_f16(bytes, out),
-        DType::Bf16 => float::decode_bf16(bytes, out),
-        DType::Q4_0 => legacy::decode_q4_0(bytes, out),
-        DType::Q4_1 => legacy::decode_q4_1(bytes, out),
-        DType::Q5_0 => legacy::decode_q5_0(bytes, out),
-        DType::Q5_1 => legacy::decode_q5_1(bytes, out),
-        DType::Q8_0 => legacy::decode_q8_0(bytes, out),
-        DType::Iq4Nl => iq::decode_iq4_nl(bytes, out),
-        DType::Iq4Xs => iq::decode_iq4_xs(bytes, out),
-        DType::Mxfp4 => iq::decode_mxfp4(bytes, out),
-        DType::Tq1_0 => ternary::decode_tq1_0(bytes, out),
-        DType::Tq2_0 => ternary::decode_tq2_0(bytes, out),
-        _ => return Err(Error::CannotDecode { dtype }),
-    }
-    Ok(())
+    decode_checked(level, dtype, bytes, out)
 }
 
 /// The index of the first infinity or NaN, if there is one.
@@ -135,8 +143,52 @@ fn check_encode(
     Ok(row_bytes)
 }
 
-/// Dispatch by type; lengths have been checked.
+/// Encodes with the instructions of `level`; lengths have been checked.
+///
+/// The codecs are plain Rust marked for inlining, compiled once more inside each of these functions with that
+/// level's instructions allowed. None of them allows fused multiply-add: it would change bits.
 fn encode_checked(
+    level: Level,
+    dtype: DType,
+    values: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), Error> {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the level carries the proof that this CPU has AVX2.
+        Level::Avx2(_) => unsafe { encode_avx2(dtype, values, importance, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the level carries the proof that this CPU has AVX-512 F, BW, DQ and VL.
+        Level::Avx512(_) => unsafe { encode_avx512(dtype, values, importance, out) },
+        _ => encode_portable(dtype, values, importance, out),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn encode_avx2(
+    dtype: DType,
+    values: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), Error> {
+    encode_portable(dtype, values, importance, out)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn encode_avx512(
+    dtype: DType,
+    values: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), Error> {
+    encode_portable(dtype, values, importance, out)
+}
+
+#[inline(always)]
+fn encode_portable(
     dtype: DType,
     values: &[f32],
     importance: Option<&[f32]>,
@@ -160,6 +212,52 @@ fn encode_checked(
         (DType::Tq1_0, _) => ternary::encode_tq1_0(values, out),
         (DType::Tq2_0, _) => ternary::encode_tq2_0(values, out),
         _ => return Err(Error::CannotEncode { dtype }),
+    }
+    Ok(())
+}
+
+/// Decodes with the instructions of `level`; lengths have been checked.
+fn decode_checked(level: Level, dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the level carries the proof that this CPU has AVX2.
+        Level::Avx2(_) => unsafe { decode_avx2(dtype, bytes, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the level carries the proof that this CPU has AVX-512 F, BW, DQ and VL.
+        Level::Avx512(_) => unsafe { decode_avx512(dtype, bytes, out) },
+        _ => decode_portable(dtype, bytes, out),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn decode_avx2(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
+    decode_portable(dtype, bytes, out)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn decode_avx512(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
+    decode_portable(dtype, bytes, out)
+}
+
+#[inline(always)]
+fn decode_portable(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
+    match dtype {
+        DType::F32 => float::decode_f32(bytes, out),
+        DType::F16 => float::decode_f16(bytes, out),
+        DType::Bf16 => float::decode_bf16(bytes, out),
+        DType::Q4_0 => legacy::decode_q4_0(bytes, out),
+        DType::Q4_1 => legacy::decode_q4_1(bytes, out),
+        DType::Q5_0 => legacy::decode_q5_0(bytes, out),
+        DType::Q5_1 => legacy::decode_q5_1(bytes, out),
+        DType::Q8_0 => legacy::decode_q8_0(bytes, out),
+        DType::Iq4Nl => iq::decode_iq4_nl(bytes, out),
+        DType::Iq4Xs => iq::decode_iq4_xs(bytes, out),
+        DType::Mxfp4 => iq::decode_mxfp4(bytes, out),
+        DType::Tq1_0 => ternary::decode_tq1_0(bytes, out),
+        DType::Tq2_0 => ternary::decode_tq2_0(bytes, out),
+        _ => return Err(Error::CannotDecode { dtype }),
     }
     Ok(())
 }

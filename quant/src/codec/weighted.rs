@@ -20,6 +20,7 @@ pub(super) struct Levels {
 ///
 /// Tries 19 inverse scales around the one that maps the largest magnitude onto code 0, and takes for each the
 /// weighted least-squares scale.
+#[inline(always)]
 pub(super) fn symmetric(x: &[f32; BLOCK], w: &[f32; BLOCK], half: i32) -> (f32, [u8; BLOCK]) {
     let max = signed_max(x);
     if max.abs() < ZERO_BLOCK {
@@ -56,6 +57,7 @@ pub(super) fn symmetric(x: &[f32; BLOCK], w: &[f32; BLOCK], half: i32) -> (f32, 
 /// Codes `0..=max_code` above a minimum that is at most zero.
 ///
 /// Tries 37 inverse scales and solves for each the weighted least-squares scale and minimum.
+#[inline(always)]
 pub(super) fn affine(x: &[f32; BLOCK], w: &[f32; BLOCK], max_code: i32) -> Levels {
     let (mut min, mut max) = (x[0], x[0]);
     let (mut sum_w, mut sum_x) = (w[0], w[0] * x[0]);

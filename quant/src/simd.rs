@@ -1,0 +1,154 @@
+//! Which vector instructions this process may use: chosen once at run time, never at compile time.
+//!
+//! A [`Level`] other than `Generic` carries a token that only this module can make, and makes only after the
+//! CPU was asked. Holding the level is therefore the proof that kernels for it may run, and safe code cannot
+//! reach an instruction the CPU lacks.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+/// Proof that the CPU has AVX2 and F16C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Avx2(());
+
+/// Proof that the CPU has AVX-512 F, BW, DQ and VL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Avx512(());
+
+/// Proof that the CPU has NEON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Neon(());
+
+impl Avx2 {
+    /// The token, if this CPU has the instructions.
+    pub fn detect() -> Option<Avx2> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+            return Some(Avx2(()));
+        }
+        None
+    }
+}
+
+impl Avx512 {
+    /// The token, if this CPU has the instructions.
+    pub fn detect() -> Option<Avx512> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+        {
+            return Some(Avx512(()));
+        }
+        None
+    }
+}
+
+impl Neon {
+    /// The token, if this CPU has the instructions.
+    pub fn detect() -> Option<Neon> {
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            return Some(Neon(()));
+        }
+        None
+    }
+}
+
+/// The instructions a kernel may use. Every level gives the same bytes; they differ in speed only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Level {
+    /// Plain Rust for the target's baseline: the reference every other level is compared with.
+    Generic,
+    /// 8 lanes of f32.
+    Avx2(Avx2),
+    /// 16 lanes of f32.
+    Avx512(Avx512),
+    /// 4 lanes of f32.
+    Neon(Neon),
+}
+
+impl Level {
+    /// The fastest level of this CPU; asked once, then remembered.
+    pub fn detect() -> Level {
+        static DETECTED: OnceLock<Level> = OnceLock::new();
+        *DETECTED.get_or_init(|| Level::available().last().unwrap_or(Level::Generic))
+    }
+
+    /// Every level this CPU can run, slowest first; `Generic` is always among them.
+    pub fn available() -> impl Iterator<Item = Level> {
+        let levels = [
+            Some(Level::Generic),
+            Neon::detect().map(Level::Neon),
+            Avx2::detect().map(Level::Avx2),
+            Avx512::detect().map(Level::Avx512),
+        ];
+        levels.into_iter().flatten()
+    }
+
+    /// `generic`, `avx2`, `avx512` or `neon`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Generic => "generic",
+            Level::Avx2(_) => "avx2",
+            Level::Avx512(_) => "avx512",
+            Level::Neon(_) => "neon",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Why a name is not a level of this CPU.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LevelError {
+    #[error("unknown instruction set '{0}': expected generic, avx2, avx512 or neon")]
+    Unknown(String),
+    #[error("this CPU lacks the instruction set '{0}'")]
+    Unsupported(String),
+}
+
+impl FromStr for Level {
+    type Err = LevelError;
+
+    fn from_str(name: &str) -> Result<Level, LevelError> {
+        if let Some(level) = Level::available().find(|level| level.name() == name) {
+            return Ok(level);
+        }
+        match name {
+            "avx2" | "avx512" | "neon" => Err(LevelError::Unsupported(name.to_owned())),
+            _ => Err(LevelError::Unknown(name.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_available_level_round_trips_through_its_name() {
+        for level in Level::available() {
+            assert_eq!(level.to_string().parse(), Ok(level));
+        }
+    }
+
+    #[test]
+    fn generic_is_always_available_and_detection_picks_an_available_level() {
+        assert_eq!(Level::available().next(), Some(Level::Generic));
+        assert!(Level::available().any(|level| level == Level::detect()));
+    }
+
+    #[test]
+    fn a_foreign_or_unknown_name_is_refused() {
+        let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
+        assert_eq!(foreign.parse::<Level>(), Err(LevelError::Unsupported(foreign.to_owned())));
+        assert_eq!("sse9".parse::<Level>(), Err(LevelError::Unknown("sse9".to_owned())));
+    }
+}
