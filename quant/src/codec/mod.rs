@@ -4,6 +4,7 @@
 mod arithmetic;
 mod float;
 mod iq;
+pub mod k;
 mod legacy;
 mod ternary;
 mod weighted;
@@ -16,6 +17,11 @@ use crate::simd::Level;
 /// Encoded bytes per step: small enough that a step's values and bytes stay in the second-level cache while
 /// they are checked.
 const STEP_BYTES: usize = 32 * 1024;
+
+/// The k-quants bring their own vector kernels; the other codecs leave vectorizing to the compiler.
+fn is_k(dtype: DType) -> bool {
+    matches!(dtype, DType::Q2K | DType::Q3K | DType::Q4K | DType::Q5K | DType::Q6K)
+}
 
 /// Whether [`encode_rows`] knows `dtype`.
 pub fn can_encode(dtype: DType) -> bool {
@@ -154,6 +160,11 @@ fn encode_checked(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) -> Result<(), Error> {
+    if is_k(dtype) {
+        let cols = importance.map_or(values.len(), <[f32]>::len);
+        k::encode(level, dtype, values, cols, importance, out);
+        return Ok(());
+    }
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level carries the proof that this CPU has AVX2.
@@ -218,6 +229,10 @@ fn encode_portable(
 
 /// Decodes with the instructions of `level`; lengths have been checked.
 fn decode_checked(level: Level, dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
+    if is_k(dtype) {
+        k::decode(level, dtype, bytes, out);
+        return Ok(());
+    }
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level carries the proof that this CPU has AVX2.

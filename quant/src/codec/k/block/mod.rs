@@ -1,0 +1,34 @@
+//! The block types: where each byte lies, how a super-block's scales are quantized, and decoding.
+
+pub(super) mod q2;
+pub(super) mod q3;
+pub(super) mod q4_q5;
+pub(super) mod q6;
+
+/// Packs 256 two-bit codes: byte `l` of each half holds the codes at `l`, `l + 32`, `l + 64`, `l + 96` of the
+/// half's 128 values, lowest bits first. Q2_K and Q3_K share it.
+#[inline(always)]
+fn pack_two_bits(codes: &[u8], out: &mut [u8]) {
+    for (codes, out) in codes.chunks_exact(128).zip(out.chunks_exact_mut(32)) {
+        for (l, byte) in out.iter_mut().enumerate() {
+            *byte = codes[l] | (codes[l + 32] << 2) | (codes[l + 64] << 4) | (codes[l + 96] << 6);
+        }
+    }
+}
+
+/// The scale of largest magnitude with its sign, the first of equals; zero if there is none.
+fn peak_scale(scales: impl Iterator<Item = f32>) -> f32 {
+    let (mut peak, mut magnitude) = (0.0, 0.0);
+    for scale in scales {
+        if scale.abs() > magnitude {
+            magnitude = scale.abs();
+            peak = scale;
+        }
+    }
+    peak
+}
+
+/// The largest of the values that exceed zero, or zero.
+fn largest(values: impl Iterator<Item = f32>) -> f32 {
+    values.fold(0.0, |largest, value| if value > largest { value } else { largest })
+}

@@ -1,0 +1,51 @@
+//! The scale searches of ggml-quants.c, one sub-block at a time, in plain Rust.
+//!
+//! These are the reference for the vector kernels in [`super::lanes`], which run the same operations in the same
+//! order with one sub-block per lane. The order is not free anywhere: float addition does not associate, and the
+//! encoders promise the bytes of llama-quantize.
+
+pub(super) mod affine;
+pub(super) mod positive;
+pub(super) mod symmetric;
+
+/// Magnitudes below this count as zero (`GROUP_MAX_EPS`).
+pub(super) const ZERO_BELOW: f32 = 1e-15;
+
+/// What an error in each value of a sub-block costs.
+#[derive(Clone, Copy)]
+pub(super) enum Weighting<'a> {
+    /// `x²`.
+    Square,
+    /// `|x|`.
+    Magnitude,
+    /// Root mean square of the sub-block plus `|x|`.
+    SpreadPlusMagnitude,
+    /// One weight per value, in the order of the values.
+    Given(&'a [f32]),
+}
+
+impl<'a> Weighting<'a> {
+    /// The rule for the part of the values in `range`.
+    #[inline(always)]
+    pub(super) fn slice(self, range: std::ops::Range<usize>) -> Weighting<'a> {
+        match self {
+            Weighting::Given(weights) => Weighting::Given(&weights[range]),
+            rule => rule,
+        }
+    }
+
+    /// Writes the weights of one sub-block.
+    #[inline(always)]
+    pub(super) fn fill(self, x: &[f32], weights: &mut [f32]) {
+        match self {
+            Weighting::Square => weights.iter_mut().zip(x).for_each(|(w, &x)| *w = x * x),
+            Weighting::Magnitude => weights.iter_mut().zip(x).for_each(|(w, &x)| *w = x.abs()),
+            Weighting::SpreadPlusMagnitude => {
+                let squares = x.iter().fold(0.0, |sum, &x| sum + x * x);
+                let spread = (squares / x.len() as f32).sqrt();
+                weights.iter_mut().zip(x).for_each(|(w, &x)| *w = spread + x.abs());
+            }
+            Weighting::Given(given) => weights.copy_from_slice(given),
+        }
+    }
+}
