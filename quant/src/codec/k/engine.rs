@@ -1,5 +1,6 @@
 //! What an instruction set has to offer the encoders, and the plain Rust that offers it everywhere.
 
+use super::SUPER_BLOCK;
 use super::rounding::nearest_int;
 use super::search::affine::{self, AffineFit, AffineGrid};
 use super::search::{Weighting, positive, symmetric};
@@ -166,12 +167,24 @@ pub(super) fn requantize<const SUBS: usize>(
 /// [`Engine::importance_weights`]: as many super-blocks as are given, each with its own mean square.
 #[inline(always)]
 pub(super) fn importance_weights(factor: f32, x: &[f32], importance: &[f32], weights: &mut [f32]) {
-    let blocks = x.chunks_exact(super::SUPER_BLOCK).zip(importance.chunks_exact(super::SUPER_BLOCK));
-    for ((x, importance), weights) in blocks.zip(weights.chunks_exact_mut(super::SUPER_BLOCK)) {
+    let blocks = x.chunks_exact(SUPER_BLOCK).zip(importance.chunks_exact(SUPER_BLOCK));
+    for ((x, importance), weights) in blocks.zip(weights.chunks_exact_mut(SUPER_BLOCK)) {
         let squares = x.iter().fold(0.0, |sum, &x| sum + x * x);
-        let variance = factor * squares / super::SUPER_BLOCK as f32;
-        for ((&x, &importance), weight) in x.iter().zip(importance).zip(weights) {
-            *weight = importance * (variance + x * x).sqrt();
-        }
+        weights_of_block(factor, squares, x, importance, weights);
+    }
+}
+
+/// The weights of one super-block whose sum of squares is known.
+#[inline(always)]
+pub(super) fn weights_of_block(
+    factor: f32,
+    squares: f32,
+    x: &[f32],
+    importance: &[f32],
+    weights: &mut [f32],
+) {
+    let variance = factor * squares / SUPER_BLOCK as f32;
+    for ((&x, &importance), weight) in x.iter().zip(importance).zip(weights) {
+        *weight = importance * (variance + x * x).sqrt();
     }
 }

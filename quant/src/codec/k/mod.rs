@@ -11,6 +11,7 @@
 mod batch;
 mod block;
 mod engine;
+mod lanes;
 mod rounding;
 mod search;
 
@@ -19,6 +20,7 @@ use plmconv_formats::DType;
 use crate::simd::Level;
 use block::{q2, q3, q4_q5, q6};
 use engine::{Engine, Scalar};
+use lanes::PortableLanes;
 
 /// Values per super-block.
 const SUPER_BLOCK: usize = 256;
@@ -35,12 +37,19 @@ pub fn encode(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) {
-    debug_assert!(cols > 0 && cols % SUPER_BLOCK == 0 && values.len() % cols == 0);
+    debug_assert!(cols > 0 && cols.is_multiple_of(SUPER_BLOCK) && values.len().is_multiple_of(cols));
     debug_assert!(importance.is_none_or(|importance| importance.len() == cols));
     debug_assert_eq!(Some(out.len()), dtype.encoded_len(values.len()));
     match level {
-        Level::Generic | Level::Neon(_) => encode_with(Scalar, dtype, values, importance, out),
-        _ => encode_with(Scalar, dtype, values, importance, out),
+        Level::Generic => encode_with(Scalar, dtype, values, importance, out),
+        // NEON is in aarch64's baseline, so the compiler uses it without being asked.
+        Level::Neon(_) => encode_with(PortableLanes, dtype, values, importance, out),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(token) => encode_with(lanes::Avx2Lanes(token), dtype, values, importance, out),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(token) => encode_with(lanes::Avx512Lanes(token), dtype, values, importance, out),
+        #[cfg(not(target_arch = "x86_64"))]
+        Level::Avx2(_) | Level::Avx512(_) => encode_with(PortableLanes, dtype, values, importance, out),
     }
 }
 
@@ -67,10 +76,17 @@ fn encode_with<E: Engine>(
 pub fn decode(level: Level, dtype: DType, bytes: &[u8], out: &mut [f32]) {
     debug_assert_eq!(Some(bytes.len()), dtype.encoded_len(out.len()));
     match level {
-        _ => decode_blocks(dtype, bytes, out),
+        Level::Generic | Level::Neon(_) => decode_blocks(dtype, bytes, out),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(token) => lanes::decode_avx2(token, dtype, bytes, out),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(token) => lanes::decode_avx512(token, dtype, bytes, out),
+        #[cfg(not(target_arch = "x86_64"))]
+        Level::Avx2(_) | Level::Avx512(_) => decode_blocks(dtype, bytes, out),
     }
 }
 
+/// Independent elements, which the compiler turns into vector code for the instructions it is compiled with.
 #[inline(always)]
 fn decode_blocks(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     let blocks = bytes.chunks_exact(dtype.block_bytes()).zip(out.chunks_exact_mut(SUPER_BLOCK));

@@ -80,7 +80,7 @@ fn search_plain<E: Engine>(engine: E, x: &[f32], out: &mut [Scales; BATCH]) {
             for (scale, &fit) in scales.scale.iter_mut().zip(fits) {
                 // C keeps the integer in a signed byte before it clamps.
                 let level = i32::from(nearest_int(inverse * fit) as i8);
-                *scale = (level.min(SCALE_HALF - 1).max(-SCALE_HALF) + SCALE_HALF) as u8;
+                *scale = (level.clamp(-SCALE_HALF, SCALE_HALF - 1) + SCALE_HALF) as u8;
             }
         }
     }
