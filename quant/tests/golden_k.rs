@@ -82,6 +82,9 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Compares each distinct (tensor, k type) of one section with the digests; returns how many there were.
+///
+/// The level this CPU would choose encodes them all; the others, which are slower and are compared with it elsewhere,
+/// the first layer only.
 fn compare_section(section: &str, weighted: bool) -> usize {
     let digests: Value =
         serde_json::from_slice(&std::fs::read(fixture("golden/digests.json")).unwrap()).unwrap();
@@ -100,7 +103,8 @@ fn compare_section(section: &str, weighted: bool) -> usize {
     }
     for (&(name, dtype), (mixture, digest)) in &expected {
         let importance = importance.get(name).map(Vec::as_slice);
-        for level in Level::available() {
+        let first_layer = name.starts_with("blk.0.");
+        for level in Level::available().filter(|&level| first_layer || level == Level::detect()) {
             let bytes = encode(level, dtype, &tensors[name], importance);
             let found = hex(&Sha256::digest(&bytes));
             assert_eq!(found, *digest, "{section}/{mixture}: {name} as {dtype}, {level}");

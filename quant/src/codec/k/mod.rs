@@ -14,6 +14,8 @@ mod engine;
 mod lanes;
 mod rounding;
 mod search;
+#[cfg(test)]
+mod tests;
 
 use plmconv_formats::DType;
 

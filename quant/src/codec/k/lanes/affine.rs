@@ -140,9 +140,9 @@ impl<L: Lanes, const SUB: usize> Group<L, SUB> {
 
         let mut codes = [zero; SUB];
         let (mut sum_l, mut sum_l2, mut sum_xl) = (zero, zero, zero);
-        for row in 0..SUB {
+        for (row, code) in codes.iter_mut().enumerate() {
             let l = self.code(row, inverse, best.min, max_code);
-            codes[row] = l;
+            *code = l;
             let wl = lanes.mul(self.w[row], l);
             sum_l = lanes.add(sum_l, wl);
             sum_l2 = lanes.add(sum_l2, lanes.mul(wl, l));
