@@ -26,7 +26,9 @@ pub enum Error {
     Decode { status: i32, tokens: usize },
     #[error("the batch asks for no logits, so there are none to read")]
     NoLogits,
-    #[error("a text of {tokens} tokens is too short: perplexity over windows of {n_ctx} needs at least {needed}")]
+    #[error(
+        "a text of {tokens} tokens is too short: perplexity over windows of {n_ctx} needs at least {needed}"
+    )]
     TextTooShort { tokens: usize, n_ctx: usize, needed: usize },
     #[error("{what} is {value}, which is not possible here: {why}")]
     Option { what: &'static str, value: String, why: &'static str },

@@ -36,7 +36,12 @@ impl Golden {
         let ids = file.tensor("input_ids").map_err(unreadable)?;
         let logits = file.tensor("logits").map_err(unreadable)?;
         let [sequences, tokens, vocab_size] = *logits.shape() else {
-            return Err(wrong(&path, "logits", format!("{:?}", logits.shape()), "of three dimensions".into()));
+            return Err(wrong(
+                &path,
+                "logits",
+                format!("{:?}", logits.shape()),
+                "of three dimensions".into(),
+            ));
         };
         if logits.dtype() != Dtype::F32 {
             return Err(wrong(&path, "logits", format!("{:?}", logits.dtype()), "F32".into()));
@@ -84,8 +89,8 @@ pub fn distance(reference: &[f32], found: &[f32], vocab_size: usize) -> Distance
     for (reference, found) in reference.chunks_exact(vocab_size).zip(found.chunks_exact(vocab_size)) {
         for (a, b) in reference.iter().zip(found) {
             let difference = f64::from((a - b).abs());
-            // Written so that NaN wins: a comparison with NaN is false.
-            worst = if difference <= worst { worst } else { difference };
+            // NaN has to win: `f64::max` would drop it.
+            worst = if worst.is_nan() || difference <= worst { worst } else { difference };
         }
         let (log_p, log_q) = (log_softmax(reference), log_softmax(found));
         kl += log_p.iter().zip(&log_q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();

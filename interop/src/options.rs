@@ -24,7 +24,9 @@ impl Options {
     /// # Errors
     /// A sentence, if the value is missing or does not parse.
     pub fn value<T: FromStr>(&mut self, name: &str) -> Result<Option<T>, String> {
-        let Some(index) = self.arguments.iter().position(|argument| argument == name) else { return Ok(None) };
+        let Some(index) = self.arguments.iter().position(|argument| argument == name) else {
+            return Ok(None);
+        };
         if index + 1 >= self.arguments.len() {
             return Err(format!("{name} needs a value\n{}", self.usage));
         }

@@ -163,10 +163,12 @@ fn negative_log_likelihoods(rows: &[(&[f32], Token)]) -> Vec<f64> {
         let workers: Vec<_> = rows
             .chunks(share)
             .map(|rows| {
-                scope.spawn(move || rows.iter().map(|(logits, token)| nll(logits, *token)).collect::<Vec<_>>())
+                scope
+                    .spawn(move || rows.iter().map(|(logits, token)| nll(logits, *token)).collect::<Vec<_>>())
             })
             .collect();
-        let parts = workers.into_iter().map(|worker| worker.join().expect("a score worker has nothing to panic on"));
+        let parts =
+            workers.into_iter().map(|worker| worker.join().expect("a score worker has nothing to panic on"));
         parts.flatten().collect()
     })
 }

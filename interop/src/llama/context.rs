@@ -103,11 +103,10 @@ impl<'model> Context<'model> {
         };
         // SAFETY: the model is live and outlives the context by the lifetime `'model`; `params` comes from llama.cpp
         // itself, its pointers are its defaults.
-        let (pointer, creation_log) = capture(|| unsafe { sys::llama_init_from_model(model.pointer(), params) });
+        let (pointer, creation_log) =
+            capture(|| unsafe { sys::llama_init_from_model(model.pointer(), params) });
         match NonNull::new(pointer) {
-            Some(pointer) => {
-                Ok(Self { pointer, model, n_batch: options.n_batch, outputs: 0, creation_log })
-            }
+            Some(pointer) => Ok(Self { pointer, model, n_batch: options.n_batch, outputs: 0, creation_log }),
             None => Err(Error::Context { log: log_text(&creation_log) }),
         }
     }

@@ -47,7 +47,8 @@ impl Model {
         // SAFETY: returns a plain struct.
         let mut params = unsafe { sys::llama_model_default_params() };
         params.n_gpu_layers = 0;
-        params.load_mode = if options.memory_map { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
+        params.load_mode =
+            if options.memory_map { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
         params.check_tensors = options.check_tensors;
         params.use_extra_bufts = options.repack;
         // SAFETY: `name` is a zero-terminated string that outlives the call, `params` comes from llama.cpp itself and

@@ -1,0 +1,44 @@
+//! llama.cpp's own quantizer, given our bf16 file, writes the very tensors that we write from the folder.
+
+use plmconv_interop::gguf::Gguf;
+use plmconv_interop::quantize::{FILE_TYPES, QuantizeOptions, quantize};
+
+use super::Workspace;
+
+fn check(options: &QuantizeOptions, more: &[&str], skip: &[&str]) {
+    let workspace = Workspace::new();
+    let source = workspace.tiny_plm("bf16", &[]);
+    for (name, number) in FILE_TYPES {
+        // Written straight to itself, bf16 is the source; `q2_k_s` needs an importance matrix.
+        if skip.contains(&name) || name == "bf16" || name == "q2_k_s" {
+            continue;
+        }
+        let peer = workspace.path("peer.gguf");
+        quantize(&source, &peer, number, options).unwrap_or_else(|error| panic!("{error}"));
+        let theirs = Gguf::open(&peer).unwrap_or_else(|error| panic!("{error}"));
+        let ours = Gguf::open(&workspace.tiny_plm(name, more)).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(ours.tensors().len(), theirs.tensors().len(), "{name}: number of tensors");
+        for tensor in theirs.tensors() {
+            let mine = ours.tensor(&tensor.name).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(mine.type_name, tensor.type_name, "{name}: type of {}", tensor.name);
+            assert_eq!(mine.shape, tensor.shape, "{name}: shape of {}", tensor.name);
+            // Not assert_eq: it would print megabytes.
+            assert!(
+                ours.read(mine).expect("our file is readable") == theirs.read(tensor).expect("so is theirs"),
+                "{name}: the bytes of {} differ",
+                tensor.name
+            );
+        }
+    }
+}
+
+#[test]
+fn mixtures_have_the_bytes_that_llama_cpp_writes() {
+    check(&QuantizeOptions { threads: 1, ..QuantizeOptions::default() }, &[], &[]);
+}
+
+#[test]
+fn pure_files_have_the_bytes_that_llama_cpp_writes() {
+    let options = QuantizeOptions { threads: 1, pure: true, ..QuantizeOptions::default() };
+    check(&options, &["--pure"], &["f32", "f16"]);
+}
