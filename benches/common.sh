@@ -1,0 +1,31 @@
+# Shared by the scripts beside it: builds both sides and finds the tools. Sourced, not run.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+measure() { python3 benches/measure.py "$@"; }
+
+need() {
+    command -v "$1" >/dev/null || {
+        echo "this needs $1 (Debian: apt-get install $2)" >&2
+        exit 1
+    }
+}
+
+# Sets OURS and PEERS: plmconv as anyone builds it (it chooses its instruction set at run time), and llama.cpp as its
+# users build it, for the machine at hand.
+build() {
+    need cargo rustup
+    need cmake "cmake libclang-dev build-essential"
+    need python3 python3
+    local target="${CARGO_TARGET_DIR:-$PWD/target}"
+    cargo build --release --quiet -p plmconv >&2
+    RUSTFLAGS="-C target-cpu=native" \
+        cargo build --release --quiet -p plmconv-interop --bins --target-dir "$target/native" >&2
+    OURS="$target/release/plmconv"
+    PEERS="$target/native/release"
+}
+
+# The weights of a model folder, one a line.
+weights() { find -L "$1" -maxdepth 1 -name '*.safetensors' | sort; }
+
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", b > 0 ? a / b : 0 }'; }

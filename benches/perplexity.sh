@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Times `plmconv perplexity` beside llama-perplexity's measure (through llama.cpp's C interface) on the same file and
+# text, turn by turn in the same run, and prints a Markdown table of medians.
+#
+#   benches/perplexity.sh MODEL.gguf TEXT
+#
+#   CTX=512        tokens in a window
+#   CHUNKS=8       windows
+#   REPEAT=3       times each
+#   THREADS=$(nproc)
+#   OURS_ARGS=""   further arguments for plmconv, such as --exact
+set -euo pipefail
+if [ $# -ne 2 ]; then
+    sed -n '2,/^set/p' "$0" | sed '$d' | sed 's/^# \{0,1\}//' >&2
+    exit 2
+fi
+model="$(realpath "$1")"
+text="$(realpath "$2")"
+source "$(dirname "$0")/common.sh"
+ctx="${CTX:-512}"
+chunks="${CHUNKS:-8}"
+repeat="${REPEAT:-3}"
+threads="${THREADS:-$(nproc)}"
+read -ra ours_args <<<"${OURS_ARGS:-}"
+build
+mkdir -p target
+scratch="$(mktemp -d -p target bench.XXXXXX)"
+trap 'rm -rf "$scratch"' EXIT
+results="$scratch/results.tsv"
+: >"$results"
+
+for ((turn = 1; turn <= repeat; turn++)); do
+    echo "turn $turn of $repeat" >&2
+    measure run "$results" ours "$scratch/ours.json" "$OURS" perplexity "$model" --text "$text" --ctx "$ctx" \
+        --chunks "$chunks" --threads "$threads" --json "${ours_args[@]}"
+    measure run "$results" peer "$scratch/peer.json" "$PEERS/llama_perplexity" "$model" "$text" --ctx "$ctx" \
+        --chunks "$chunks" --threads "$threads"
+done
+
+median() { measure median "$results" "$1" "$2"; }
+tokens=$((ctx * chunks))
+row() {
+    local wall
+    wall=$(median "$2" wall)
+    echo "| $1 | $wall | $(median "$2" cpu) | $(ratio "$tokens" "$wall") | $(median "$2" rss) |" \
+        "$(measure field "$scratch/$2.json" perplexity) |"
+}
+cat <<TEXT
+$(measure machine); $threads threads; $(basename "$model"), $(stat -L -c %s "$model") bytes; $chunks windows of $ctx
+tokens; medians of $repeat, whole processes. llama.cpp: batches of 2048, flash attention off.
+
+| | s | CPU s | tokens/s | peak MB | perplexity |
+| --- | ---: | ---: | ---: | ---: | ---: |
+$(row plmconv ours)
+$(row llama.cpp peer)
+
+plmconv is $(ratio "$(median peer wall)" "$(median ours wall)") times as fast.
+TEXT
