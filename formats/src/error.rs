@@ -64,6 +64,30 @@ pub enum Error {
          hint: name the nearest with --tokenizer-pre (e.g. qwen2, llama-bpe, gpt-2)", path.display()
     )]
     UnknownPreTokenizer { path: PathBuf, regex: String },
+    #[error("{}: no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there", path.display())]
+    NoTokenizer { path: PathBuf },
+    #[error("{}: token `{token}` has id {id}, but the model's vocabulary ends at {vocab_size}", path.display())]
+    TokenOutOfRange { path: PathBuf, token: String, id: u32, vocab_size: usize },
+    #[error("{}: tokens `{first}` and `{second}` have the same id {id}", path.display())]
+    DuplicateTokenId { path: PathBuf, id: u32, first: String, second: String },
+    #[error("{}: token `{token}` stands twice, as ids {first} and {second}", path.display())]
+    DuplicateToken { path: PathBuf, token: String, first: u32, second: u32 },
+    #[error(
+        "{}: added token `{token}` is given id {id}, but a tokenizer that loads this file gives it {loaded}",
+        path.display()
+    )]
+    MisplacedToken { path: PathBuf, token: String, id: u32, loaded: u32 },
+    #[error("{}: merge `{merge}` uses or makes a token that is not in the vocabulary", path.display())]
+    MergeOutOfVocabulary { path: PathBuf, merge: String },
+    #[error(
+        "{}: the tokenizer's normalizer {normalizer} changes text in a way that llama.cpp does not: \
+         the converted model would see other tokens", path.display()
+    )]
+    Normalizer { path: PathBuf, normalizer: String },
+    #[error("`{name}` is not a pre-tokenizer that llama.cpp knows{}", did_you_mean(nearest))]
+    UnknownPreTokenizerName { name: String, nearest: Vec<&'static str> },
+    #[error("{}: model card: {detail}", path.display())]
+    ModelCard { path: PathBuf, detail: String },
     #[error("{} already exists", path.display())]
     Exists { path: PathBuf },
     #[error("GGUF metadata `{key}`: {detail}")]
@@ -72,6 +96,10 @@ pub enum Error {
 
 /// This crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+fn did_you_mean(nearest: &[&str]) -> String {
+    if nearest.is_empty() { String::new() } else { format!("; the nearest are {}", nearest.join(", ")) }
+}
 
 impl Error {
     /// Wraps an I/O error with the path it happened at.

@@ -1,13 +1,17 @@
 //! What a PLM model is and how it is stored. Never does quantization arithmetic.
 
 pub mod atomic;
+pub mod describe;
 pub mod dtype;
 pub mod error;
 pub mod gguf;
 pub mod model;
 pub mod safetensors;
 pub mod source;
+pub mod tokenizer;
 
+pub use describe::{DescribeOptions, describe};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use model::{Config, Model, Role, TensorKey};
+pub use tokenizer::TextTokenizer;

@@ -1,0 +1,183 @@
+//! YAML as far as a model card's front matter needs it: text, lists and maps.
+//!
+//! Scalars stay the text that is written: nothing here wants a number or a boolean, and `version: 1.10` or
+//! `language: no` must not become one.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use saphyr_parser::{Event, EventReceiver, Parser, ScalarStyle};
+
+/// A value of a YAML document.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Yaml {
+    Null,
+    Text(String),
+    List(Vec<Yaml>),
+    Map(Vec<(String, Yaml)>),
+}
+
+/// Aliases are copied, so a few lines of them could fill the memory.
+const MOST_VALUES: usize = 100_000;
+
+impl Yaml {
+    /// Parses one document.
+    ///
+    /// # Errors
+    /// Where it is not YAML, with the line.
+    pub fn parse(text: &str) -> Result<Yaml, String> {
+        let mut builder = Builder::default();
+        Parser::new_from_str(text).load(&mut builder, false).map_err(|e| e.to_string())?;
+        match builder.too_large {
+            true => Err(format!("more than {MOST_VALUES} values")),
+            false => Ok(builder.root.unwrap_or(Yaml::Null)),
+        }
+    }
+
+    /// The value of `key`, if this is a map that has it.
+    pub fn get(&self, key: &str) -> Option<&Yaml> {
+        match self {
+            Yaml::Map(pairs) => pairs.iter().find(|(k, _)| k == key).map(|(_, v)| v),
+            _ => None,
+        }
+    }
+
+    /// The text of a scalar.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Yaml::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Yaml::Null | Yaml::Text(_) => 1,
+            Yaml::List(items) => 1 + items.iter().map(Yaml::size).sum::<usize>(),
+            Yaml::Map(pairs) => 1 + pairs.iter().map(|(_, v)| v.size()).sum::<usize>(),
+        }
+    }
+}
+
+/// Makes values of the parser's events.
+#[derive(Default)]
+struct Builder {
+    open: Vec<Open>,
+    anchors: HashMap<usize, Yaml>,
+    root: Option<Yaml>,
+    values: usize,
+    too_large: bool,
+}
+
+/// A list or map whose end has not come yet, with its anchor.
+enum Open {
+    List(usize, Vec<Yaml>),
+    /// The last member is a key that waits for its value.
+    Map(usize, Vec<(String, Yaml)>, Option<String>),
+}
+
+impl Builder {
+    fn put(&mut self, anchor: usize, value: Yaml) {
+        if self.too_large {
+            return;
+        }
+        // Anchor 0 is none.
+        if anchor != 0 {
+            self.anchors.insert(anchor, value.clone());
+        }
+        match self.open.last_mut() {
+            None => self.root = Some(value),
+            Some(Open::List(_, items)) => items.push(value),
+            Some(Open::Map(_, pairs, key @ None)) => {
+                let _ = pairs;
+                // A key that is not a scalar cannot be asked for.
+                *key = Some(value.text().unwrap_or_default().to_string());
+            }
+            Some(Open::Map(_, pairs, key)) => {
+                let key = key.take().unwrap_or_default();
+                // As in PyYAML the last of equal keys counts.
+                pairs.retain(|(k, _)| *k != key);
+                pairs.push((key, value));
+            }
+        }
+    }
+
+    fn count(&mut self, values: usize) {
+        self.values = self.values.saturating_add(values);
+        self.too_large |= self.values > MOST_VALUES;
+    }
+}
+
+impl<'input> EventReceiver<'input> for Builder {
+    fn on_event(&mut self, event: Event<'input>) {
+        match event {
+            Event::Scalar(text, style, anchor, _) => {
+                let is_null =
+                    style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
+                self.count(1);
+                self.put(anchor, if is_null { Yaml::Null } else { Yaml::Text(text.into_owned()) });
+            }
+            Event::SequenceStart(anchor, _) => self.open.push(Open::List(anchor, Vec::new())),
+            Event::MappingStart(anchor, _) => self.open.push(Open::Map(anchor, Vec::new(), None)),
+            Event::SequenceEnd | Event::MappingEnd => {
+                self.count(1);
+                match self.open.pop() {
+                    Some(Open::List(anchor, items)) => self.put(anchor, Yaml::List(items)),
+                    Some(Open::Map(anchor, pairs, _)) => self.put(anchor, Yaml::Map(pairs)),
+                    None => {}
+                }
+            }
+            Event::Alias(anchor) => {
+                let value = match self.anchors.entry(anchor) {
+                    Entry::Occupied(entry) => entry.get().size(),
+                    Entry::Vacant(_) => 1,
+                };
+                self.count(value);
+                if !self.too_large {
+                    let value = self.anchors.get(&anchor).cloned().unwrap_or(Yaml::Null);
+                    self.put(0, value);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Yaml {
+        Yaml::Text(text.into())
+    }
+
+    #[test]
+    fn values_keep_their_text() {
+        let yaml = Yaml::parse("a: 1.10\nb: [x, 'null', ~]\nc:\n  d: no\n  e: >\n    two\n    words\na: 2\n");
+        let yaml = yaml.expect("is YAML");
+        assert_eq!(yaml.get("a"), Some(&text("2")));
+        assert_eq!(yaml.get("b"), Some(&Yaml::List(vec![text("x"), text("null"), Yaml::Null])));
+        let c = yaml.get("c").expect("c");
+        assert_eq!(c.get("d"), Some(&text("no")));
+        assert_eq!(c.get("e"), Some(&text("two words\n")));
+        assert_eq!(yaml.get("z"), None);
+    }
+
+    #[test]
+    fn aliases_are_copied_but_not_without_end() {
+        let yaml = Yaml::parse("a: &x [p, q]\nb: *x\n").expect("is YAML");
+        assert_eq!(yaml.get("b"), yaml.get("a"));
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for i in 1..12 {
+            let list = vec![format!("*a{}", i - 1); 10].join(", ");
+            bomb.push_str(&format!("a{i}: &a{i} [{list}]\n"));
+        }
+        assert!(Yaml::parse(&bomb).expect_err("too large").contains("more than"));
+    }
+
+    #[test]
+    fn not_yaml() {
+        assert!(Yaml::parse("a: [1, 2\nb: }").is_err());
+        assert_eq!(Yaml::parse(""), Ok(Yaml::Null));
+    }
+}

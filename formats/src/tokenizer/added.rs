@@ -1,0 +1,164 @@
+//! Added tokens: which there are, their ids, and which are special.
+//!
+//! tokenizer.json, tokenizer_config.json and (in older folders) added_tokens.json and special_tokens_map.json each
+//! tell a part. They are put together as transformers 4's fast tokenizers do when they load a folder, because that
+//! is what a model was trained with and what convert_hf_to_gguf.py sees.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::files::{AddedToken, TokenizerFiles, read_optional_json};
+use crate::error::{Error, Result};
+
+/// Named roles of tokenizer_config.json, in the order in which tokens that are new get their ids.
+const NAMED: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// Added tokens on top of a base vocabulary.
+pub(super) struct AddedTokens<'a> {
+    files: &'a TokenizerFiles,
+    base: &'a HashMap<&'a str, u32>,
+    /// By id.
+    tokens: BTreeMap<u32, AddedToken>,
+    ids: HashMap<String, u32>,
+}
+
+impl<'a> AddedTokens<'a> {
+    /// Reads all sources. `base` is the vocabulary of the BPE model.
+    ///
+    /// # Errors
+    /// An id that differs from the one a loader gives, or a malformed file.
+    pub fn read(
+        files: &'a TokenizerFiles,
+        base: &'a HashMap<&'a str, u32>,
+    ) -> Result<BTreeMap<u32, AddedToken>> {
+        let mut added = AddedTokens { files, base, tokens: BTreeMap::new(), ids: HashMap::new() };
+        for entry in files.json.iter().flat_map(|json| &json.added_tokens) {
+            added.declare(entry.id, entry.token.clone(), "tokenizer.json")?;
+        }
+        let mut config = files.config.clone().unwrap_or_default();
+        let declared = added.declared(&mut config)?;
+        let named = named_tokens(&config);
+        for (id, mut token) in declared {
+            let existing = added.ids.get(&token.content).and_then(|id| added.tokens.get(id));
+            if existing != Some(&token) {
+                token.special |= named.iter().any(|n| n.content == token.content);
+                added.declare(id, token, "tokenizer_config.json")?;
+            }
+        }
+        for name in named {
+            added.name(name);
+        }
+        Ok(added.tokens)
+    }
+
+    /// Tokens that the configuration gives ids: `added_tokens_decoder`, or what stood in for it before it existed.
+    fn declared(&self, config: &mut Map<String, Value>) -> Result<BTreeMap<u32, AddedToken>> {
+        let folder = &self.files.folder;
+        if let Some(decoder) = config.get("added_tokens_decoder") {
+            let path = folder.join("tokenizer_config.json");
+            let bad = |e: serde_json::Error| Error::Json {
+                path: path.clone(),
+                detail: format!("added_tokens_decoder: {e}"),
+            };
+            return BTreeMap::<u32, AddedToken>::deserialize(decoder).map_err(bad);
+        }
+        let special = read_optional_json::<Map<String, Value>>(&folder.join("special_tokens_map.json"))?;
+        config.extend(special.unwrap_or_default());
+        let named = named_tokens(config);
+        let mut declared = BTreeMap::new();
+        let listed = read_optional_json::<HashMap<String, u32>>(&folder.join("added_tokens.json"))?;
+        for (content, id) in listed.unwrap_or_default() {
+            let special = named.iter().any(|n| n.content == content);
+            declared.insert(id, AddedToken { normalized: !special, special, ..plain(content) });
+        }
+        for entry in self.files.json.iter().flat_map(|json| &json.added_tokens) {
+            declared.insert(entry.id, entry.token.clone());
+        }
+        Ok(declared)
+    }
+
+    /// Adds or updates a token whose id a file tells.
+    fn declare(&mut self, id: u32, token: AddedToken, file: &str) -> Result<()> {
+        if token.content.is_empty() {
+            return Ok(());
+        }
+        let loaded = self.loaded_id(&token.content);
+        if loaded != id {
+            let path = self.files.folder.join(file);
+            return Err(Error::MisplacedToken { path, token: token.content, id, loaded });
+        }
+        self.insert(id, token);
+        Ok(())
+    }
+
+    /// Makes a token special that the configuration names, and adds it if it is new.
+    fn name(&mut self, named: NamedToken) {
+        let known = self.ids.get(&named.content).copied();
+        match known.and_then(|id| self.tokens.get_mut(&id)) {
+            Some(token) => token.special |= !named.additional,
+            None if named.content.is_empty() => {}
+            None => {
+                let token = AddedToken { normalized: false, special: true, ..plain(named.content) };
+                self.insert(self.loaded_id(&token.content), token);
+            }
+        }
+    }
+
+    fn insert(&mut self, id: u32, token: AddedToken) {
+        self.ids.insert(token.content.clone(), id);
+        self.tokens.insert(id, token);
+    }
+
+    /// The id that loading gives a token: its own if it is known, else the next after all others.
+    fn loaded_id(&self, content: &str) -> u32 {
+        if let Some(&id) = self.ids.get(content).or_else(|| self.base.get(content)) {
+            return id;
+        }
+        let base = self.base.len() as u32;
+        match self.tokens.last_key_value() {
+            Some((&last, _)) if last >= base => last.saturating_add(1),
+            _ => base,
+        }
+    }
+}
+
+/// A token that the configuration gives a role.
+struct NamedToken {
+    content: String,
+    /// One of `additional_special_tokens`.
+    additional: bool,
+}
+
+fn named_tokens(config: &Map<String, Value>) -> Vec<NamedToken> {
+    let single = NAMED.iter().filter_map(|role| match config.get(*role) {
+        Some(value) => content(value),
+        None => class_default(config, role).map(str::to_string),
+    });
+    let additional = config.get("additional_special_tokens").and_then(Value::as_array);
+    let additional = additional.into_iter().flatten().filter_map(content);
+    let single = single.map(|content| NamedToken { content, additional: false });
+    single.chain(additional.map(|content| NamedToken { content, additional: true })).collect()
+}
+
+/// A token as text, or as an object with its content.
+fn content(value: &Value) -> Option<String> {
+    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_string)
+}
+
+/// What a tokenizer class takes for a role that the configuration does not mention (null is a mention).
+fn class_default(config: &Map<String, Value>, role: &str) -> Option<&'static str> {
+    let class = config.get("tokenizer_class")?.as_str()?;
+    let roles: &[&str] = match class.strip_suffix("Fast").unwrap_or(class) {
+        "Qwen2Tokenizer" => &["unk_token", "eos_token", "pad_token"],
+        "GPT2Tokenizer" => &["unk_token", "bos_token", "eos_token"],
+        _ => &[],
+    };
+    roles.contains(&role).then_some("<|endoftext|>")
+}
+
+fn plain(content: String) -> AddedToken {
+    AddedToken { content, single_word: false, lstrip: false, rstrip: false, normalized: true, special: false }
+}

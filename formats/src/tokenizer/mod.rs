@@ -1,0 +1,12 @@
+//! Tokenizers: read from a folder or a GGUF, and used on text.
+
+mod added;
+mod bytes;
+pub(crate) mod files;
+mod partition;
+mod pre;
+mod text;
+pub(crate) mod vocabulary;
+
+pub use pre::{check_pre_tokenizer_name, known_pre_tokenizers};
+pub use text::{StreamDecoder, TextTokenizer};

@@ -1,0 +1,302 @@
+//! Text to ids and back, with the result that llama.cpp's own tokenizer has.
+
+use std::fmt;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{SplitDelimiterBehavior, Tokenizer};
+
+use super::bytes;
+use super::partition::{Fragment, Matched, ends_generation};
+use super::pre::PreTokenizer;
+use super::vocabulary::{TokenType, Vocabulary};
+use crate::describe::describe_tokenizer;
+use crate::error::{Error, Result};
+use crate::gguf::Metadata;
+use crate::model::{Model, Origin};
+
+/// A model's tokenizer: byte-level BPE as llama.cpp does it.
+///
+/// A folder's tokenizer goes the same way as a converted file's: through the vocabulary that the GGUF gets. So both
+/// give the same ids, also where Hugging Face's own tokenizer would differ (llama.cpp does not normalize to NFC).
+pub struct TextTokenizer {
+    vocabulary: Vocabulary,
+    matched: Matched,
+    bpe: Tokenizer,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    add_bos: bool,
+    add_eos: bool,
+    chat_template: Option<String>,
+}
+
+impl TextTokenizer {
+    /// The tokenizer of a folder or a GGUF.
+    ///
+    /// # Errors
+    /// No tokenizer, a malformed one, or splits that are not known here.
+    pub fn from_model(model: &Model) -> Result<TextTokenizer> {
+        match &model.origin {
+            Origin::HuggingFace(folder) => {
+                let metadata = describe_tokenizer(folder, model.config.vocab_size)?;
+                TextTokenizer::from_metadata(folder, &metadata)
+            }
+            Origin::Gguf(file) => TextTokenizer::from_metadata(file.path(), &file.metadata),
+        }
+    }
+
+    /// The tokenizer that a GGUF's metadata describes. `path` names the file in errors.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::from_model`]; also a special token's id that is out of range.
+    pub fn from_metadata(path: &Path, metadata: &Metadata) -> Result<TextTokenizer> {
+        let vocabulary = Vocabulary::from_metadata(path, metadata)?;
+        let pre = PreTokenizer::find(&vocabulary.pre).ok_or_else(|| Error::UnknownPreTokenizer {
+            path: path.to_path_buf(),
+            regex: format!("the splits that `{}` stands for are not known here", vocabulary.pre),
+        })?;
+        let special = |key: &str| match metadata.unsigned(key) {
+            Some(id) if id < vocabulary.tokens.len() => Ok(Some(id as u32)),
+            Some(id) => Err(Error::BadValue {
+                path: path.to_path_buf(),
+                key: key.into(),
+                found: id.to_string(),
+                expected: format!("an id below {}", vocabulary.tokens.len()),
+            }),
+            None => Ok(None),
+        };
+        let flag = |key: &str| metadata.get(key).and_then(crate::gguf::Value::as_bool);
+        let (bos, eos) = (special("tokenizer.ggml.bos_token_id")?, special("tokenizer.ggml.eos_token_id")?);
+        let add = |key: &str, default: bool, id: Option<u32>, id_key: &str| match flag(key).unwrap_or(default) {
+            true if id.is_none() => Err(Error::MissingKey { path: path.to_path_buf(), key: id_key.into() }),
+            add => Ok(add),
+        };
+        Ok(TextTokenizer {
+            add_bos: add("tokenizer.ggml.add_bos_token", pre.add_bos, bos, "tokenizer.ggml.bos_token_id")?,
+            add_eos: add("tokenizer.ggml.add_eos_token", false, eos, "tokenizer.ggml.eos_token_id")?,
+            bos,
+            eos,
+            chat_template: metadata.string("tokenizer.chat_template").map(str::to_string),
+            matched: Matched::new(&vocabulary),
+            bpe: byte_level_bpe(&vocabulary, pre)?,
+            vocabulary,
+        })
+    }
+
+    /// Ids of a plain text: BOS before it and EOS after it where the model wants them; control tokens that stand in
+    /// the text are text. This is `llama_tokenize` with `add_special` and without `parse_special`, as
+    /// llama-perplexity calls it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let body = self.encode_body(text, false)?;
+        let bos = self.bos.filter(|_| self.add_bos);
+        let eos = self.eos.filter(|_| self.add_eos);
+        Ok(bos.into_iter().chain(body).chain(eos).collect())
+    }
+
+    /// Ids of a rendered chat: control tokens in the text are taken as such, and nothing is added.
+    pub fn encode_chat(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_body(text, true)
+    }
+
+    fn encode_body(&self, text: &str, parse_special: bool) -> Result<Vec<u32>> {
+        let mut ids = Vec::with_capacity(text.len() / 3);
+        for fragment in self.matched.cut(text, parse_special) {
+            match fragment {
+                Fragment::Token(id) => ids.push(id),
+                Fragment::Text(text) => {
+                    let encoded = self.bpe.encode_fast(text, false).map_err(|e| self.error(e))?;
+                    ids.extend_from_slice(encoded.get_ids());
+                }
+            }
+        }
+        Ok(ids)
+    }
+
+    fn error(&self, error: tokenizers::Error) -> Error {
+        Error::Tokenizer { path: self.vocabulary.path.clone(), detail: error.to_string() }
+    }
+
+    /// The text of ids, without control tokens; bytes that are not UTF-8 become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let shown = ids.iter().filter(|&&id| !self.is_control(id));
+        let bytes: Vec<u8> = shown.flat_map(|&id| self.token_bytes(id)).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The bytes a token stands for: of a control or user-defined token its text, of an unused id nothing. A
+    /// character of several bytes may come as several tokens; [`TextTokenizer::stream`] puts them together.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let index = id as usize;
+        match (self.vocabulary.types.get(index), self.vocabulary.tokens.get(index)) {
+            (Some(TokenType::Unused), _) | (None, _) | (_, None) => Vec::new(),
+            (Some(TokenType::Normal | TokenType::Byte), Some(text)) => bytes::decode(text),
+            (Some(_), Some(text)) => text.as_bytes().to_vec(),
+        }
+    }
+
+    /// A decoder for ids that come one by one.
+    pub fn stream(&self) -> StreamDecoder<'_> {
+        StreamDecoder { tokenizer: self, pending: Vec::new() }
+    }
+
+    /// The token that begins a text, if there is one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a text, if there is one.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// True if [`TextTokenizer::encode`] puts BOS first.
+    pub fn add_bos(&self) -> bool {
+        self.add_bos
+    }
+
+    /// True if [`TextTokenizer::encode`] puts EOS last.
+    pub fn add_eos(&self) -> bool {
+        self.add_eos
+    }
+
+    /// True for tokens that end generation: EOS, and the ends of a turn that llama.cpp knows by their text.
+    pub fn ends_generation(&self, id: u32) -> bool {
+        self.eos == Some(id) || self.vocabulary.tokens.get(id as usize).is_some_and(|t| ends_generation(t))
+    }
+
+    fn is_control(&self, id: u32) -> bool {
+        matches!(
+            self.vocabulary.types.get(id as usize),
+            Some(TokenType::Control | TokenType::Unknown)
+        )
+    }
+
+    /// Number of ids, unused ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.vocabulary.tokens.len()
+    }
+
+    /// llama.cpp's name of the pre-tokenizer.
+    pub fn pre_tokenizer(&self) -> &str {
+        &self.vocabulary.pre
+    }
+
+    /// The default chat template, in Jinja.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// SHA-256 of all that decides how text becomes ids. Equal digests: the same ids for every text.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        // Aliases of one pre-tokenizer split alike.
+        hash.update(PreTokenizer::find(&self.vocabulary.pre).map_or("", PreTokenizer::name));
+        hash.update([0, u8::from(self.add_bos), u8::from(self.add_eos)]);
+        for id in [self.bos.filter(|_| self.add_bos), self.eos.filter(|_| self.add_eos)] {
+            hash.update(id.unwrap_or(u32::MAX).to_le_bytes());
+        }
+        for (token, kind) in self.vocabulary.tokens.iter().zip(&self.vocabulary.types) {
+            hash.update((token.len() as u64).to_le_bytes());
+            hash.update(token);
+            hash.update([*kind as u8]);
+        }
+        for merge in &self.vocabulary.merges {
+            hash.update((merge.len() as u64).to_le_bytes());
+            hash.update(merge);
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Debug for TextTokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TextTokenizer")
+            .field("path", &self.vocabulary.path)
+            .field("pre", &self.vocabulary.pre)
+            .field("vocab_size", &self.vocab_size())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Puts the bytes of tokens together to whole characters.
+#[derive(Debug)]
+pub struct StreamDecoder<'t> {
+    tokenizer: &'t TextTokenizer,
+    pending: Vec<u8>,
+}
+
+impl StreamDecoder<'_> {
+    /// Takes a token and returns the text that is complete with it; control tokens give none.
+    pub fn push(&mut self, id: u32) -> String {
+        if self.tokenizer.is_control(id) {
+            return String::new();
+        }
+        self.pending.extend(self.tokenizer.token_bytes(id));
+        let complete = complete_prefix(&self.pending);
+        let rest = self.pending.split_off(complete);
+        String::from_utf8_lossy(&std::mem::replace(&mut self.pending, rest)).into_owned()
+    }
+
+    /// What is left, with U+FFFD for a character that never became whole.
+    pub fn finish(self) -> String {
+        String::from_utf8_lossy(&self.pending).into_owned()
+    }
+}
+
+/// Length of `bytes` without a character at the end that more bytes could still complete.
+fn complete_prefix(bytes: &[u8]) -> usize {
+    let mut start = 0;
+    loop {
+        match std::str::from_utf8(&bytes[start..]) {
+            Ok(_) => return bytes.len(),
+            Err(e) => match e.error_len() {
+                Some(bad) => start += e.valid_up_to() + bad,
+                None => return start + e.valid_up_to(),
+            },
+        }
+    }
+}
+
+/// `vocabulary` as a tokenizer without special tokens: those are cut out before.
+fn byte_level_bpe(vocabulary: &Vocabulary, pre: &PreTokenizer) -> Result<Tokenizer> {
+    let error = |e: tokenizers::Error| Error::Tokenizer {
+        path: vocabulary.path.clone(),
+        detail: e.to_string(),
+    };
+    let ids: Vocab = vocabulary.tokens.iter().cloned().zip(0u32..).collect();
+    let sides = |merge: &String| {
+        let (left, right) = vocabulary.sides(merge)?;
+        Ok((left.to_string(), right.to_string()))
+    };
+    let merges = vocabulary.merges.iter().map(sides).collect::<Result<Vec<_>>>()?;
+    let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(pre.ignore_merges);
+    let mut steps = Vec::new();
+    for regex in pre.splits {
+        let pattern = SplitPattern::Regex(regex.to_string());
+        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(error)?;
+        steps.push(PreTokenizerWrapper::Split(split));
+    }
+    steps.push(PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, false, false)));
+    let mut tokenizer = Tokenizer::new(model.build().map_err(error)?);
+    tokenizer.with_pre_tokenizer(Some(PreTokenizerWrapper::Sequence(Sequence::new(steps))));
+    Ok(tokenizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_character_that_can_still_be_completed_waits() {
+        assert_eq!(complete_prefix("aä".as_bytes()), 3);
+        assert_eq!(complete_prefix(&"aä".as_bytes()[..2]), 1);
+        assert_eq!(complete_prefix(b"a\xff"), 2);
+        assert_eq!(complete_prefix(b"\xff\xe2\x82"), 1);
+        assert_eq!(complete_prefix(b""), 0);
+    }
+}

@@ -1,0 +1,302 @@
+//! Metadata of folders, compared with what llama.cpp's convert_hf_to_gguf.py writes for the same folders.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use plmconv_formats::describe::set_file_type;
+use plmconv_formats::gguf::{Metadata, Value};
+use plmconv_formats::model::Origin;
+use plmconv_formats::{Config, DescribeOptions, Error, Model, describe};
+use serde_json::{Map, Value as Json, json};
+use sha2::{Digest, Sha256};
+use support::{fixtures, write_gguf};
+
+/// `LLAMA_FTYPE_MOSTLY_BF16`, which the golden files have.
+const BF16: u32 = 32;
+
+fn read_json(path: impl AsRef<Path>) -> Json {
+    let text = std::fs::read_to_string(path.as_ref()).expect("the fixture is there");
+    serde_json::from_str(&text).expect("the fixture is JSON")
+}
+
+fn options() -> DescribeOptions {
+    DescribeOptions { file_type: BF16, tokenizer_pre: None }
+}
+
+/// A folder that a test writes.
+struct Folder {
+    path: PathBuf,
+    _guard: tempfile::TempDir,
+}
+
+impl Folder {
+    /// A case of fixtures/describe.
+    fn of_case(case: &Json) -> Folder {
+        let guard = tempfile::tempdir().expect("a temporary folder");
+        let path = guard.path().join(case["folder"].as_str().expect("folder"));
+        std::fs::create_dir(&path).expect("can be made");
+        let folder = Folder { path, _guard: guard };
+        for (name, content) in case["files"].as_object().expect("files") {
+            folder.write(name, content);
+        }
+        if let Some(patch) = case["tokenizer_patch"].as_object() {
+            let mut tokenizer = read_json(fixtures().join("describe/tokenizer.json"));
+            merge(tokenizer.as_object_mut().expect("an object"), patch);
+            folder.write("tokenizer.json", &tokenizer);
+        }
+        folder
+    }
+
+    fn write(&self, name: &str, content: &Json) {
+        let path = self.path.join(name);
+        std::fs::create_dir_all(path.parent().expect("has a parent")).expect("can be made");
+        let text = content.as_str().map_or_else(|| content.to_string(), str::to_string);
+        std::fs::write(path, text).expect("can be written");
+    }
+
+    /// A model without tensors: metadata needs none.
+    fn model(&self) -> Model {
+        let path = self.path.join("config.json");
+        let text = std::fs::read_to_string(&path).expect("config.json");
+        let config = Config::from_json(&path, &text).expect("a PLM's config");
+        Model { config, tensors: Vec::new(), origin: Origin::HuggingFace(self.path.clone()) }
+    }
+
+    fn describe(&self) -> Result<Metadata, Error> {
+        describe(&self.model(), &options())
+    }
+}
+
+fn merge(into: &mut Map<String, Json>, patch: &Map<String, Json>) {
+    for (key, value) in patch {
+        match (into.get_mut(key), value) {
+            (Some(Json::Object(into)), Json::Object(patch)) if ["model", "vocab"].contains(&key.as_str()) => {
+                merge(into, patch);
+            }
+            _ => drop(into.insert(key.clone(), value.clone())),
+        }
+    }
+}
+
+fn qwen_style() -> Json {
+    read_json(fixtures().join("describe/qwen_style.json"))
+}
+
+/// Metadata in the form of the golden files.
+fn to_json(metadata: &Metadata, whole_arrays: bool) -> Map<String, Json> {
+    let one = |(key, value): (&str, &Value)| {
+        let (kind, value) = match value {
+            Value::U32(n) => ("UINT32", json!(n)),
+            Value::I32(n) => ("INT32", json!(n)),
+            Value::F32(f) => ("FLOAT32", json!(f64::from(*f))),
+            Value::Bool(b) => ("BOOL", json!(b)),
+            Value::String(s) => ("STRING", json!(s)),
+            Value::Array(array) => return (key.to_string(), array_to_json(&array.values, whole_arrays)),
+            other => panic!("{key}: unexpected {other:?}"),
+        };
+        (key.to_string(), json!({"type": [kind], "value": value}))
+    };
+    metadata.iter().map(one).collect()
+}
+
+fn array_to_json(values: &[Value], whole: bool) -> Json {
+    let (kind, values): (_, Vec<Json>) = match values.first() {
+        Some(Value::I32(_)) => ("INT32", values.iter().map(|v| json!(v.as_i64())).collect()),
+        _ => ("STRING", values.iter().map(|v| json!(v.as_str())).collect()),
+    };
+    let line = |v: &Json| v.as_str().map_or_else(|| v.to_string(), str::to_string);
+    let lines: Vec<String> = values.iter().map(line).collect();
+    let digest: String = Sha256::digest(lines.join("\n")).iter().map(|b| format!("{b:02x}")).collect();
+    let mut json = json!({"type": ["ARRAY", kind], "count": values.len(), "sha256_of_lines": digest});
+    if whole && values.len() <= 20 {
+        json["value"] = Json::Array(values);
+    }
+    json
+}
+
+/// Same keys in the same order, same types, same values.
+fn assert_same(found: &Map<String, Json>, expected: &Map<String, Json>, case: &str) {
+    for (key, value) in expected {
+        assert_eq!(found.get(key), Some(value), "{case}: {key}");
+    }
+    assert!(found.keys().eq(expected.keys()), "{case}: {:?}", found.keys().collect::<Vec<_>>());
+}
+
+#[test]
+fn tiny_plm_has_the_converters_metadata() {
+    let model = Model::open(fixtures().join("tiny-plm")).expect("opens");
+    let metadata = describe(&model, &options()).expect("is described");
+    let mut golden = read_json(fixtures().join("golden/metadata.json"));
+    let golden = golden.as_object_mut().expect("an object");
+    for value in golden.values_mut() {
+        value.as_object_mut().expect("an object").remove("first");
+    }
+    assert_same(&to_json(&metadata, false), golden, "tiny-plm");
+}
+
+#[test]
+fn every_case_has_the_converters_metadata() {
+    let mut cases = 0;
+    for entry in std::fs::read_dir(fixtures().join("describe")).expect("the folder is there") {
+        let path = entry.expect("can be read").path();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if path.extension().is_none_or(|e| e != "json") || name == "tokenizer" {
+            continue;
+        }
+        let case = read_json(&path);
+        let metadata = Folder::of_case(&case).describe().unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_same(&to_json(&metadata, true), case["expected"].as_object().expect("expected"), &name);
+        cases += 1;
+    }
+    assert_eq!(cases, 24);
+}
+
+#[test]
+fn a_folder_without_tokenizer_json_has_the_same_tokens() {
+    let whole = Folder::of_case(&qwen_style()).describe().expect("is described");
+    let parts = read_json(fixtures().join("describe/no_tokenizer_json.json"));
+    let parts = Folder::of_case(&parts).describe().expect("is described");
+    for key in ["tokens", "token_type", "merges", "pre"].map(|key| format!("tokenizer.ggml.{key}")) {
+        assert_eq!(whole.get(&key), parts.get(&key), "{key}");
+    }
+}
+
+#[test]
+fn a_named_pre_tokenizer_overrides() {
+    let mut case = qwen_style();
+    case["tokenizer_patch"] = json!({"pre_tokenizer": {"type": "Metaspace"}});
+    let folder = Folder::of_case(&case);
+    match folder.describe() {
+        Err(Error::UnknownPreTokenizer { regex, .. }) => assert!(regex.contains("Metaspace"), "{regex}"),
+        other => panic!("{other:?}"),
+    }
+    let with = |name: &str| {
+        describe(&folder.model(), &DescribeOptions { file_type: BF16, tokenizer_pre: Some(name.into()) })
+    };
+    let metadata = with("llama-bpe").expect("is described");
+    assert_eq!(metadata.string("tokenizer.ggml.pre"), Some("llama-bpe"));
+    let error = with("lama-bpe").expect_err("is not a name").to_string();
+    assert!(error.contains("llama-bpe"), "{error}");
+}
+
+#[test]
+fn an_unknown_regex_is_named_in_the_error() {
+    let mut case = qwen_style();
+    let split = json!({"type": "Split", "pattern": {"Regex": "\\w+"}, "behavior": "Isolated", "invert": false});
+    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false});
+    case["tokenizer_patch"] =
+        json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes]}});
+    let error = Folder::of_case(&case).describe().expect_err("is not known").to_string();
+    assert!(error.contains("\\w+") && error.contains("--tokenizer-pre"), "{error}");
+}
+
+fn added(content: &str, id: u32) -> Json {
+    json!({"id": id, "content": content, "special": false, "normalized": false})
+}
+
+/// Faulty tokenizers: what is put into tokenizer.json of the qwen_style case, and how the error is to look.
+#[test]
+fn every_defect_has_its_error() {
+    let list = |tokens: &[Json]| json!({"added_tokens": tokens});
+    let normalizer = |kind: &str| json!({"normalizer": {"type": kind}});
+    let vocab = |token: &str, id: u32| json!({"added_tokens": [], "model": {"vocab": {token: id}}});
+    let merges = |merge: &str| json!({"added_tokens": [], "model": {"merges": [merge]}});
+    type Is = fn(&Error) -> bool;
+    let defects: Vec<(Json, Is)> = vec![
+        (list(&[added("<hole>", 305)]), |e| matches!(e, Error::MisplacedToken { id: 305, loaded: 300, .. })),
+        (list(&[added("!", 300)]), |e| matches!(e, Error::MisplacedToken { id: 300, loaded: 0, .. })),
+        (vocab("far", 330), |e| matches!(e, Error::TokenOutOfRange { id: 330, vocab_size: 330, .. })),
+        (vocab("twice", 7), |e| matches!(e, Error::DuplicateTokenId { id: 7, .. })),
+        (vocab("[PAD301]", 300), |e| matches!(e, Error::DuplicateToken { first: 300, second: 301, .. })),
+        (merges("x nothere"), |e| matches!(e, Error::MergeOutOfVocabulary { merge, .. } if merge == "x nothere")),
+        (merges("Z Z"), |e| matches!(e, Error::MergeOutOfVocabulary { .. })),
+        (merges("one"), |e| matches!(e, Error::MergeOutOfVocabulary { .. })),
+        (normalizer("Lowercase"), |e| {
+            matches!(e, Error::Normalizer { normalizer, .. } if normalizer.contains("Lowercase"))
+        }),
+        (
+            json!({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Replace"}]}}),
+            |e| matches!(e, Error::Normalizer { normalizer, .. } if normalizer.contains("Replace")),
+        ),
+        (json!({"model": {"type": "Unigram"}}), |e| e.to_string().contains("Unigram")),
+        (json!({"model": {"byte_fallback": true}}), |e| e.to_string().contains("byte-level")),
+        (json!({"model": {"end_of_word_suffix": "</w>"}}), |e| e.to_string().contains("</w>")),
+        (json!({"model": {"vocab": 3}}), |e| matches!(e, Error::Json { .. })),
+        (json!({"model": {"ignore_merges": true}}), |e| e.to_string().contains("ignore_merges")),
+    ];
+    for (patch, is) in defects {
+        let mut case = qwen_style();
+        let config = &mut case["files"]["tokenizer_config.json"];
+        *config = json!({"tokenizer_class": "Qwen2Tokenizer", "eos_token": null, "pad_token": null, "unk_token": null});
+        case["tokenizer_patch"] = patch.clone();
+        let error = Folder::of_case(&case).describe().expect_err(&patch.to_string());
+        assert!(is(&error), "{patch}: {error}");
+    }
+}
+
+#[test]
+fn accepted_normalizers() {
+    for normalizer in [json!(null), json!({"type": "Sequence", "normalizers": [{"type": "NFC"}]})] {
+        let mut case = qwen_style();
+        case["tokenizer_patch"] = json!({"normalizer": normalizer});
+        let metadata = Folder::of_case(&case).describe().expect("is described");
+        assert_same(&to_json(&metadata, true), case["expected"].as_object().expect("expected"), "normalizer");
+    }
+}
+
+#[test]
+fn defects_of_other_files() {
+    let with = |name: &str, content: Json| {
+        let mut case = qwen_style();
+        case["files"][name] = content;
+        Folder::of_case(&case).describe()
+    };
+    let without_tokenizer = |files: Json| {
+        let mut case = qwen_style();
+        case["tokenizer_patch"] = Json::Null;
+        for (name, content) in files.as_object().expect("files") {
+            case["files"][name] = content.clone();
+        }
+        Folder::of_case(&case).describe()
+    };
+    assert!(matches!(without_tokenizer(json!({})), Err(Error::NoTokenizer { .. })));
+    assert!(matches!(without_tokenizer(json!({"vocab.json": {"a": 0}})), Err(Error::NoTokenizer { .. })));
+    let unknown_class = json!({"vocab.json": {"a": 0}, "merges.txt": "", "tokenizer_config.json": {"tokenizer_class": "X"}});
+    match without_tokenizer(unknown_class) {
+        Err(Error::UnknownPreTokenizer { regex, .. }) => assert!(regex.contains("`X`"), "{regex}"),
+        other => panic!("{other:?}"),
+    }
+    let bad_merges = json!({"vocab.json": {"a": 0}, "merges.txt": "#version: 0.2\na b c\n"});
+    assert!(matches!(without_tokenizer(bad_merges), Err(Error::Tokenizer { detail, .. }) if detail.contains("line 2")));
+    assert!(matches!(with("tokenizer_config.json", json!("{")), Err(Error::Json { .. })));
+    assert!(matches!(with("README.md", json!("---\na: [1\nb: }\n---\n")), Err(Error::ModelCard { .. })));
+    assert!(matches!(with("README.md", json!("---\nname: [a, b]\n---\n")), Err(Error::ModelCard { .. })));
+    assert!(matches!(with("generation_config.json", json!({"top_k": "many"})), Err(Error::BadValue { .. })));
+    let misplaced = json!({"added_tokens_decoder": {"328": {"content": "<x>"}}, "tokenizer_class": "Qwen2Tokenizer"});
+    assert!(matches!(with("tokenizer_config.json", misplaced), Err(Error::MisplacedToken { loaded: 326, .. })));
+    let mut config = qwen_style()["files"]["config.json"].clone();
+    config["bos_token_id"] = json!(-1);
+    assert!(matches!(with("config.json", config), Err(Error::BadValue { key, .. }) if key == "bos_token_id"));
+}
+
+#[test]
+fn a_gguf_keeps_its_own_metadata() {
+    let model = Model::open(fixtures().join("tiny-plm")).expect("opens");
+    let mut metadata = describe(&model, &options()).expect("is described");
+    metadata.set("general.note", Value::String("kept".into()));
+    metadata.set("split.no", Value::U16(0));
+    metadata.set("split.count", Value::U16(1));
+    let guard = tempfile::tempdir().expect("a temporary folder");
+    let path = guard.path().join("tiny.gguf");
+    write_gguf(&path, &model, &metadata);
+    let model = Model::open(&path).expect("opens");
+    let options = DescribeOptions { file_type: 15, tokenizer_pre: Some("qwen35".into()) };
+    let again = describe(&model, &options).expect("is described");
+
+    metadata.remove("split.no");
+    metadata.remove("split.count");
+    set_file_type(&mut metadata, 15);
+    metadata.set("tokenizer.ggml.pre", Value::String("qwen35".into()));
+    assert_eq!(again, metadata);
+}
