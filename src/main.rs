@@ -1,1 +1,21 @@
-fn main() {}
+//! `plmconv`: parse, run, exit code.
+
+mod args;
+mod commands;
+mod error;
+mod pipeline;
+mod plan;
+mod progress;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    match commands::run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => error::report(&e),
+    }
+}

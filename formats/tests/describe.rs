@@ -183,10 +183,10 @@ fn a_named_pre_tokenizer_overrides() {
 #[test]
 fn an_unknown_regex_is_named_in_the_error() {
     let mut case = qwen_style();
-    let split = json!({"type": "Split", "pattern": {"Regex": "\\w+"}, "behavior": "Isolated", "invert": false});
+    let split =
+        json!({"type": "Split", "pattern": {"Regex": "\\w+"}, "behavior": "Isolated", "invert": false});
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false});
-    case["tokenizer_patch"] =
-        json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes]}});
+    case["tokenizer_patch"] = json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes]}});
     let error = Folder::of_case(&case).describe().expect_err("is not known").to_string();
     assert!(error.contains("\\w+") && error.contains("--tokenizer-pre"), "{error}");
 }
@@ -209,12 +209,16 @@ fn every_defect_has_its_error() {
         (vocab("far", 330), |e| matches!(e, Error::TokenOutOfRange { id: 330, vocab_size: 330, .. })),
         (vocab("twice", 7), |e| matches!(e, Error::DuplicateTokenId { id: 7, .. })),
         (vocab("[PAD301]", 300), |e| matches!(e, Error::DuplicateToken { first: 300, second: 301, .. })),
-        (merges("x nothere"), |e| matches!(e, Error::MergeOutOfVocabulary { merge, .. } if merge == "x nothere")),
+        (
+            merges("x nothere"),
+            |e| matches!(e, Error::MergeOutOfVocabulary { merge, .. } if merge == "x nothere"),
+        ),
         (merges("Z Z"), |e| matches!(e, Error::MergeOutOfVocabulary { .. })),
         (merges("one"), |e| matches!(e, Error::MergeOutOfVocabulary { .. })),
-        (normalizer("Lowercase"), |e| {
-            matches!(e, Error::Normalizer { normalizer, .. } if normalizer.contains("Lowercase"))
-        }),
+        (
+            normalizer("Lowercase"),
+            |e| matches!(e, Error::Normalizer { normalizer, .. } if normalizer.contains("Lowercase")),
+        ),
         (
             json!({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Replace"}]}}),
             |e| matches!(e, Error::Normalizer { normalizer, .. } if normalizer.contains("Replace")),
@@ -262,19 +266,26 @@ fn defects_of_other_files() {
     };
     assert!(matches!(without_tokenizer(json!({})), Err(Error::NoTokenizer { .. })));
     assert!(matches!(without_tokenizer(json!({"vocab.json": {"a": 0}})), Err(Error::NoTokenizer { .. })));
-    let unknown_class = json!({"vocab.json": {"a": 0}, "merges.txt": "", "tokenizer_config.json": {"tokenizer_class": "X"}});
+    let unknown_class =
+        json!({"vocab.json": {"a": 0}, "merges.txt": "", "tokenizer_config.json": {"tokenizer_class": "X"}});
     match without_tokenizer(unknown_class) {
         Err(Error::UnknownPreTokenizer { regex, .. }) => assert!(regex.contains("`X`"), "{regex}"),
         other => panic!("{other:?}"),
     }
     let bad_merges = json!({"vocab.json": {"a": 0}, "merges.txt": "#version: 0.2\na b c\n"});
-    assert!(matches!(without_tokenizer(bad_merges), Err(Error::Tokenizer { detail, .. }) if detail.contains("line 2")));
+    assert!(
+        matches!(without_tokenizer(bad_merges), Err(Error::Tokenizer { detail, .. }) if detail.contains("line 2"))
+    );
     assert!(matches!(with("tokenizer_config.json", json!("{")), Err(Error::Json { .. })));
     assert!(matches!(with("README.md", json!("---\na: [1\nb: }\n---\n")), Err(Error::ModelCard { .. })));
     assert!(matches!(with("README.md", json!("---\nname: [a, b]\n---\n")), Err(Error::ModelCard { .. })));
     assert!(matches!(with("generation_config.json", json!({"top_k": "many"})), Err(Error::BadValue { .. })));
-    let misplaced = json!({"added_tokens_decoder": {"328": {"content": "<x>"}}, "tokenizer_class": "Qwen2Tokenizer"});
-    assert!(matches!(with("tokenizer_config.json", misplaced), Err(Error::MisplacedToken { loaded: 326, .. })));
+    let misplaced =
+        json!({"added_tokens_decoder": {"328": {"content": "<x>"}}, "tokenizer_class": "Qwen2Tokenizer"});
+    assert!(matches!(
+        with("tokenizer_config.json", misplaced),
+        Err(Error::MisplacedToken { loaded: 326, .. })
+    ));
     let mut config = qwen_style()["files"]["config.json"].clone();
     config["bos_token_id"] = json!(-1);
     assert!(matches!(with("config.json", config), Err(Error::BadValue { key, .. }) if key == "bos_token_id"));

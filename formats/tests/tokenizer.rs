@@ -107,7 +107,9 @@ fn begin_and_end_are_added_where_the_model_wants_them() {
 #[test]
 fn user_defined_tokens_are_matched_in_every_text() {
     let mut metadata = metadata();
-    let Some(Value::Array(mut types)) = metadata.remove("tokenizer.ggml.token_type") else { panic!("no types") };
+    let Some(Value::Array(mut types)) = metadata.remove("tokenizer.ggml.token_type") else {
+        panic!("no types")
+    };
     types.values[IM_START as usize] = Value::I32(4);
     metadata.set("tokenizer.ggml.token_type", Value::Array(types));
     let tokenizer = from(&metadata).expect("loads");

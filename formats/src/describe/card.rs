@@ -31,7 +31,9 @@ impl ModelCard {
         let text = read_optional(&path)?.unwrap_or_default();
         let front = match front_matter(&text) {
             None => Yaml::Null,
-            Some(yaml) => Yaml::parse(&yaml).map_err(|detail| Error::ModelCard { path: path.clone(), detail })?,
+            Some(yaml) => {
+                Yaml::parse(&yaml).map_err(|detail| Error::ModelCard { path: path.clone(), detail })?
+            }
         };
         Ok(ModelCard { path, front })
     }
@@ -95,7 +97,9 @@ impl ModelCard {
             Yaml::Text(id) => Ok(source_of_id(id, parameters)),
             Yaml::Map(_) => Ok(source_of_map(item)),
             // Written as an entry without keys, as the converter does for what it does not know.
-            Yaml::Null | Yaml::List(_) => Err(self.error(format!("`{key}` holds an entry that is not a name"))),
+            Yaml::Null | Yaml::List(_) => {
+                Err(self.error(format!("`{key}` holds an entry that is not a name")))
+            }
         };
         items.iter().map(source).collect::<Result<Vec<_>>>().map(Some)
     }

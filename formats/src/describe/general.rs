@@ -120,7 +120,9 @@ fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Result<()> {
     let Ok(config) = serde_json::from_str::<Map<String, Json>>(&text) else { return Ok(()) };
     for (key, names, kind) in SAMPLING {
         // A null is a value: it hides a second name.
-        let Some((name, found)) = names.iter().find_map(|name| Some((name, config.get(*name)?))) else { continue };
+        let Some((name, found)) = names.iter().find_map(|name| Some((name, config.get(*name)?))) else {
+            continue;
+        };
         let value = match (kind, found) {
             (_, Json::Null) => continue,
             (Kind::Text, Json::String(text)) if text.is_empty() => continue,

@@ -36,7 +36,10 @@ struct Kinds {
 
 impl Kinds {
     fn count(self) -> usize {
-        [self.basename, self.size_label, self.finetune, self.version, self.kind].iter().filter(|k| **k).count()
+        [self.basename, self.size_label, self.finetune, self.version, self.kind]
+            .iter()
+            .filter(|k| **k)
+            .count()
     }
 }
 
@@ -253,8 +256,12 @@ mod tests {
                 &parts.version,
                 &parts.size_label,
             ];
-            let expected: Vec<_> =
-                case["parts"].as_array().expect("parts").iter().map(|p| p.as_str().map(str::to_string)).collect();
+            let expected: Vec<_> = case["parts"]
+                .as_array()
+                .expect("parts")
+                .iter()
+                .map(|p| p.as_str().map(str::to_string))
+                .collect();
             assert!(found.iter().copied().eq(&expected), "{id} ({parameters}): {parts:?}, not {expected:?}");
             assert_eq!(title(id), case["title"].as_str().expect("title"), "{id}");
         }

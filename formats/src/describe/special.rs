@@ -149,7 +149,8 @@ impl Specials {
         if self.config.is_none() {
             return;
         }
-        let first = |key: &str, default: &Json| processor.pointer(&format!("/{key}/0")).unwrap_or(default).clone();
+        let first =
+            |key: &str, default: &Json| processor.pointer(&format!("/{key}/0")).unwrap_or(default).clone();
         if !truthy(&named.cls) {
             named.cls = first("cls", &named.bos);
             self.rename("cls_token", &named.cls);
@@ -162,7 +163,8 @@ impl Specials {
 
     /// Whether a template puts special tokens around one text, and between two.
     fn read_template(&mut self, processor: &Json, named: &mut Named) {
-        let list = |key: &str| processor.get(key).and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
+        let list =
+            |key: &str| processor.get(key).and_then(Json::as_array).map(Vec::as_slice).unwrap_or_default();
         let (mut first, mut last) = (Json::Null, Json::Null);
         if let [start, .., end] = list("single") {
             first = special_of(start);
@@ -258,12 +260,13 @@ impl Specials {
             let value = config.get(&key).filter(|v| !v.is_null()).or_else(inner);
             // A list of ids (several end tokens) has no place in a GGUF and is left out.
             let Some(number) = value.filter(|v| v.is_i64() || v.is_u64()) else { continue };
-            let id = number.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| Error::BadValue {
-                path: path.to_path_buf(),
-                key: key.clone(),
-                found: number.to_string(),
-                expected: "the id of a token".into(),
-            })?;
+            let id =
+                number.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| Error::BadValue {
+                    path: path.to_path_buf(),
+                    key: key.clone(),
+                    found: number.to_string(),
+                    expected: "the id of a token".into(),
+                })?;
             self.set_id(kind, id);
         }
         Ok(())

@@ -98,6 +98,13 @@ impl Role {
     }
 }
 
+impl fmt::Display for Role {
+    /// The GGUF name without its suffix, e.g. `attn_kv_b`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.names().gguf.trim_end_matches(".weight"))
+    }
+}
+
 /// A tensor's identity: its role, and its layer where the role stands once per layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorKey {

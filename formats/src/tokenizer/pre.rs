@@ -92,11 +92,11 @@ const TABLE: [PreTokenizer; 11] = [
         &["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"],
         &[DIGIT, GPT2],
     ),
+    pre(&["deepseek-coder"], &[LINE_BREAK, r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", DIGIT]),
     pre(
-        &["deepseek-coder"],
-        &[LINE_BREAK, r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", DIGIT],
+        &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"],
+        &[r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_V3],
     ),
-    pre(&["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"], &[r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_V3]),
     pre(&["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], &[GPT4O]),
     PreTokenizer { names: &["tekken"], splits: &[TEKKEN], ignore_merges: true, add_bos: true },
     pre(&["seed-coder"], &[SEED_CODER]),
@@ -211,7 +211,8 @@ fn collect_splits(value: &Value, splits: &mut Vec<String>) -> Result<bool, Strin
     let kind = value.get("type").and_then(Value::as_str).unwrap_or_default();
     match kind {
         "Sequence" => {
-            let steps = value.get("pretokenizers").and_then(Value::as_array).ok_or_else(|| value.to_string())?;
+            let steps =
+                value.get("pretokenizers").and_then(Value::as_array).ok_or_else(|| value.to_string())?;
             let mut byte_level = false;
             for step in steps {
                 if byte_level {
@@ -252,10 +253,10 @@ fn collect_splits(value: &Value, splits: &mut Vec<String>) -> Result<bool, Strin
 
 /// One spelling of a regex: line breaks as escapes, contractions in one of their two usual forms.
 fn spell(regex: &str) -> String {
-    regex.replace('\r', r"\r").replace('\n', r"\n").replace(
-        "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])",
-        CONTRACTIONS,
-    )
+    regex
+        .replace('\r', r"\r")
+        .replace('\n', r"\n")
+        .replace("(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", CONTRACTIONS)
 }
 
 /// Levenshtein's distance, in characters.
@@ -314,7 +315,8 @@ mod tests {
         assert_eq!(name(&nested, false), Ok("qwen2"));
         let raw_breaks = QWEN2.replace(r"\r", "\r").replace(r"\n", "\n");
         assert_eq!(name(&sequence(&[split(&raw_breaks), byte_level(false)]), false), Ok("qwen2"));
-        let removed = json!({"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Removed", "invert": true});
+        let removed =
+            json!({"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Removed", "invert": true});
         assert_eq!(name(&sequence(&[removed, byte_level(false)]), true), Ok("llama-bpe"));
     }
 

@@ -72,7 +72,8 @@ impl TextTokenizer {
         };
         let flag = |key: &str| metadata.get(key).and_then(crate::gguf::Value::as_bool);
         let (bos, eos) = (special("tokenizer.ggml.bos_token_id")?, special("tokenizer.ggml.eos_token_id")?);
-        let add = |key: &str, default: bool, id: Option<u32>, id_key: &str| match flag(key).unwrap_or(default) {
+        let add = |key: &str, default: bool, id: Option<u32>, id_key: &str| match flag(key).unwrap_or(default)
+        {
             true if id.is_none() => Err(Error::MissingKey { path: path.to_path_buf(), key: id_key.into() }),
             add => Ok(add),
         };
@@ -170,10 +171,7 @@ impl TextTokenizer {
     }
 
     fn is_control(&self, id: u32) -> bool {
-        matches!(
-            self.vocabulary.types.get(id as usize),
-            Some(TokenType::Control | TokenType::Unknown)
-        )
+        matches!(self.vocabulary.types.get(id as usize), Some(TokenType::Control | TokenType::Unknown))
     }
 
     /// Number of ids, unused ones included.
@@ -264,10 +262,8 @@ fn complete_prefix(bytes: &[u8]) -> usize {
 
 /// `vocabulary` as a tokenizer without special tokens: those are cut out before.
 fn byte_level_bpe(vocabulary: &Vocabulary, pre: &PreTokenizer) -> Result<Tokenizer> {
-    let error = |e: tokenizers::Error| Error::Tokenizer {
-        path: vocabulary.path.clone(),
-        detail: e.to_string(),
-    };
+    let error =
+        |e: tokenizers::Error| Error::Tokenizer { path: vocabulary.path.clone(), detail: e.to_string() };
     let ids: Vocab = vocabulary.tokens.iter().cloned().zip(0u32..).collect();
     let sides = |merge: &String| {
         let (left, right) = vocabulary.sides(merge)?;

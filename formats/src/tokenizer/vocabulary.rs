@@ -7,7 +7,9 @@ use serde_json::Value as Json;
 
 use super::added::AddedTokens;
 use super::bytes::escape_space;
-use super::files::{AddedToken, BpeJson, MergeJson, TokenizerFiles, VocabJson, read_optional, read_optional_json};
+use super::files::{
+    AddedToken, BpeJson, MergeJson, TokenizerFiles, VocabJson, read_optional, read_optional_json,
+};
 use super::pre::{PreTokenizer, check_pre_tokenizer_name};
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;

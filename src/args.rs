@@ -1,0 +1,126 @@
+//! What the user may say. No I/O and no decisions: those are the plan's.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Convert, quantize and inspect PLM models.
+#[derive(Debug, Parser)]
+#[command(name = "plmconv", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Quantize(QuantizeArgs),
+    Convert(ConvertArgs),
+    Inspect(InspectArgs),
+}
+
+/// Quantize a PLM checkpoint into a GGUF that llama.cpp runs
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Types: q4 (= q4_k_m), q8 (= q8_0), f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q2_k_s q3_k_s q3_k_m q3_k_l
+       q4_k_s q4_k_m q5_k_s q5_k_m q6_k iq4_nl iq4_xs tq1_0 tq2_0
+Every tensor's bytes equal those of llama.cpp's convert_hf_to_gguf.py followed by llama-quantize.
+
+Example: plmconv quantize q4 ./PLM-1.8B-Instruct")]
+pub struct QuantizeArgs {
+    /// Target type, in any case (see below)
+    #[arg(value_name = "TYPE")]
+    pub file_type: String,
+    /// A Hugging Face folder, or a PLM GGUF of f32, f16 or bf16
+    pub model: PathBuf,
+    /// Give every matrix the target's base type instead of llama-quantize's mixture
+    #[arg(long)]
+    pub pure: bool,
+    /// Type of the token embedding, which is also the output head
+    #[arg(long, value_name = "TYPE")]
+    pub token_embedding_type: Option<String>,
+    /// Type of the tensors whose GGUF name matches a regex; repeatable, the first match wins
+    #[arg(long, value_name = "PATTERN=TYPE")]
+    pub tensor_type: Vec<String>,
+    /// A file with one PATTERN=TYPE per line (`#` begins a comment)
+    #[arg(long, value_name = "FILE")]
+    pub tensor_type_file: Option<PathBuf>,
+    /// Quantize a file that is quantized already, at a loss of quality
+    #[arg(long)]
+    pub allow_requantize: bool,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Convert a PLM checkpoint without quantizing it
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// A Hugging Face folder, or a PLM GGUF
+    pub model: PathBuf,
+    /// The format to write
+    #[arg(long, value_enum)]
+    pub to: Format,
+    /// Type of the matrices; `auto` keeps each in its own (norms are always f32)
+    #[arg(long, value_enum, default_value = "auto")]
+    pub dtype: FloatType,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Show what a model file or folder holds
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Any GGUF or safetensors file, or a Hugging Face folder
+    pub path: PathBuf,
+    /// Write the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Show long metadata values whole
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// What the commands that write a model have in common.
+#[derive(Debug, Args)]
+pub struct OutputArgs {
+    /// File to write [default: <name>-<TYPE>.gguf in the current folder]
+    #[arg(short, long, value_name = "OUT")]
+    pub output: Option<PathBuf>,
+    /// Replace the output if it exists
+    #[arg(long)]
+    pub force: bool,
+    /// Print the plan for each tensor and the exact size; write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Split into shards of at most this size, e.g. 512M or 2G (powers of ten, as gguf-split counts)
+    #[arg(long, value_name = "SIZE")]
+    pub split_max_size: Option<String>,
+    /// llama.cpp's name of the pre-tokenizer, where it cannot be derived (e.g. qwen2)
+    #[arg(long, value_name = "NAME")]
+    pub tokenizer_pre: Option<String>,
+    /// Worker threads [default: all cores]
+    #[arg(short = 'j', long, value_name = "N")]
+    pub threads: Option<std::num::NonZeroUsize>,
+    /// Write the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// No progress, only errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// A line for each tensor
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Gguf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FloatType {
+    F32,
+    F16,
+    Bf16,
+    Auto,
+}

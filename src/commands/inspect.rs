@@ -1,0 +1,130 @@
+//! `plmconv inspect FILE|FOLDER`
+
+use std::path::Path;
+
+use anyhow::Result;
+use plmconv_formats::gguf::{GgufFile, Value};
+use plmconv_formats::model::{Model, TensorKey};
+use plmconv_formats::safetensors::SafetensorsFile;
+use plmconv_formats::{Config, Error as FormatError};
+
+use crate::args::InspectArgs;
+use crate::report::inspect::{Inspection, TensorLine, print};
+
+pub fn run(args: &InspectArgs) -> Result<()> {
+    print(&inspect(&args.path)?, args.json, args.verbose)
+}
+
+fn inspect(path: &Path) -> Result<Inspection> {
+    let metadata = std::fs::metadata(path).map_err(FormatError::io(path))?;
+    if metadata.is_dir() {
+        return inspect_folder(path);
+    }
+    match SniffedFormat::of(path)? {
+        SniffedFormat::Gguf => inspect_gguf(path),
+        SniffedFormat::Safetensors => inspect_safetensors(path),
+    }
+}
+
+enum SniffedFormat {
+    Gguf,
+    Safetensors,
+}
+
+impl SniffedFormat {
+    /// By content, then by name: a truncated file should be told as what it was meant to be.
+    fn of(path: &Path) -> Result<SniffedFormat> {
+        use std::io::Read;
+        let mut magic = Vec::new();
+        std::fs::File::open(path)
+            .and_then(|f| f.take(9).read_to_end(&mut magic))
+            .map_err(FormatError::io(path))?;
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        if magic.starts_with(&plmconv_formats::gguf::MAGIC) || extension.eq_ignore_ascii_case("gguf") {
+            Ok(SniffedFormat::Gguf)
+        } else if magic.get(8) == Some(&b'{') || extension.eq_ignore_ascii_case("safetensors") {
+            Ok(SniffedFormat::Safetensors)
+        } else {
+            Err(FormatError::UnknownFormat { path: path.into() }.into())
+        }
+    }
+}
+
+fn inspect_folder(path: &Path) -> Result<Inspection> {
+    let model = Model::open(path)?;
+    let tensors = model.tensors.iter().map(|t| TensorLine {
+        name: t.key.hugging_face_name().unwrap_or_else(|| t.key.gguf_name()),
+        role: Some(t.key),
+        shape: t.shape.clone(),
+        dtype: t.source.dtype().name().into(),
+        bytes: (t.source.row_bytes() * t.source.rows()) as u64,
+    });
+    Ok(Inspection {
+        path: path.display().to_string(),
+        format: "Hugging Face folder",
+        architecture: Some("plm".into()),
+        file_bytes: tensors.clone().map(|t| t.bytes).sum(),
+        tensors: tensors.collect(),
+        metadata: Vec::new(),
+        config: Some(model.config),
+    })
+}
+
+fn inspect_gguf(path: &Path) -> Result<Inspection> {
+    let file = GgufFile::open(path)?;
+    let config = Config::from_gguf(path, &file.metadata).ok();
+    let tensors = file.tensors.iter().map(|t| TensorLine {
+        name: t.name.clone(),
+        role: TensorKey::from_gguf(&t.name),
+        shape: t.shape.clone(),
+        dtype: plmconv_formats::source::RowSource::dtype(&t.data).name().into(),
+        bytes: t.data.byte_len(),
+    });
+    Ok(Inspection {
+        path: path.display().to_string(),
+        format: "GGUF",
+        architecture: file.metadata.string("general.architecture").map(str::to_string),
+        file_bytes: file.file_bytes,
+        tensors: tensors.collect(),
+        metadata: file.metadata.iter().map(|(k, v)| (k.to_string(), to_json(v))).collect(),
+        config,
+    })
+}
+
+fn inspect_safetensors(path: &Path) -> Result<Inspection> {
+    let file = SafetensorsFile::open(path)?;
+    let tensors = file.tensors.iter().map(|t| TensorLine {
+        name: t.name.clone(),
+        role: TensorKey::from_hugging_face(&t.name),
+        shape: t.shape.clone(),
+        dtype: t.dtype_name.clone(),
+        bytes: t.bytes,
+    });
+    Ok(Inspection {
+        path: path.display().to_string(),
+        format: "safetensors",
+        architecture: None,
+        file_bytes: file.file_bytes,
+        tensors: tensors.collect(),
+        metadata: file.metadata.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect(),
+        config: None,
+    })
+}
+
+fn to_json(value: &Value) -> serde_json::Value {
+    match value {
+        Value::U8(v) => (*v).into(),
+        Value::I8(v) => (*v).into(),
+        Value::U16(v) => (*v).into(),
+        Value::I16(v) => (*v).into(),
+        Value::U32(v) => (*v).into(),
+        Value::I32(v) => (*v).into(),
+        Value::U64(v) => (*v).into(),
+        Value::I64(v) => (*v).into(),
+        Value::F32(v) => (*v).into(),
+        Value::F64(v) => (*v).into(),
+        Value::Bool(v) => (*v).into(),
+        Value::String(v) => v.as_str().into(),
+        Value::Array(array) => array.values.iter().map(to_json).collect(),
+    }
+}

@@ -1,0 +1,61 @@
+//! What quantize and convert share: open, plan, run, report.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use plmconv_formats::Model;
+
+use crate::args::OutputArgs;
+use crate::pipeline;
+use crate::plan::{Plan, Target, Types, parse_size};
+use crate::progress::Console;
+use crate::report;
+
+/// The part of a target that the common arguments say; the types are the command's.
+pub fn target(args: &OutputArgs) -> Result<Target> {
+    Ok(Target {
+        types: Types::Source,
+        output: args.output.clone(),
+        overwrite: args.force,
+        tokenizer_pre: args.tokenizer_pre.clone(),
+        split_max_size: args.split_max_size.as_deref().map(parse_size).transpose()?,
+        allow_requantize: false,
+    })
+}
+
+/// Writes `model` as `target` says, or prints the plan.
+pub fn run(model: &Path, target: Target, args: &OutputArgs) -> Result<()> {
+    let console = Console { quiet: args.quiet, verbose: args.verbose };
+    let model = Model::open(model)?;
+    let plan = Plan::new(&model, &target)?;
+    report_fallbacks(&plan, console);
+    if args.dry_run {
+        return report::plan::print(&plan, args.json);
+    }
+
+    pipeline::on_interrupt()?;
+    let started = Instant::now();
+    let bar = console.bar(plan.source_bytes(), "quantizing");
+    thread_pool(args)?.install(|| pipeline::run(&plan, &bar, console))?;
+    bar.finish_and_clear();
+    report::written::print(&plan, started.elapsed(), args.json)
+}
+
+fn report_fallbacks(plan: &Plan, console: Console) {
+    let fallbacks: Vec<_> = plan.tensors.iter().filter(|t| t.fallback_from.is_some()).collect();
+    if let Some(first) = fallbacks.first() {
+        let from = first.fallback_from.map(|d| d.name()).unwrap_or_default();
+        console.warn(&format!(
+            "{} of {} tensors have rows that {from} blocks do not divide; they become {} (see --dry-run)",
+            fallbacks.len(),
+            plan.tensors.len(),
+            first.dtype
+        ));
+    }
+}
+
+fn thread_pool(args: &OutputArgs) -> Result<rayon::ThreadPool> {
+    let threads = args.threads.map_or(0, |n| n.get());
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("starting the worker threads")
+}

@@ -1,0 +1,178 @@
+//! The only place that sequences stages: read rows, turn them into blocks, write them where the plan says.
+
+use std::fs::File;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use anyhow::{Context, Result, anyhow};
+use indicatif::ProgressBar;
+use plmconv_formats::DType;
+use plmconv_formats::atomic::AtomicFile;
+use plmconv_quant::codec;
+use rayon::prelude::*;
+
+use crate::error::Interrupted;
+use crate::plan::{Plan, PlannedTensor};
+use crate::progress::Console;
+
+/// Values a worker holds at a time: small enough that a thread's buffers stay in a few megabytes, large
+/// enough that a read is worth its call.
+const CHUNK_VALUES: usize = 1 << 20;
+
+/// Written bytes after which the kernel is asked to start storing them, so that the last sync has little left.
+const SYNC_EVERY: u64 = 128 << 20;
+
+/// Set by Ctrl-C; every worker looks at it between two chunks.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on Ctrl-C stops the pipeline between two chunks, so that temporaries are cleaned up.
+pub fn on_interrupt() -> Result<()> {
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).context("installing the Ctrl-C handler")
+}
+
+/// Some rows of one tensor and where their blocks go.
+struct Chunk<'a> {
+    planned: &'a PlannedTensor,
+    rows: Range<usize>,
+    shard: usize,
+    offset: u64,
+}
+
+/// Writes everything the plan says. Nothing appears under an output's name unless all of it is there.
+pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
+    let outputs: Vec<AtomicFile> =
+        plan.shards.iter().map(|shard| create_output(shard, plan.overwrite)).collect::<Result<_>>()?;
+
+    let sync = BackgroundSync::default();
+    let chunks = chunks(plan);
+    chunks.par_iter().with_max_len(1).try_for_each_init(Buffers::default, |buffers, chunk| {
+        if INTERRUPTED.load(Ordering::Relaxed) {
+            return Err(Interrupted.into());
+        }
+        let output = &outputs[chunk.shard];
+        let blocks = buffers.encode(chunk)?;
+        write_all_at(output.file(), blocks, chunk.offset)
+            .map_err(plmconv_formats::Error::io(output.target()))?;
+        sync.written(output.file(), blocks.len() as u64);
+        if chunk.rows.end == chunk.planned.tensor.source.rows() {
+            console.detail(bar, || format!("{:<36} {}", chunk.planned.name, chunk.planned.dtype));
+        }
+        bar.inc((chunk.rows.len() * chunk.planned.tensor.source.row_bytes()) as u64);
+        anyhow::Ok(())
+    })?;
+
+    // A loader opens the first shard and then looks for the others: it must be the last to appear.
+    for output in outputs.into_iter().rev() {
+        output.commit()?;
+    }
+    Ok(())
+}
+
+fn create_output(shard: &crate::plan::Shard, overwrite: bool) -> Result<AtomicFile> {
+    let output = AtomicFile::create(&shard.path, overwrite)?;
+    let io = plmconv_formats::Error::io(&shard.path);
+    // Reserving the whole size first finds a full disk where the file system can tell, and fixes the length.
+    output
+        .file()
+        .set_len(shard.directory.file_bytes)
+        .and_then(|()| write_all_at(output.file(), &shard.directory.head, 0))
+        .map_err(io)?;
+    Ok(output)
+}
+
+/// The plan's work in file order.
+fn chunks(plan: &Plan) -> Vec<Chunk<'_>> {
+    let mut chunks = Vec::new();
+    for (shard_index, shard) in plan.shards.iter().enumerate() {
+        for (planned, entry) in plan.tensors[shard.tensors.clone()].iter().zip(&shard.directory.entries) {
+            let source = &planned.tensor.source;
+            let encoded_row =
+                planned.dtype.encoded_len(source.cols()).expect("the plan's rows are whole blocks");
+            let step = (CHUNK_VALUES / source.cols().max(1)).max(1);
+            for start in (0..source.rows()).step_by(step) {
+                chunks.push(Chunk {
+                    planned,
+                    rows: start..(start + step).min(source.rows()),
+                    shard: shard_index,
+                    offset: entry.offset + (start * encoded_row) as u64,
+                });
+            }
+        }
+    }
+    chunks
+}
+
+/// What a worker keeps between chunks.
+#[derive(Default)]
+struct Buffers {
+    stored: Vec<u8>,
+    values: Vec<f32>,
+    blocks: Vec<u8>,
+}
+
+impl Buffers {
+    /// The chunk's rows in the type the plan gives them.
+    fn encode(&mut self, chunk: &Chunk<'_>) -> Result<&[u8]> {
+        let PlannedTensor { tensor, name, dtype, .. } = chunk.planned;
+        let source = &tensor.source;
+        source.read_rows(chunk.rows.clone(), &mut self.stored)?;
+
+        let count = chunk.rows.len() * source.cols();
+        self.values.resize(count, 0.0);
+        codec::decode(source.dtype(), &self.stored, &mut self.values).with_context(|| name.clone())?;
+        if let Some(at) = codec::first_non_finite(&self.values) {
+            let (row, col) = (chunk.rows.start + at / source.cols(), at % source.cols());
+            return Err(anyhow!("tensor `{name}` holds {} at [{row}, {col}]", self.values[at]));
+        }
+        if *dtype == source.dtype() {
+            return Ok(&self.stored);
+        }
+        self.encode_values(*dtype, source.cols()).with_context(|| format!("tensor `{name}`"))?;
+        Ok(&self.blocks)
+    }
+
+    fn encode_values(&mut self, dtype: DType, cols: usize) -> Result<(), plmconv_quant::Error> {
+        let len = dtype.encoded_len(self.values.len()).expect("the plan's rows are whole blocks");
+        self.blocks.resize(len, 0);
+        codec::encode_rows(dtype, &self.values, cols, None, &mut self.blocks)
+    }
+}
+
+/// Has the kernel store what was written while the workers go on.
+#[derive(Default)]
+struct BackgroundSync {
+    pending: AtomicU64,
+}
+
+impl BackgroundSync {
+    fn written(&self, file: &File, bytes: u64) {
+        let before = self.pending.fetch_add(bytes, Ordering::Relaxed);
+        if before / SYNC_EVERY == (before + bytes) / SYNC_EVERY {
+            return;
+        }
+        if let Ok(file) = file.try_clone() {
+            // An error here comes back at the sync before the file gets its name.
+            rayon_free_thread(move || drop(file.sync_data()));
+        }
+    }
+}
+
+/// Storing blocks on the disk, so it must not take a worker's place.
+fn rayon_free_thread(work: impl FnOnce() + Send + 'static) {
+    drop(std::thread::Builder::new().name("sync".into()).spawn(work));
+}
+
+#[cfg(unix)]
+fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let n = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
+        bytes = &bytes[n..];
+        offset += n as u64;
+    }
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! Arguments and a model become a checked plan: every decision is made here, before a byte is written.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use plmconv_formats::gguf::{Directory, Metadata, Value};
+use plmconv_formats::model::Tensor;
+use plmconv_formats::{DType, DescribeOptions, Error as FormatError, Model, describe};
+use plmconv_quant::policy::{FileType, ModelShape, Policy, TensorDesc};
+
+use crate::error::UsageError;
+
+/// What to write: for each tensor its type, for each output file its layout.
+#[derive(Debug)]
+pub struct Plan {
+    pub file_type: String,
+    pub tensors: Vec<PlannedTensor>,
+    pub shards: Vec<Shard>,
+    pub overwrite: bool,
+}
+
+/// A tensor and what becomes of it.
+#[derive(Debug)]
+pub struct PlannedTensor {
+    pub tensor: Tensor,
+    pub name: String,
+    pub dtype: DType,
+    /// The type the mixture asked for, where its blocks do not divide the rows.
+    pub fallback_from: Option<DType>,
+}
+
+/// One output file: where it goes, its layout, and which of the plan's tensors it holds.
+#[derive(Debug)]
+pub struct Shard {
+    pub path: PathBuf,
+    pub directory: Directory,
+    pub tensors: std::ops::Range<usize>,
+}
+
+/// What decides the types.
+#[derive(Debug)]
+pub enum Types {
+    /// A preset of llama-quantize, with the user's exceptions.
+    Preset(Policy),
+    /// Every matrix keeps its own float type.
+    Source,
+}
+
+/// The choices that shape an output, resolved from the arguments.
+#[derive(Debug)]
+pub struct Target {
+    pub types: Types,
+    pub output: Option<PathBuf>,
+    pub overwrite: bool,
+    /// llama.cpp's name of the pre-tokenizer, where the user says it.
+    pub tokenizer_pre: Option<String>,
+    /// Bytes of tensor data per shard.
+    pub split_max_size: Option<u64>,
+    pub allow_requantize: bool,
+}
+
+impl Plan {
+    /// Decides everything.
+    ///
+    /// # Errors
+    /// A model that the `plm` graph cannot express, a quantized source without leave to requantize, a
+    /// pattern that matches nothing.
+    pub fn new(model: &Model, target: &Target) -> Result<Plan> {
+        refuse_what_plm_cannot_express(model)?;
+        if !target.allow_requantize {
+            refuse_quantized_source(model)?;
+        }
+        let tensors = assign_types(model, &target.types)?;
+        let file_type = match &target.types {
+            Types::Preset(policy) => policy.file_type,
+            Types::Source => prevailing_file_type(&tensors),
+        };
+        let options =
+            DescribeOptions { file_type: file_type.id(), tokenizer_pre: target.tokenizer_pre.clone() };
+        let metadata = describe(model, &options)?;
+
+        let name = match &target.types {
+            Types::Preset(_) => file_type.name(),
+            Types::Source => "auto",
+        };
+        let output = match &target.output {
+            Some(path) => path.clone(),
+            None => PathBuf::from(format!("{}-{name}.gguf", model_name(model.path()))),
+        };
+        let shards = lay_out(&output, metadata, &tensors, target.split_max_size)?;
+        Ok(Plan { file_type: name.to_string(), tensors, shards, overwrite: target.overwrite })
+    }
+
+    /// Bytes of all output files.
+    pub fn file_bytes(&self) -> u64 {
+        self.shards.iter().map(|s| s.directory.file_bytes).sum()
+    }
+
+    /// Bytes of all tensors' data.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.shards.iter().flat_map(|s| &s.directory.entries).map(|e| e.bytes).sum()
+    }
+
+    /// Bytes that will be read.
+    pub fn source_bytes(&self) -> u64 {
+        self.tensors.iter().map(|t| (t.tensor.source.row_bytes() * t.tensor.source.rows()) as u64).sum()
+    }
+
+    /// Average bits per weight over all tensors.
+    pub fn bits_per_weight(&self) -> f64 {
+        let weights: usize = self.tensors.iter().map(|t| t.tensor.values()).sum();
+        self.tensor_bytes() as f64 * 8.0 / weights as f64
+    }
+}
+
+/// The name a model goes by in a default output name: its folder's or its file's.
+fn model_name(path: &Path) -> String {
+    let resolved = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let name = if resolved.is_dir() { resolved.file_name() } else { resolved.file_stem() };
+    name.map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned())
+}
+
+fn refuse_what_plm_cannot_express(model: &Model) -> Result<()> {
+    if let Some(rank) = model.config.q_lora_rank {
+        let what = format!("low-rank queries (`q_lora_rank: {rank}`): its graph has one query matrix");
+        return Err(FormatError::Inexpressible { path: model.path().into(), target: "plm", what }.into());
+    }
+    Ok(())
+}
+
+fn refuse_quantized_source(model: &Model) -> Result<()> {
+    match model.tensors.iter().find(|t| t.source.dtype().is_quantized()) {
+        Some(t) => Err(UsageError::with_hint(
+            format!(
+                "{}: already quantized (`{}` is {}); quantizing again loses quality",
+                model.path().display(),
+                t.key.gguf_name(),
+                t.source.dtype()
+            ),
+            "start from the checkpoint or an f32, f16 or bf16 GGUF, or add --allow-requantize",
+        )
+        .into()),
+        None => Ok(()),
+    }
+}
+
+fn assign_types(model: &Model, types: &Types) -> Result<Vec<PlannedTensor>> {
+    let described: Vec<TensorDesc> = model
+        .tensors
+        .iter()
+        .map(|t| TensorDesc { name: t.key.gguf_name(), shape: t.shape.clone(), source: t.source.dtype() })
+        .collect();
+    let chosen: Vec<(DType, Option<DType>)> = match types {
+        Types::Preset(policy) => {
+            let shape = ModelShape { layers: model.config.num_hidden_layers, query_heads_per_kv_head: 1 };
+            let assigned = policy.assign(&described, shape)?;
+            assigned.into_iter().map(|a| (a.dtype, a.fallback_from)).collect()
+        }
+        Types::Source => model
+            .tensors
+            .iter()
+            .map(|t| if t.key.role.is_norm() { DType::F32 } else { t.source.dtype() })
+            .map(|dtype| (dtype, None))
+            .collect(),
+    };
+    let planned = model.tensors.iter().zip(described).zip(chosen).map(|((tensor, desc), (dtype, from))| {
+        PlannedTensor { tensor: tensor.clone(), name: desc.name, dtype, fallback_from: from }
+    });
+    Ok(planned.collect())
+}
+
+/// The float file type that most of the weights have.
+fn prevailing_file_type(tensors: &[PlannedTensor]) -> FileType {
+    let values_of = |file_type: &FileType| -> usize {
+        let same = tensors.iter().filter(|t| t.dtype == file_type.base());
+        same.map(|t| t.tensor.values()).sum()
+    };
+    FileType::all().filter(|f| f.base().is_float()).max_by_key(values_of).expect("there are float file types")
+}
+
+/// Distributes the tensors over files of at most `max_size` bytes of data, as gguf-split does.
+fn lay_out(
+    output: &Path,
+    metadata: Metadata,
+    tensors: &[PlannedTensor],
+    max_size: Option<u64>,
+) -> Result<Vec<Shard>> {
+    let ranges = match max_size {
+        Some(max_size) => split(tensors, max_size),
+        None => vec![0..tensors.len()],
+    };
+    let count = ranges.len();
+    let mut shards = Vec::new();
+    for (index, range) in ranges.into_iter().enumerate() {
+        let path = if max_size.is_some() { shard_path(output, index, count) } else { output.to_path_buf() };
+        let mut head = if index == 0 { metadata.clone() } else { Metadata::new() };
+        if max_size.is_some() {
+            head.set("split.no", Value::U16(index as u16));
+            head.set("split.count", Value::U16(count as u16));
+            head.set("split.tensors.count", Value::I32(tensors.len() as i32));
+        }
+        let entries =
+            tensors[range.clone()].iter().map(|t| (t.name.clone(), t.dtype, t.tensor.shape.clone()));
+        let directory = Directory::new(&head, entries)?;
+        shards.push(Shard { path, directory, tensors: range });
+    }
+    Ok(shards)
+}
+
+/// A shard is closed before the tensor that would take it over `max_size`.
+fn split(tensors: &[PlannedTensor], max_size: u64) -> Vec<std::ops::Range<usize>> {
+    let mut ranges = Vec::new();
+    let (mut start, mut size) = (0, 0u64);
+    for (i, t) in tensors.iter().enumerate() {
+        let bytes = t.dtype.encoded_len(t.tensor.values()).expect("rows are whole blocks") as u64;
+        let padded = bytes.next_multiple_of(plmconv_formats::gguf::DEFAULT_ALIGNMENT);
+        if i > start && size + padded > max_size {
+            ranges.push(start..i);
+            (start, size) = (i, 0);
+        }
+        size += padded;
+    }
+    ranges.push(start..tensors.len());
+    ranges
+}
+
+/// `model.gguf` → `model-00001-of-00003.gguf`, llama.cpp's pattern.
+fn shard_path(output: &Path, index: usize, count: usize) -> PathBuf {
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+    output.with_file_name(format!("{stem}-{:05}-of-{count:05}.gguf", index + 1))
+}
+
+/// `512M` → 512 000 000; gguf-split counts in powers of ten.
+pub fn parse_size(text: &str) -> Result<u64> {
+    let bad = || UsageError::with_hint(format!("`{text}` is not a size"), "write e.g. 512M or 2G");
+    let (digits, unit) = match text.char_indices().next_back() {
+        Some((at, 'M' | 'm')) => (&text[..at], 1_000_000),
+        Some((at, 'G' | 'g')) => (&text[..at], 1_000_000_000),
+        _ => return Err(bad().into()),
+    };
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    let bytes = number.checked_mul(unit).filter(|&n| n > 0).ok_or_else(bad)?;
+    Ok(bytes)
+}

@@ -1,0 +1,40 @@
+//! Progress and log lines, on stderr only.
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How much the user wants to be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Console {
+    pub quiet: bool,
+    pub verbose: bool,
+}
+
+impl Console {
+    /// A bar over `bytes` with throughput and time left; drawn only where stderr is a terminal.
+    pub fn bar(self, bytes: u64, what: &'static str) -> ProgressBar {
+        if self.quiet || !std::io::stderr().is_terminal() {
+            return ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::hidden());
+        }
+        let style = ProgressStyle::with_template(
+            "{msg} {bar:32} {percent:>3} %  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left",
+        )
+        .expect("the template is constant");
+        ProgressBar::new(bytes).with_style(style).with_message(what)
+    }
+
+    /// A line that only `-v` shows; drawn above the bar.
+    pub fn detail(self, bar: &ProgressBar, line: impl FnOnce() -> String) {
+        if self.verbose {
+            bar.suspend(|| eprintln!("{}", line()));
+        }
+    }
+
+    /// A warning.
+    pub fn warn(self, line: &str) {
+        if !self.quiet {
+            eprintln!("warning: {line}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What a file holds.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use plmconv_formats::Config;
+use plmconv_formats::model::TensorKey;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{human_bytes, human_shape, print_json, print_table, table};
+
+/// Characters of a metadata value that are shown without `--verbose`.
+const SHORT_VALUE: usize = 72;
+
+/// A model file or folder, as far as its headers tell.
+#[derive(Debug)]
+pub struct Inspection {
+    pub path: String,
+    pub format: &'static str,
+    pub architecture: Option<String>,
+    pub file_bytes: u64,
+    pub tensors: Vec<TensorLine>,
+    pub metadata: Vec<(String, Value)>,
+    pub config: Option<Config>,
+}
+
+/// One tensor.
+#[derive(Clone, Debug)]
+pub struct TensorLine {
+    pub name: String,
+    /// What it is in a PLM, if its name is one of a PLM's.
+    pub role: Option<TensorKey>,
+    pub shape: Vec<usize>,
+    pub dtype: String,
+    pub bytes: u64,
+}
+
+#[derive(Serialize)]
+struct InspectionJson<'a> {
+    path: &'a str,
+    format: &'a str,
+    architecture: Option<&'a str>,
+    file_bytes: u64,
+    tensor_bytes: u64,
+    parameters: u64,
+    bits_per_weight: Option<f64>,
+    tensors: Vec<TensorJson<'a>>,
+    metadata: serde_json::Map<String, Value>,
+}
+
+#[derive(Serialize)]
+struct TensorJson<'a> {
+    name: &'a str,
+    role: Option<String>,
+    shape: &'a [usize],
+    #[serde(rename = "type")]
+    dtype: &'a str,
+    bytes: u64,
+}
+
+impl Inspection {
+    fn parameters(&self) -> u64 {
+        self.tensors.iter().map(|t| t.shape.iter().map(|&n| n as u64).product::<u64>()).sum()
+    }
+
+    fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(|t| t.bytes).sum()
+    }
+
+    fn bits_per_weight(&self) -> Option<f64> {
+        let parameters = self.parameters();
+        (parameters > 0).then(|| self.tensor_bytes() as f64 * 8.0 / parameters as f64)
+    }
+}
+
+/// Prints an inspection.
+pub fn print(inspection: &Inspection, json: bool, verbose: bool) -> Result<()> {
+    if json { print_json(&to_json(inspection)) } else { print_text(inspection, verbose) }
+}
+
+fn to_json(i: &Inspection) -> InspectionJson<'_> {
+    let tensor = |t: &'_ TensorLine| role_name(t);
+    InspectionJson {
+        path: &i.path,
+        format: i.format,
+        architecture: i.architecture.as_deref(),
+        file_bytes: i.file_bytes,
+        tensor_bytes: i.tensor_bytes(),
+        parameters: i.parameters(),
+        bits_per_weight: i.bits_per_weight(),
+        tensors: i
+            .tensors
+            .iter()
+            .map(|t| TensorJson {
+                name: &t.name,
+                role: tensor(t),
+                shape: &t.shape,
+                dtype: &t.dtype,
+                bytes: t.bytes,
+            })
+            .collect(),
+        metadata: i.metadata.iter().cloned().collect(),
+    }
+}
+
+fn role_name(tensor: &TensorLine) -> Option<String> {
+    let key = tensor.role?;
+    Some(match key.layer {
+        Some(layer) => format!("layer {layer} {}", key.role),
+        None => key.role.to_string(),
+    })
+}
+
+fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
+    println!("{}", i.path);
+    let architecture = i.architecture.as_deref().map(|a| format!(", architecture {a}")).unwrap_or_default();
+    println!("{}{architecture}", i.format);
+    let bits = i.bits_per_weight().map(|b| format!(", {b:.2} bits per weight")).unwrap_or_default();
+    println!(
+        "{} in {} tensors, {} parameters{bits}",
+        human_bytes(i.file_bytes),
+        i.tensors.len(),
+        i.parameters()
+    );
+    if let Some(config) = &i.config {
+        print_config(config);
+    }
+    if !i.metadata.is_empty() {
+        println!("\nmetadata");
+        for (key, value) in &i.metadata {
+            println!("  {key} = {}", shown(value, verbose));
+        }
+    }
+    println!();
+    let mut rows = table(&["tensor", "role", "shape", "type", "bytes"], &[4]);
+    for t in &i.tensors {
+        let role = role_name(t).unwrap_or_default();
+        rows.add_row([&t.name, &role, &human_shape(&t.shape), &t.dtype, &t.bytes.to_string()]);
+    }
+    print_table(&rows);
+    println!("\n{}", by_type(i));
+    Ok(())
+}
+
+fn print_config(c: &Config) {
+    println!(
+        "{} layers, hidden {}, FFN {}, {} heads, kv_lora_rank {}, q_lora_rank {}, \
+         qk_nope {} + qk_rope {}, v {}, vocabulary {}, context {}",
+        c.num_hidden_layers,
+        c.hidden_size,
+        c.intermediate_size,
+        c.num_attention_heads,
+        c.kv_lora_rank,
+        c.q_lora_rank.map_or("none".into(), |n| n.to_string()),
+        c.qk_nope_head_dim,
+        c.qk_rope_head_dim,
+        c.v_head_dim,
+        c.vocab_size,
+        c.max_position_embeddings
+    );
+}
+
+/// A metadata value on one line; long ones are cut unless `verbose`.
+fn shown(value: &Value, verbose: bool) -> String {
+    let text = match value {
+        Value::Array(items) if !verbose => format!("[{} values]", items.len()),
+        other => other.to_string(),
+    };
+    if verbose || text.chars().count() <= SHORT_VALUE {
+        return text;
+    }
+    let cut: String = text.chars().take(SHORT_VALUE - 1).collect();
+    format!("{cut}…")
+}
+
+fn by_type(i: &Inspection) -> String {
+    let mut sums: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+    for t in &i.tensors {
+        let sum = sums.entry(&t.dtype).or_default();
+        sum.0 += 1;
+        sum.1 += t.bytes;
+    }
+    let parts: Vec<_> =
+        sums.iter().map(|(name, (n, bytes))| format!("{n} {name} ({})", human_bytes(*bytes))).collect();
+    format!("by type: {}", parts.join(", "))
+}

@@ -1,0 +1,45 @@
+//! Results on stdout: text for people, JSON for machines.
+#![allow(clippy::print_stdout, reason = "this is the one place that writes results")]
+
+pub mod inspect;
+pub mod plan;
+pub mod written;
+
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+/// One JSON document on stdout.
+fn print_json(value: &impl Serialize) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// A borderless table; the columns in `numeric` are right-aligned.
+fn table(header: &[&str], numeric: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.iter().copied());
+    for &column in numeric {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// A table's lines without the spaces that fill the last column.
+fn print_table(table: &Table) {
+    for line in table.lines() {
+        println!("{}", line.trim_end());
+    }
+}
+
+/// `4228512` → `4.23 MB`.
+fn human_bytes(bytes: u64) -> String {
+    indicatif::DecimalBytes(bytes).to_string()
+}
+
+/// `[151936, 2048]` → `151936 x 2048`, row-major.
+fn human_shape(shape: &[usize]) -> String {
+    shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ")
+}
