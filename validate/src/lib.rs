@@ -1,1 +1,24 @@
+//! The reference evaluator: runs a PLM on the CPU as the published modelling code defines it, from any file
+//! that [`plmconv_formats`] reads, and says how far two models are apart. Never writes a model.
+//!
+//! Reading order: [`Evaluator`] holds config and weights, `forward` is the network, `linear` multiplies
+//! encoded weights, `kernels` are the inner loops.
 
+mod attention;
+mod error;
+mod evaluator;
+mod forward;
+mod kernels;
+mod linear;
+mod mla;
+mod rope;
+mod site;
+mod state;
+mod weights;
+
+pub use error::{Error, Result};
+pub use evaluator::{Attention, Evaluator, Hidden, Options, Sequence};
+pub use forward::Observer;
+pub use kernels::Kernel;
+pub use site::{Point, Site};
+pub use state::KvCache;

@@ -1,0 +1,56 @@
+//! One variant per defect; each says where it was seen.
+
+use std::path::PathBuf;
+
+use plmconv_formats::{DType, TensorKey};
+
+use crate::Site;
+
+/// What can go wrong when a model is run or two are compared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error(transparent)]
+    Format(#[from] plmconv_formats::Error),
+    #[error("tensor `{tensor}` is missing")]
+    MissingTensor { tensor: TensorKey },
+    #[error("tensor `{tensor}` has {found:?} rows and columns, the evaluator needs {expected:?}")]
+    Shape { tensor: TensorKey, found: [usize; 2], expected: [usize; 2] },
+    #[error("tensor `{tensor}` is stored as {dtype}, which the evaluator does not decode")]
+    UnsupportedType { tensor: TensorKey, dtype: DType },
+    #[error("tensor `{tensor}` holds a value that is not finite, in row {row}")]
+    NonFiniteWeight { tensor: TensorKey, row: usize },
+    #[error("non-finite activations {site} (token {token} of the batch)")]
+    NonFinite { site: Site, token: usize },
+    #[error("logits are not finite (scored position {row} of the batch)")]
+    NonFiniteLogits { row: usize },
+    #[error("token id {token} at position {position} is outside the vocabulary of {vocab_size}")]
+    TokenOutOfRange { token: u32, position: usize, vocab_size: usize },
+    #[error("a sequence has no tokens")]
+    EmptySequence,
+    #[error("logits were asked for rows {start}..{end} of a sequence of {tokens} new tokens")]
+    WantedRows { start: usize, end: usize, tokens: usize },
+    #[error("position {position} is past the model's context of {context} tokens")]
+    ContextLength { position: usize, context: usize },
+    #[error("this cache was made for another model or another form of attention")]
+    CacheMismatch,
+    #[error("the text has {tokens} tokens, fewer than the {needed} that two windows of {ctx} need")]
+    TextTooShort { tokens: usize, needed: usize, ctx: usize },
+    #[error("a window of {ctx} tokens is too short to score (at least 4)")]
+    WindowTooShort { ctx: usize },
+    #[error("the two sides differ in vocabulary: {candidate} tokens against {reference}")]
+    Vocabulary { candidate: usize, reference: usize },
+    #[error("kernel `{kernel}` does not run on this CPU")]
+    KernelUnavailable { kernel: &'static str },
+    #[error("unknown kernel `{name}` (there are: auto, generic, avx2, avx512, neon)")]
+    UnknownKernel { name: String },
+    #[error("threads: {detail}")]
+    Threads { detail: String },
+    #[error("sampling temperature {temperature} is not a number from 0 up")]
+    Temperature { temperature: f32 },
+    #[error("{}: {detail}", path.display())]
+    Reference { path: PathBuf, detail: String },
+}
+
+/// This crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,138 @@
+//! AVX2 with FMA. A tile is computed as sub-tiles of 6 tokens by 16 outputs: 12 of the 16 registers.
+
+use std::arch::x86_64::*;
+
+use super::{GROUP, IntOperands, Kernels, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile, body};
+
+pub(super) const TABLE: Kernels =
+    Kernels { tile_f32, tile_i16, dot, exp_minus, sparse, round_group, interleave_weights };
+
+/// Tokens of a sub-tile.
+const TOKENS: usize = 6;
+/// Outputs of a sub-tile.
+const OUTPUTS: usize = 16;
+
+pub(super) fn is_available() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn tile_f32(activations: &[f32], weights: &[f32], tile: &mut Tile) {
+    let k = weights.len() / TILE_OUTPUTS;
+    assert!(activations.len() >= k * TILE_TOKENS);
+    for token in (0..TILE_TOKENS).step_by(TOKENS) {
+        for output in (0..TILE_OUTPUTS).step_by(OUTPUTS) {
+            let mut sums = [[_mm256_setzero_ps(); 2]; TOKENS];
+            for step in 0..k {
+                // SAFETY: step < k, and the sub-tile lies within the tile.
+                unsafe {
+                    let a = activations.as_ptr().add(step * TILE_TOKENS + token);
+                    let w = weights.as_ptr().add(step * TILE_OUTPUTS + output);
+                    let row = [_mm256_loadu_ps(w), _mm256_loadu_ps(w.add(8))];
+                    for (t, sums) in sums.iter_mut().enumerate() {
+                        let value = _mm256_set1_ps(*a.add(t));
+                        sums[0] = _mm256_fmadd_ps(value, row[0], sums[0]);
+                        sums[1] = _mm256_fmadd_ps(value, row[1], sums[1]);
+                    }
+                }
+            }
+            for (t, sums) in sums.iter().enumerate() {
+                let row = &mut tile[token + t][output..output + OUTPUTS];
+                // SAFETY: `row` holds two vectors.
+                unsafe {
+                    _mm256_storeu_ps(row.as_mut_ptr(), sums[0]);
+                    _mm256_storeu_ps(row.as_mut_ptr().add(8), sums[1]);
+                }
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
+    let groups = operands.groups();
+    *tile = [[0.0; TILE_OUTPUTS]; TILE_TOKENS];
+    for group in 0..groups {
+        for token in (0..TILE_TOKENS).step_by(TOKENS) {
+            for output in (0..TILE_OUTPUTS).step_by(OUTPUTS) {
+                add_group(&operands, group, token, output, tile);
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn add_group(operands: &IntOperands<'_>, group: usize, token: usize, output: usize, tile: &mut Tile) {
+    let mut sums = [[_mm256_setzero_si256(); 2]; TOKENS];
+    for step in group * GROUP / 2..(group + 1) * GROUP / 2 {
+        // SAFETY: step < groups * GROUP / 2 (the caller checked the slices), the sub-tile is within the tile.
+        unsafe {
+            let a = operands.activations.as_ptr().add((step * TILE_TOKENS + token) * 2);
+            let w = operands.weights.as_ptr().add((step * TILE_OUTPUTS + output) * 2);
+            let row = [_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(16).cast())];
+            for (t, sums) in sums.iter_mut().enumerate() {
+                let pair = _mm256_set1_epi32(a.add(2 * t).cast::<i32>().read_unaligned());
+                sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(pair, row[0]));
+                sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(pair, row[1]));
+            }
+        }
+    }
+    let w_scales = &operands.weight_scales[group * TILE_OUTPUTS + output..][..OUTPUTS];
+    for (t, sums) in sums.iter().enumerate() {
+        let a_scale = _mm256_set1_ps(operands.activation_scales[group * TILE_TOKENS + token + t]);
+        let row = &mut tile[token + t][output..output + OUTPUTS];
+        for (half, &sum) in sums.iter().enumerate() {
+            // SAFETY: `row` and `w_scales` hold two vectors.
+            unsafe {
+                let out = row.as_mut_ptr().add(8 * half);
+                let scale = _mm256_loadu_ps(w_scales.as_ptr().add(8 * half));
+                let sum = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale);
+                _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), _mm256_mul_ps(sum, a_scale)));
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    body::dot(a, b)
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn exp_minus(values: &mut [f32], max: f32) -> f32 {
+    body::exp_minus(values, max)
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn sparse(indices: &[u32], values: &[f32], weights: &[f32], out: &mut [f32; SPARSE_OUTPUTS]) {
+    let (rows, _) = weights.as_chunks::<SPARSE_OUTPUTS>();
+    const VECTORS: usize = SPARSE_OUTPUTS / 8;
+    let mut sums = [_mm256_setzero_ps(); VECTORS];
+    for (v, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: `out` holds VECTORS vectors.
+        *sum = unsafe { _mm256_loadu_ps(out.as_ptr().add(8 * v)) };
+    }
+    for (&index, &value) in indices.iter().zip(values) {
+        let row = &rows[index as usize];
+        let value = _mm256_set1_ps(value);
+        for (v, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: a row holds VECTORS vectors.
+            let weights = unsafe { _mm256_loadu_ps(row.as_ptr().add(8 * v)) };
+            *sum = _mm256_fmadd_ps(value, weights, *sum);
+        }
+    }
+    for (v, sum) in sums.iter().enumerate() {
+        // SAFETY: `out` holds VECTORS vectors.
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(8 * v), *sum) };
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn interleave_weights(rows: &[f32], out: &mut [i16], scales: &mut [f32]) {
+    body::interleave_weights(rows, out, scales)
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn round_group(group: &[f32; GROUP], out: &mut [i16; GROUP]) -> f32 {
+    body::round_group(group, out)
+}

@@ -1,0 +1,128 @@
+//! AVX-512 with VNNI.
+
+use std::arch::x86_64::*;
+
+use super::{GROUP, IntOperands, Kernels, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile, body};
+
+pub(super) const TABLE: Kernels =
+    Kernels { tile_f32, tile_i16, dot, exp_minus, sparse, round_group, interleave_weights };
+
+/// Vectors of a tile's row.
+const WIDTH: usize = TILE_OUTPUTS / 16;
+
+pub(super) fn is_available() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vnni")
+}
+
+#[target_feature(enable = "avx512f")]
+fn tile_f32(activations: &[f32], weights: &[f32], tile: &mut Tile) {
+    let k = weights.len() / TILE_OUTPUTS;
+    assert!(activations.len() >= k * TILE_TOKENS);
+    let mut sums = [[_mm512_setzero_ps(); WIDTH]; TILE_TOKENS];
+    let (mut a, mut w) = (activations.as_ptr(), weights.as_ptr());
+    for _ in 0..k {
+        // SAFETY: k steps of TILE_TOKENS and TILE_OUTPUTS values lie within the slices.
+        unsafe {
+            let row = [_mm512_loadu_ps(w), _mm512_loadu_ps(w.add(16))];
+            for (token, sums) in sums.iter_mut().enumerate() {
+                let value = _mm512_set1_ps(*a.add(token));
+                sums[0] = _mm512_fmadd_ps(value, row[0], sums[0]);
+                sums[1] = _mm512_fmadd_ps(value, row[1], sums[1]);
+            }
+            a = a.add(TILE_TOKENS);
+            w = w.add(TILE_OUTPUTS);
+        }
+    }
+    for (row, sums) in tile.iter_mut().zip(&sums) {
+        // SAFETY: a row of the tile is two vectors.
+        unsafe {
+            _mm512_storeu_ps(row.as_mut_ptr(), sums[0]);
+            _mm512_storeu_ps(row.as_mut_ptr().add(16), sums[1]);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
+    let groups = operands.groups();
+    *tile = [[0.0; TILE_OUTPUTS]; TILE_TOKENS];
+    let (mut a, mut w) = (operands.activations.as_ptr(), operands.weights.as_ptr());
+    for group in 0..groups {
+        let mut sums = [[_mm512_setzero_si512(); WIDTH]; TILE_TOKENS];
+        for _ in 0..GROUP / 2 {
+            // SAFETY: groups * GROUP / 2 steps of TILE_TOKENS and TILE_OUTPUTS pairs lie within the slices.
+            unsafe {
+                let row = [_mm512_loadu_si512(w.cast()), _mm512_loadu_si512(w.add(32).cast())];
+                for (token, sums) in sums.iter_mut().enumerate() {
+                    let pair = _mm512_set1_epi32(a.add(2 * token).cast::<i32>().read_unaligned());
+                    sums[0] = _mm512_dpwssd_epi32(sums[0], pair, row[0]);
+                    sums[1] = _mm512_dpwssd_epi32(sums[1], pair, row[1]);
+                }
+                a = a.add(2 * TILE_TOKENS);
+                w = w.add(2 * TILE_OUTPUTS);
+            }
+        }
+        let a_scales = &operands.activation_scales[group * TILE_TOKENS..][..TILE_TOKENS];
+        let w_scales = &operands.weight_scales[group * TILE_OUTPUTS..][..TILE_OUTPUTS];
+        // SAFETY: both slices and the tile's rows hold two vectors.
+        unsafe {
+            let scales = [_mm512_loadu_ps(w_scales.as_ptr()), _mm512_loadu_ps(w_scales.as_ptr().add(16))];
+            for ((row, sums), &a_scale) in tile.iter_mut().zip(&sums).zip(a_scales) {
+                let a_scale = _mm512_set1_ps(a_scale);
+                for half in 0..WIDTH {
+                    let out = row.as_mut_ptr().add(16 * half);
+                    let sum = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[half]), scales[half]);
+                    _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), _mm512_mul_ps(sum, a_scale)));
+                }
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    body::dot(a, b)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn exp_minus(values: &mut [f32], max: f32) -> f32 {
+    body::exp_minus(values, max)
+}
+
+#[target_feature(enable = "avx512f")]
+fn sparse(indices: &[u32], values: &[f32], weights: &[f32], out: &mut [f32; SPARSE_OUTPUTS]) {
+    let (rows, _) = weights.as_chunks::<SPARSE_OUTPUTS>();
+    const VECTORS: usize = SPARSE_OUTPUTS / 16;
+    let mut sums = [_mm512_setzero_ps(); VECTORS];
+    for (v, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: `out` holds VECTORS vectors.
+        *sum = unsafe { _mm512_loadu_ps(out.as_ptr().add(16 * v)) };
+    }
+    for (&index, &value) in indices.iter().zip(values) {
+        let row = &rows[index as usize];
+        let value = _mm512_set1_ps(value);
+        for (v, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: a row holds VECTORS vectors.
+            let weights = unsafe { _mm512_loadu_ps(row.as_ptr().add(16 * v)) };
+            *sum = _mm512_fmadd_ps(value, weights, *sum);
+        }
+    }
+    for (v, sum) in sums.iter().enumerate() {
+        // SAFETY: `out` holds VECTORS vectors.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(16 * v), *sum) };
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn interleave_weights(rows: &[f32], out: &mut [i16], scales: &mut [f32]) {
+    body::interleave_weights(rows, out, scales)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn round_group(group: &[f32; GROUP], out: &mut [i16; GROUP]) -> f32 {
+    body::round_group(group, out)
+}

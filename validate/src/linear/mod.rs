@@ -1,0 +1,242 @@
+//! Products of activations with encoded weights: decoded once per call into panels that stay in the caches,
+//! by all threads, then multiplied by all threads over the tokens. No sum is split between threads, so the
+//! result does not depend on how many there are.
+
+mod pack;
+mod sparse;
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+pub(crate) use pack::{Rows, Strips, pack_strip_f32};
+pub(crate) use sparse::{ActiveNeurons, sparse_product};
+
+use crate::kernels::{GROUP, IntOperands, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile};
+use crate::weights::Matrix;
+
+/// Decoded weights held at a time: they stay in the last-level cache while all tokens pass by.
+const PANEL_BYTES: usize = 4 << 20;
+/// Up to this many tokens weights are decoded row by row and multiplied at once (decoding text).
+const FEW_TOKENS: usize = 4;
+
+/// Activations, ready to be multiplied with several matrices.
+#[derive(Debug)]
+pub(crate) struct Input<'a> {
+    rows: Rows<'a>,
+    /// `None` for a few tokens.
+    strips: Option<Strips>,
+}
+
+/// How products are computed.
+#[derive(Clone, Copy)]
+pub(crate) struct Linear {
+    pub kernels: Kernels,
+    /// f32 throughout; otherwise operands are rounded to 16 bits in groups of [`GROUP`].
+    pub exact: bool,
+}
+
+/// Where a product goes: columns from `offset` on of rows of `stride`.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    pub stride: usize,
+    pub offset: usize,
+}
+
+impl Linear {
+    /// Packs activations.
+    pub fn prepare<'a>(&self, rows: Rows<'a>) -> Input<'a> {
+        let strips = (rows.count() > FEW_TOKENS).then(|| {
+            if self.exact {
+                Strips::F32(pack::pack_f32_values(rows))
+            } else {
+                pack::pack_i16(&self.kernels, rows)
+            }
+        });
+        Input { rows, strips }
+    }
+
+    /// `[tokens, matrix.rows]`: every row of the matrix times every token.
+    pub fn product(&self, matrix: &Matrix, input: &Input<'_>) -> Vec<f32> {
+        let mut out = vec![0.0; input.rows.count() * matrix.rows];
+        let target = Target { stride: matrix.rows, offset: 0 };
+        self.product_into(matrix, 0..matrix.rows, input, &mut out, target);
+        out
+    }
+
+    /// Rows `rows` of the matrix times every token, into some columns of `out` (`[tokens, target.stride]`).
+    pub fn product_into(
+        &self,
+        matrix: &Matrix,
+        rows: Range<usize>,
+        input: &Input<'_>,
+        out: &mut [f32],
+        target: Target,
+    ) {
+        assert_eq!(matrix.cols, input.rows.width);
+        assert_eq!(out.len(), input.rows.count() * target.stride);
+        assert!(target.offset + rows.len() <= target.stride);
+        match &input.strips {
+            None => self.few(matrix, rows, input.rows, out, target),
+            Some(Strips::F32(values)) => self.many_f32(matrix, rows, values, out, target),
+            Some(Strips::I16 { values, scales }) => self.many_i16(matrix, rows, values, scales, out, target),
+        }
+    }
+
+    /// `out[t][c] = sum over r of input[t][r] * matrix[rows.start + r][c]`: the matrix transposed, in f32.
+    pub fn transposed_product_into(
+        &self,
+        matrix: &Matrix,
+        rows: Range<usize>,
+        input: Rows<'_>,
+        out: &mut [f32],
+        target: Target,
+    ) {
+        assert_eq!(input.width, rows.len());
+        assert_eq!(out.len(), input.count() * target.stride);
+        assert!(target.offset + matrix.cols <= target.stride);
+        let depth = rows.len();
+        let panels = pack::transposed_panels(matrix, rows);
+        let strips = pack::pack_f32_values(input);
+        self.over_tokens(out, target, matrix.cols, |strip, panel, tile| {
+            let strip = &strips[strip * TILE_TOKENS * depth..][..TILE_TOKENS * depth];
+            self.kernels.tile_f32(
+                strip,
+                &panels[panel * TILE_OUTPUTS * depth..][..TILE_OUTPUTS * depth],
+                tile,
+            );
+        });
+    }
+
+    fn few(&self, matrix: &Matrix, rows: Range<usize>, input: Rows<'_>, out: &mut [f32], target: Target) {
+        let tokens = input.count();
+        let mut products = vec![0.0f32; rows.len() * tokens];
+        products.par_chunks_mut(16 * tokens).enumerate().for_each_init(
+            || vec![0.0; matrix.cols],
+            |weights, (chunk, products)| {
+                for (r, products) in products.chunks_exact_mut(tokens).enumerate() {
+                    matrix.decode_row(rows.start + chunk * 16 + r, weights);
+                    for (t, product) in products.iter_mut().enumerate() {
+                        *product = self.kernels.dot(weights, input.row(t));
+                    }
+                }
+            },
+        );
+        for (t, out) in out.chunks_exact_mut(target.stride).enumerate() {
+            let products = products.iter().skip(t).step_by(tokens);
+            for (out, product) in out[target.offset..].iter_mut().zip(products) {
+                *out = *product;
+            }
+        }
+    }
+
+    fn many_f32(&self, matrix: &Matrix, rows: Range<usize>, strips: &[f32], out: &mut [f32], target: Target) {
+        let width = matrix.cols;
+        for_groups(rows, width * TILE_OUTPUTS * size_of::<f32>(), |group| {
+            let mut panels = vec![0.0f32; group.len().div_ceil(TILE_OUTPUTS) * TILE_OUTPUTS * width];
+            panels.par_chunks_mut(width * TILE_OUTPUTS).enumerate().for_each_init(
+                Vec::new,
+                |scratch, (p, panel)| {
+                    pack::panel_f32(matrix, panel_rows(&group, p), scratch, panel);
+                },
+            );
+            let target = Target { offset: target.offset + group.start, ..target };
+            self.over_tokens(out, target, group.len(), |strip, panel, tile| {
+                let strip = &strips[strip * TILE_TOKENS * width..][..TILE_TOKENS * width];
+                let panel = &panels[panel * TILE_OUTPUTS * width..][..TILE_OUTPUTS * width];
+                self.kernels.tile_f32(strip, panel, tile);
+            });
+        });
+    }
+
+    fn many_i16(
+        &self,
+        matrix: &Matrix,
+        rows: Range<usize>,
+        strips: &[i16],
+        strip_scales: &[f32],
+        out: &mut [f32],
+        target: Target,
+    ) {
+        let groups = matrix.cols.div_ceil(GROUP);
+        let width = groups * GROUP;
+        for_groups(rows, width * TILE_OUTPUTS * size_of::<i16>(), |group| {
+            let panels = group.len().div_ceil(TILE_OUTPUTS);
+            let mut values = vec![0i16; panels * TILE_OUTPUTS * width];
+            let mut scales = vec![0.0f32; panels * TILE_OUTPUTS * groups];
+            values
+                .par_chunks_mut(width * TILE_OUTPUTS)
+                .zip(scales.par_chunks_mut(groups * TILE_OUTPUTS))
+                .enumerate()
+                .for_each_init(Vec::new, |scratch, (p, (values, scales))| {
+                    let rows = panel_rows(&group, p);
+                    pack::panel_i16(&self.kernels, matrix, rows, scratch, values, scales);
+                });
+            let target = Target { offset: target.offset + group.start, ..target };
+            self.over_tokens(out, target, group.len(), |strip, panel, tile| {
+                let operands = IntOperands {
+                    activations: &strips[strip * TILE_TOKENS * width..][..TILE_TOKENS * width],
+                    activation_scales: &strip_scales[strip * TILE_TOKENS * groups..][..TILE_TOKENS * groups],
+                    weights: &values[panel * TILE_OUTPUTS * width..][..TILE_OUTPUTS * width],
+                    weight_scales: &scales[panel * TILE_OUTPUTS * groups..][..TILE_OUTPUTS * groups],
+                };
+                self.kernels.tile_i16(operands, tile);
+            });
+        });
+    }
+
+    /// Fills `outputs` columns from `target.offset` on, tile by tile: threads take runs of strips, a panel
+    /// stays in a thread's cache while its strips pass by.
+    fn over_tokens(
+        &self,
+        out: &mut [f32],
+        target: Target,
+        outputs: usize,
+        compute: impl Fn(usize, usize, &mut Tile) + Sync,
+    ) {
+        let strip_len = TILE_TOKENS * target.stride;
+        let strips = out.len().div_ceil(strip_len);
+        let run = strips.div_ceil(4 * rayon::current_num_threads()).clamp(1, 8);
+        out.par_chunks_mut(run * strip_len).enumerate().for_each(|(first, out)| {
+            let mut tile = [[0.0; TILE_OUTPUTS]; TILE_TOKENS];
+            for panel in 0..outputs.div_ceil(TILE_OUTPUTS) {
+                let column = panel * TILE_OUTPUTS;
+                let width = TILE_OUTPUTS.min(outputs - column);
+                for (strip, out) in out.chunks_mut(strip_len).enumerate() {
+                    compute(first * run + strip, panel, &mut tile);
+                    for (row, out) in tile.iter().zip(out.chunks_exact_mut(target.stride)) {
+                        out[target.offset + column..][..width].copy_from_slice(&row[..width]);
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Calls `each` with runs of rows whose panels together take about [`PANEL_BYTES`]; runs are counted from
+/// the range's start, `panel_rows` finds the matrix's rows again.
+fn for_groups(rows: Range<usize>, panel_bytes: usize, mut each: impl FnMut(Group)) {
+    let step = (PANEL_BYTES / panel_bytes).max(1) * TILE_OUTPUTS;
+    for start in (0..rows.len()).step_by(step) {
+        each(Group { first_row: rows.start, start, end: (start + step).min(rows.len()) });
+    }
+}
+
+/// A run of output columns `start..end`, whose weights are rows from `first_row + start` on.
+struct Group {
+    first_row: usize,
+    start: usize,
+    end: usize,
+}
+
+impl Group {
+    fn len(&self) -> usize {
+        self.end - self.start
+    }
+}
+
+/// The matrix's rows in panel `panel` of a group.
+fn panel_rows(group: &Group, panel: usize) -> Range<usize> {
+    let start = group.start + panel * TILE_OUTPUTS;
+    group.first_row + start..group.first_row + group.end.min(start + TILE_OUTPUTS)
+}
