@@ -11,10 +11,13 @@ mod forward;
 mod kernels;
 mod linear;
 mod mla;
+pub mod perplexity;
 mod rope;
 mod site;
 mod state;
+pub mod statistics;
 mod weights;
+mod windows;
 
 pub use error::{Error, Result};
 pub use evaluator::{Attention, Evaluator, Hidden, Options, Sequence};
@@ -22,3 +25,4 @@ pub use forward::Observer;
 pub use kernels::Kernel;
 pub use site::{Point, Site};
 pub use state::KvCache;
+pub use windows::Windows;

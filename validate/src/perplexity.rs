@@ -1,0 +1,119 @@
+//! Perplexity: llama-perplexity's measure and standard error.
+
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::evaluator::{Evaluator, Hidden, Sequence};
+use crate::forward::Observer;
+use crate::statistics::{Estimate, Mean};
+use crate::windows::Windows;
+
+/// What [`perplexity`] found.
+#[derive(Clone, Debug)]
+pub struct Perplexity {
+    /// exp of the mean negative log-likelihood, and its standard error.
+    pub perplexity: Estimate,
+    pub tokens_scored: usize,
+    /// Tokens run through the model.
+    pub tokens: usize,
+    pub elapsed: Duration,
+    /// Share of FFN activations that were not zero.
+    pub active_neurons: f64,
+}
+
+impl Perplexity {
+    pub fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.elapsed.as_secs_f64().max(1e-9)
+    }
+}
+
+/// How far a measure has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    pub windows_done: usize,
+    pub windows: usize,
+    /// Perplexity so far, with its standard error.
+    pub perplexity: Estimate,
+}
+
+/// Runs all windows and scores their second halves; `progress` is called after every batch.
+///
+/// # Errors
+/// As [`Evaluator::hidden`] and [`Evaluator::logits`].
+pub fn perplexity(
+    evaluator: &Evaluator,
+    windows: &Windows<'_>,
+    mut observer: Option<Observer<'_>>,
+    mut progress: impl FnMut(Progress),
+) -> Result<Perplexity> {
+    let start = Instant::now();
+    let mut nll = Mean::default();
+    let (mut tokens, mut active, mut neurons) = (0, 0u64, 0u64);
+    for batch in windows.batches() {
+        let observer = observer.as_mut().map(|o| &mut **o as Observer<'_>);
+        let hidden = hidden_of(evaluator, windows, batch.clone(), observer)?;
+        let targets: Vec<u32> = batch.clone().flat_map(|w| windows.targets(w)).copied().collect();
+        for likelihood in negative_log_likelihoods(evaluator, &hidden, &targets)? {
+            nll.add(likelihood);
+        }
+        tokens += batch.len() * windows.ctx();
+        active += hidden.active_neurons;
+        neurons += hidden.neurons;
+        progress(Progress {
+            windows_done: batch.end,
+            windows: windows.count(),
+            perplexity: Estimate::of(&nll).exp(),
+        });
+    }
+    Ok(Perplexity {
+        perplexity: Estimate::of(&nll).exp(),
+        tokens_scored: nll.count(),
+        tokens,
+        elapsed: start.elapsed(),
+        active_neurons: active as f64 / neurons.max(1) as f64,
+    })
+}
+
+/// Last hidden states of the scored positions of some windows.
+pub(crate) fn hidden_of(
+    evaluator: &Evaluator,
+    windows: &Windows<'_>,
+    batch: std::ops::Range<usize>,
+    observer: Option<Observer<'_>>,
+) -> Result<Hidden> {
+    let inputs: Vec<Vec<u32>> = batch.map(|w| windows.inputs(w)).collect();
+    let mut sequences: Vec<_> =
+        inputs.iter().map(|tokens| Sequence { tokens, wanted: windows.scored(), cache: None }).collect();
+    evaluator.hidden(&mut sequences, observer)
+}
+
+/// The sum over a row's exponentials, tile by tile.
+#[derive(Clone, Copy)]
+struct LogSumExp {
+    max: f32,
+    sum: f64,
+    target: f32,
+}
+
+/// `-log p(target)` for every row of `hidden`, in f64 from f32 logits.
+fn negative_log_likelihoods(evaluator: &Evaluator, hidden: &Hidden, targets: &[u32]) -> Result<Vec<f64>> {
+    assert_eq!(targets.len(), hidden.rows);
+    let kernels = evaluator.linear.kernels;
+    let mut rows = vec![LogSumExp { max: f32::NEG_INFINITY, sum: 0.0, target: f32::NAN }; hidden.rows];
+    evaluator.for_logit_tiles(hidden, |first, width, tile| {
+        let work = rows.par_iter_mut().zip(tile.par_chunks_exact(width)).zip(targets);
+        work.for_each_init(Vec::new, |scratch, ((row, logits), &target)| {
+            if let Some(&logit) = (target as usize).checked_sub(first).and_then(|i| logits.get(i)) {
+                row.target = logit;
+            }
+            let max = logits.iter().fold(row.max, |m, &x| if x > m { x } else { m });
+            scratch.clear();
+            scratch.extend_from_slice(logits);
+            row.sum = row.sum * ((row.max - max) as f64).exp() + kernels.exp_minus(scratch, max) as f64;
+            row.max = max;
+        });
+    })?;
+    Ok(rows.iter().map(|row| row.sum.ln() + (row.max - row.target) as f64).collect())
+}
