@@ -1,5 +1,6 @@
 //! Causal softmax attention of one head over one sequence.
 
+use crate::buffers::{Buffer, Buffers};
 use crate::kernels::{Kernels, TILE_OUTPUTS, TILE_TOKENS};
 use crate::linear::{Rows, pack_strip_f32};
 
@@ -17,9 +18,13 @@ pub(crate) struct Head<'a> {
 
 impl Head<'_> {
     /// Writes `[queries, values.width]` to `out`.
-    pub fn attend(&self, kernels: &Kernels, out: &mut [f32]) {
+    pub fn attend(&self, kernels: &Kernels, floats: &Buffers<f32>, out: &mut [f32]) {
         debug_assert_eq!(self.keys.count(), self.past + self.queries.count());
-        if self.queries.count() <= FEW_QUERIES { self.few(kernels, out) } else { self.many(kernels, out) }
+        if self.queries.count() <= FEW_QUERIES {
+            self.few(kernels, out)
+        } else {
+            self.many(kernels, floats, out)
+        }
     }
 
     fn few(&self, kernels: &Kernels, out: &mut [f32]) {
@@ -38,13 +43,13 @@ impl Head<'_> {
         }
     }
 
-    fn many(&self, kernels: &Kernels, out: &mut [f32]) {
-        let (keys, values) = (self.pack_keys(), self.pack_values());
+    fn many(&self, kernels: &Kernels, floats: &Buffers<f32>, out: &mut [f32]) {
+        let (keys, values) = (self.pack_keys(floats), self.pack_values(floats));
         let total = self.keys.count();
         let width = self.values.width;
-        let mut query_strip = vec![0.0f32; self.queries.width * TILE_TOKENS];
-        let mut scores = vec![0.0f32; TILE_TOKENS * total.next_multiple_of(TILE_OUTPUTS)];
-        let mut weight_strip = vec![0.0f32; total * TILE_TOKENS];
+        let mut query_strip = floats.take(self.queries.width * TILE_TOKENS);
+        let mut scores = floats.take(TILE_TOKENS * total.next_multiple_of(TILE_OUTPUTS));
+        let mut weight_strip = floats.take(total * TILE_TOKENS);
         let mut tile = [[0.0; TILE_OUTPUTS]; TILE_TOKENS];
         let row_len = scores.len() / TILE_TOKENS;
         for first in (0..self.queries.count()).step_by(TILE_TOKENS) {
@@ -79,11 +84,12 @@ impl Head<'_> {
     }
 
     /// `[panels][width][TILE_OUTPUTS]`: keys as if they were weight rows.
-    fn pack_keys(&self) -> Vec<f32> {
+    fn pack_keys(&self, floats: &Buffers<f32>) -> Buffer<f32> {
         let panel_len = TILE_OUTPUTS * self.keys.width;
-        let mut out = vec![0.0f32; self.keys.count().div_ceil(TILE_OUTPUTS) * panel_len];
+        let mut out = floats.take(self.keys.count().div_ceil(TILE_OUTPUTS) * panel_len);
         for (p, panel) in out.chunks_exact_mut(panel_len).enumerate() {
             let (lines, _) = panel.as_chunks_mut::<TILE_OUTPUTS>();
+            // Columns of keys past the last are computed and dropped.
             for r in 0..TILE_OUTPUTS.min(self.keys.count() - p * TILE_OUTPUTS) {
                 for (line, &value) in lines.iter_mut().zip(self.keys.row(p * TILE_OUTPUTS + r)) {
                     line[r] = value;
@@ -94,13 +100,14 @@ impl Head<'_> {
     }
 
     /// `[column panels][tokens][TILE_OUTPUTS]`: values as if they were weight columns.
-    fn pack_values(&self) -> Vec<f32> {
+    fn pack_values(&self, floats: &Buffers<f32>) -> Buffer<f32> {
         let total = self.values.count();
         let width = self.values.width;
-        let mut out = vec![0.0f32; width.div_ceil(TILE_OUTPUTS) * total * TILE_OUTPUTS];
+        let mut out = floats.take(width.div_ceil(TILE_OUTPUTS) * total * TILE_OUTPUTS);
         for (p, panel) in out.chunks_exact_mut(total * TILE_OUTPUTS).enumerate() {
             let columns = p * TILE_OUTPUTS..((p + 1) * TILE_OUTPUTS).min(width);
             for (t, line) in panel.chunks_exact_mut(TILE_OUTPUTS).enumerate() {
+                line[columns.len()..].fill(0.0);
                 line[..columns.len()].copy_from_slice(&self.values.row(t)[columns.clone()]);
             }
         }

@@ -6,7 +6,7 @@ use rayon::ThreadPool;
 use crate::error::{Error, Result};
 use crate::forward::{Forward, Observer};
 use crate::kernels::{Kernel, Kernels};
-use crate::linear::{Linear, Rows, Target};
+use crate::linear::{Input, Linear, Rows, Target};
 use crate::rope::Rope;
 use crate::site::{Point, Site};
 use crate::state::KvCache;
@@ -64,6 +64,15 @@ pub struct Hidden {
     pub neurons: u64,
 }
 
+impl Hidden {
+    /// Some of the rows; the counts stay those of the whole.
+    pub(crate) fn part(&self, rows: std::ops::Range<usize>) -> Hidden {
+        let width = self.values.len() / self.rows.max(1);
+        let values = self.values[rows.start * width..rows.end * width].to_vec();
+        Hidden { values, rows: rows.len(), ..*self }
+    }
+}
+
 /// A model in memory and how it is run.
 pub struct Evaluator {
     pub(crate) config: Config,
@@ -89,7 +98,7 @@ impl Evaluator {
             .map_err(|e| Error::Threads { detail: e.to_string() })?;
         Ok(Evaluator {
             weights: Weights::load(model)?,
-            linear: Linear { kernels, exact: options.exact },
+            linear: Linear::new(kernels, options.exact),
             rope: Rope::new(
                 config.qk_rope_head_dim,
                 config.rope_theta,
@@ -194,28 +203,36 @@ impl Evaluator {
         hidden: &Hidden,
         mut each: impl FnMut(usize, usize, &[f32]) + Send,
     ) -> Result<()> {
+        let head = self.head(hidden);
+        let mut tile = Vec::new();
+        for columns in logit_columns(self.config.vocab_size) {
+            self.logit_tile(&head, columns.clone(), &mut tile)?;
+            self.pool.install(|| each(columns.start, columns.len(), &tile));
+        }
+        Ok(())
+    }
+
+    /// Hidden states made ready for [`logit_tile`](Self::logit_tile).
+    pub(crate) fn head<'a>(&self, hidden: &'a Hidden) -> Input<'a> {
         let rows = Rows::all(&hidden.values, self.config.hidden_size);
-        self.pool.install(|| {
-            let input = self.linear.prepare(rows);
-            let mut tile = Vec::new();
-            for first in (0..self.config.vocab_size).step_by(LOGIT_COLUMNS) {
-                let width = LOGIT_COLUMNS.min(self.config.vocab_size - first);
-                tile.resize(hidden.rows * width, 0.0);
-                let target = Target { stride: width, offset: 0 };
-                self.linear.product_into(
-                    &self.weights.embedding,
-                    first..first + width,
-                    &input,
-                    &mut tile,
-                    target,
-                );
-                if let Some(bad) = tile.iter().position(|x| !x.is_finite()) {
-                    return Err(Error::NonFiniteLogits { row: bad / width });
-                }
-                each(first, width, &tile);
-            }
-            Ok(())
-        })
+        self.pool.install(|| self.linear.prepare(rows))
+    }
+
+    /// Replaces `out` by the logits of some columns of the vocabulary, `[rows, columns]`.
+    pub(crate) fn logit_tile(
+        &self,
+        head: &Input<'_>,
+        columns: std::ops::Range<usize>,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let width = columns.len();
+        out.resize(head.tokens() * width, 0.0);
+        let target = Target { stride: width, offset: 0 };
+        self.pool.install(|| self.linear.product_into(&self.weights.embedding, columns, head, out, target));
+        match out.iter().position(|x| !x.is_finite()) {
+            Some(bad) => Err(Error::NonFiniteLogits { row: bad / width }),
+            None => Ok(()),
+        }
     }
 
     /// Logits of the wanted tokens of a batch: `[rows, vocab_size]`.
@@ -227,23 +244,26 @@ impl Evaluator {
         self.logits(&hidden)
     }
 
+    /// Runs `work` on the evaluator's threads.
+    pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+
     /// `1 / sqrt(mean of squares + eps)` of one row.
     pub(crate) fn rms_scale(&self, row: &[f32]) -> f32 {
         let squares = self.linear.kernels.dot(row, row);
         1.0 / (squares / row.len() as f32 + self.config.rms_norm_eps).sqrt()
-    }
-
-    /// Runs `work` on the evaluator's threads.
-    pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
     }
 }
 
 /// Sines and cosines are prepared for at most this many positions.
 const MAX_POSITIONS: usize = 1 << 17;
 
-/// Columns of a tile of logits.
-pub(crate) const LOGIT_COLUMNS: usize = 2048;
+/// The columns of each tile of logits, in order.
+pub(crate) fn logit_columns(vocab_size: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    const COLUMNS: usize = 2048;
+    (0..vocab_size).step_by(COLUMNS).map(move |first| first..(first + COLUMNS).min(vocab_size))
+}
 
 /// Names the first activation that is not finite.
 pub(crate) fn check_finite(values: &[f32], width: usize, layer: usize, point: Point) -> Result<()> {

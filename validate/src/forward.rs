@@ -2,9 +2,10 @@
 
 use rayon::prelude::*;
 
+use crate::buffers::Buffer;
 use crate::error::Result;
 use crate::evaluator::{Evaluator, Hidden, Sequence, check_finite};
-use crate::linear::{ActiveNeurons, Input, Rows, sparse_product};
+use crate::linear::{ActiveNeurons, Input, Rows};
 use crate::site::{Point, Site};
 use crate::weights::{Ffn, Layer, Matrix};
 
@@ -63,7 +64,7 @@ impl<'e, 'b, 's, 'o> Forward<'e, 'b, 's, 'o> {
         self.observe(None, Point::HeadInput, &values);
         Ok(Hidden {
             rows: values.len() / width,
-            values,
+            values: values.to_vec(),
             active_neurons: self.active_neurons,
             neurons: (self.positions.len() * config.intermediate_size * config.num_hidden_layers) as u64,
         })
@@ -75,9 +76,9 @@ impl<'e, 'b, 's, 'o> Forward<'e, 'b, 's, 'o> {
         }
     }
 
-    fn embed(&self) -> Vec<f32> {
+    fn embed(&self) -> Buffer<f32> {
         let width = self.evaluator.config.hidden_size;
-        let mut x = vec![0.0; self.positions.len() * width];
+        let mut x = self.evaluator.linear.floats.take(self.positions.len() * width);
         let tokens = self.batch.iter().flat_map(|s| s.tokens);
         for (out, &token) in x.chunks_exact_mut(width).zip(tokens) {
             self.evaluator.weights.embedding.decode_row(token as usize, out);
@@ -98,9 +99,9 @@ impl<'e, 'b, 's, 'o> Forward<'e, 'b, 's, 'o> {
     }
 
     /// `x / rms(x) * weight`, row by row. `x`: `[tokens, weight.len()]`.
-    pub(crate) fn rms_norm(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
+    pub(crate) fn rms_norm(&self, x: &[f32], weight: &[f32]) -> Buffer<f32> {
         let evaluator = self.evaluator;
-        let mut out = vec![0.0; x.len()];
+        let mut out = evaluator.linear.floats.take(x.len());
         let rows = out.par_chunks_exact_mut(weight.len()).zip(x.par_chunks_exact(weight.len()));
         rows.for_each(|(out, row)| {
             let scale = evaluator.rms_scale(row);
@@ -111,12 +112,12 @@ impl<'e, 'b, 's, 'o> Forward<'e, 'b, 's, 'o> {
         out
     }
 
-    pub(crate) fn product(&self, matrix: &Matrix, input: &Input<'_>) -> Vec<f32> {
+    pub(crate) fn product(&self, matrix: &Matrix, input: &Input<'_>) -> Buffer<f32> {
         self.evaluator.linear.product(matrix, input)
     }
 
     /// The feed-forward block's contribution: `[tokens, hidden_size]`.
-    fn ffn(&mut self, index: usize, layer: &Layer, x: &[f32]) -> Result<Vec<f32>> {
+    fn ffn(&mut self, index: usize, layer: &Layer, x: &[f32]) -> Result<Buffer<f32>> {
         let config = &self.evaluator.config;
         let linear = &self.evaluator.linear;
         let Ffn { gate, up, down } = &layer.ffn;
@@ -141,7 +142,7 @@ impl<'e, 'b, 's, 'o> Forward<'e, 'b, 's, 'o> {
         Ok(if self.positions.len() > 4 && (active as f64) < SPARSE_BELOW * hidden.len() as f64 {
             let active = ActiveNeurons::new(&hidden, config.intermediate_size);
             drop(hidden);
-            sparse_product(&linear.kernels, down, &active)
+            linear.sparse_product(down, &active)
         } else {
             self.product(down, &linear.prepare(Rows::all(&hidden, config.intermediate_size)))
         })

@@ -5,15 +5,20 @@
 //! encoded weights, `kernels` are the inner loops.
 
 mod attention;
+mod buffers;
+pub mod divergence;
 mod error;
 mod evaluator;
 mod forward;
+pub mod generate;
 mod kernels;
 mod linear;
 mod mla;
 pub mod perplexity;
+pub mod reference;
 mod rope;
 mod site;
+pub mod sparsity;
 mod state;
 pub mod statistics;
 mod weights;

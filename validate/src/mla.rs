@@ -3,26 +3,28 @@
 use rayon::prelude::*;
 
 use crate::attention::Head;
+use crate::buffers::Buffer;
 use crate::error::Result;
 use crate::evaluator::{Attention, Evaluator, check_finite};
 use crate::forward::Forward;
-use crate::linear::{Rows, Target};
+use crate::linear::{Linear, Rows, Target};
 use crate::site::Point;
 use crate::state::LayerCache;
 use crate::weights::{KvB, Layer, Query};
 
 /// Keys and values of one layer, for the tokens of the batch.
 struct KeyValues {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Buffer<f32>,
+    values: Buffer<f32>,
 }
 
 impl Forward<'_, '_, '_, '_> {
     /// The attention block's contribution: `[tokens, hidden_size]`.
-    pub(crate) fn attention(&mut self, index: usize, layer: &Layer, x: &[f32]) -> Result<Vec<f32>> {
+    pub(crate) fn attention(&mut self, index: usize, layer: &Layer, x: &[f32]) -> Result<Buffer<f32>> {
         let config = &self.evaluator.config;
         let linear = &self.evaluator.linear;
         let normalized = self.rms_norm(x, &layer.attention_norm);
+        check_finite(&normalized, config.hidden_size, index, Point::AttentionInput)?;
         self.observe(Some(index), Point::AttentionInput, &normalized);
         let input = linear.prepare(Rows::all(&normalized, config.hidden_size));
         let mut queries = match &layer.query {
@@ -81,7 +83,7 @@ impl Forward<'_, '_, '_, '_> {
     }
 
     /// Attention over the keys and values of every head: `[tokens, heads * v]`.
-    fn expanded(&mut self, index: usize, kv_b: &KvB, queries: Vec<f32>, latents: &[f32]) -> Vec<f32> {
+    fn expanded(&mut self, index: usize, kv_b: &KvB, queries: Buffer<f32>, latents: &[f32]) -> Buffer<f32> {
         let config = &self.evaluator.config;
         let new = self.expand(kv_b, latents);
         let (qk, v) = (config.qk_head_dim(), config.v_head_dim);
@@ -97,11 +99,11 @@ impl Forward<'_, '_, '_, '_> {
         let stride = rank + config.qk_rope_head_dim;
         let rows = Rows { data: latents, stride, offset: 0, width: rank };
         let input = self.evaluator.linear.prepare(rows);
-        let mut keys = vec![0.0f32; tokens * heads * qk];
+        let mut keys = self.evaluator.linear.floats.take(tokens * heads * qk);
         let values = match kv_b {
             KvB::Joint(matrix) => {
                 let joint = self.product(matrix, &input);
-                let mut values = vec![0.0f32; tokens * heads * v];
+                let mut values = self.evaluator.linear.floats.take(tokens * heads * v);
                 let rows = joint.par_chunks_exact(heads * (nope + v));
                 let outputs =
                     keys.par_chunks_exact_mut(heads * qk).zip(values.par_chunks_exact_mut(heads * v));
@@ -139,14 +141,20 @@ impl Forward<'_, '_, '_, '_> {
     }
 
     /// The same in the latent space: queries are multiplied with the keys' weights, outputs with the values'.
-    fn absorbed(&mut self, index: usize, kv_b: &KvB, queries: Vec<f32>, latents: Vec<f32>) -> Vec<f32> {
+    fn absorbed(
+        &mut self,
+        index: usize,
+        kv_b: &KvB,
+        queries: Buffer<f32>,
+        latents: Buffer<f32>,
+    ) -> Buffer<f32> {
         let config = &self.evaluator.config;
         let linear = &self.evaluator.linear;
         let (nope, rope, v) = (config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim);
         let (heads, rank, qk) = (config.num_attention_heads, config.kv_lora_rank, config.qk_head_dim());
         let tokens = self.positions.len();
         let wide = rank + rope;
-        let mut latent_queries = vec![0.0f32; tokens * heads * wide];
+        let mut latent_queries = linear.floats.take(tokens * heads * wide);
         for head in 0..heads {
             let query = rows_of(&queries, heads * qk, head * qk, nope);
             let target = Target { stride: heads * wide, offset: head * wide };
@@ -166,9 +174,9 @@ impl Forward<'_, '_, '_, '_> {
             .par_chunks_exact_mut(wide)
             .zip(queries.par_chunks_exact(qk))
             .for_each(|(wide, query)| wide[rank..].copy_from_slice(&query[nope..]));
-        let new = KeyValues { keys: latents, values: Vec::new() };
+        let new = KeyValues { keys: latents, values: linear.floats.take(0) };
         let mixed = self.attend(index, &latent_queries, new, wide, |_| (0, 0), rank);
-        let mut out = vec![0.0f32; tokens * heads * v];
+        let mut out = linear.floats.take(tokens * heads * v);
         for head in 0..heads {
             let input = linear.prepare(rows_of(&mixed, heads * rank, head * rank, rank));
             let target = Target { stride: heads * v, offset: head * v };
@@ -193,14 +201,14 @@ impl Forward<'_, '_, '_, '_> {
         query_width: usize,
         columns: impl Fn(usize) -> (usize, usize) + Sync,
         value_width: usize,
-    ) -> Vec<f32> {
+    ) -> Buffer<f32> {
         let config = &self.evaluator.config;
         let heads = config.num_attention_heads;
         let tokens = self.positions.len();
         let (key_stride, value_stride) = (new.keys.len() / tokens, new.values.len() / tokens);
         let scale = (1.0 / (config.qk_head_dim() as f64).sqrt()) as f32;
-        let mut mixed = vec![0.0f32; tokens * heads * value_width];
-        let (mut tasks, mut rest, mut first) = (Vec::new(), mixed.as_mut_slice(), 0);
+        let mut mixed = self.evaluator.linear.floats.take(tokens * heads * value_width);
+        let (mut tasks, mut rest, mut first) = (Vec::new(), &mut mixed[..], 0);
         for sequence in self.batch.iter_mut() {
             let count = sequence.tokens.len();
             let rows = first..first + count;
@@ -225,16 +233,16 @@ impl Forward<'_, '_, '_, '_> {
             }
             first += count;
         }
-        let kernels = &self.evaluator.linear.kernels;
-        tasks.into_par_iter().for_each(|(head, out)| head.attend(kernels, out));
+        let Linear { kernels, floats, .. } = &self.evaluator.linear;
+        tasks.into_par_iter().for_each(|(head, out)| head.attend(kernels, floats, out));
         self.by_token(&mixed, value_width)
     }
 
     /// From `[sequences][heads][tokens][width]` to `[tokens, heads * width]`.
-    fn by_token(&self, mixed: &[f32], width: usize) -> Vec<f32> {
+    fn by_token(&self, mixed: &[f32], width: usize) -> Buffer<f32> {
         let heads = self.evaluator.config.num_attention_heads;
-        let mut out = vec![0.0f32; mixed.len()];
-        let (mut rest_in, mut rest_out) = (mixed, out.as_mut_slice());
+        let mut out = self.evaluator.linear.floats.take(mixed.len());
+        let (mut rest_in, mut rest_out) = (mixed, &mut out[..]);
         for sequence in self.batch.iter() {
             let count = sequence.tokens.len();
             let (input, others) = rest_in.split_at(count * heads * width);

@@ -108,7 +108,8 @@ pub(super) fn round_group(group: &[f32; GROUP], out: &mut [i16; GROUP]) -> f32 {
     let norm = squares.iter().sum::<f32>().sqrt();
     let by_size = largest * (1.0 / MAX_INTEGER);
     let by_norm = norm * (1.0 / MAX_NORM);
-    let scale = if by_norm > by_size { by_norm } else { by_size };
+    // A NaN in the group makes the norm NaN; the scale carries it on, integers could not.
+    let scale = if by_norm > by_size || by_norm.is_nan() { by_norm } else { by_size };
     // So small that its inverse overflows: nothing that a sum would notice.
     let inverse = if scale > 1e-35 { 1.0 / scale } else { 0.0 };
     for (out, x) in out.iter_mut().zip(group) {

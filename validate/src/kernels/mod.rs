@@ -142,6 +142,8 @@ impl fmt::Display for Kernel {
     }
 }
 
+type SparseSum = unsafe fn(&[u32], &[f32], &[f32], &mut [f32; SPARSE_OUTPUTS]);
+
 /// The functions of one instruction set. The pointers are unsafe to call on a CPU without it, and the only
 /// way to a table is [`Kernels::new`], which asks the CPU.
 #[derive(Clone, Copy)]
@@ -150,7 +152,7 @@ pub(crate) struct Kernels {
     tile_i16: unsafe fn(IntOperands<'_>, &mut Tile),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
     exp_minus: unsafe fn(&mut [f32], f32) -> f32,
-    sparse: unsafe fn(&[u32], &[f32], &[f32], &mut [f32; SPARSE_OUTPUTS]),
+    sparse: SparseSum,
     round_group: unsafe fn(&[f32; GROUP], &mut [i16; GROUP]) -> f32,
     interleave_weights: unsafe fn(&[f32], &mut [i16], &mut [f32]),
 }

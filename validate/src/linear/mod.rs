@@ -10,8 +10,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 pub(crate) use pack::{Rows, Strips, pack_strip_f32};
-pub(crate) use sparse::{ActiveNeurons, sparse_product};
+pub(crate) use sparse::ActiveNeurons;
 
+use crate::buffers::{Buffer, Buffers};
 use crate::kernels::{GROUP, IntOperands, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile};
 use crate::weights::Matrix;
 
@@ -28,12 +29,20 @@ pub(crate) struct Input<'a> {
     strips: Option<Strips>,
 }
 
+impl Input<'_> {
+    /// Number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.rows.count()
+    }
+}
+
 /// How products are computed.
-#[derive(Clone, Copy)]
 pub(crate) struct Linear {
     pub kernels: Kernels,
     /// f32 throughout; otherwise operands are rounded to 16 bits in groups of [`GROUP`].
     pub exact: bool,
+    pub floats: Buffers<f32>,
+    integers: Buffers<i16>,
 }
 
 /// Where a product goes: columns from `offset` on of rows of `stride`.
@@ -44,21 +53,20 @@ pub(crate) struct Target {
 }
 
 impl Linear {
+    pub fn new(kernels: Kernels, exact: bool) -> Linear {
+        Linear { kernels, exact, floats: Buffers::default(), integers: Buffers::default() }
+    }
+
     /// Packs activations.
     pub fn prepare<'a>(&self, rows: Rows<'a>) -> Input<'a> {
-        let strips = (rows.count() > FEW_TOKENS).then(|| {
-            if self.exact {
-                Strips::F32(pack::pack_f32_values(rows))
-            } else {
-                pack::pack_i16(&self.kernels, rows)
-            }
-        });
+        let strips = (rows.count() > FEW_TOKENS)
+            .then(|| if self.exact { Strips::F32(self.pack_f32(rows)) } else { self.pack_i16(rows) });
         Input { rows, strips }
     }
 
     /// `[tokens, matrix.rows]`: every row of the matrix times every token.
-    pub fn product(&self, matrix: &Matrix, input: &Input<'_>) -> Vec<f32> {
-        let mut out = vec![0.0; input.rows.count() * matrix.rows];
+    pub fn product(&self, matrix: &Matrix, input: &Input<'_>) -> Buffer<f32> {
+        let mut out = self.floats.take(input.rows.count() * matrix.rows);
         let target = Target { stride: matrix.rows, offset: 0 };
         self.product_into(matrix, 0..matrix.rows, input, &mut out, target);
         out
@@ -97,7 +105,7 @@ impl Linear {
         assert!(target.offset + matrix.cols <= target.stride);
         let depth = rows.len();
         let panels = pack::transposed_panels(matrix, rows);
-        let strips = pack::pack_f32_values(input);
+        let strips = self.pack_f32(input);
         self.over_tokens(out, target, matrix.cols, |strip, panel, tile| {
             let strip = &strips[strip * TILE_TOKENS * depth..][..TILE_TOKENS * depth];
             self.kernels.tile_f32(
@@ -133,7 +141,8 @@ impl Linear {
     fn many_f32(&self, matrix: &Matrix, rows: Range<usize>, strips: &[f32], out: &mut [f32], target: Target) {
         let width = matrix.cols;
         for_groups(rows, width * TILE_OUTPUTS * size_of::<f32>(), |group| {
-            let mut panels = vec![0.0f32; group.len().div_ceil(TILE_OUTPUTS) * TILE_OUTPUTS * width];
+            let panels = group.len().div_ceil(TILE_OUTPUTS);
+            let mut panels = self.floats.take(panels * TILE_OUTPUTS * width);
             panels.par_chunks_mut(width * TILE_OUTPUTS).enumerate().for_each_init(
                 Vec::new,
                 |scratch, (p, panel)| {
@@ -162,8 +171,8 @@ impl Linear {
         let width = groups * GROUP;
         for_groups(rows, width * TILE_OUTPUTS * size_of::<i16>(), |group| {
             let panels = group.len().div_ceil(TILE_OUTPUTS);
-            let mut values = vec![0i16; panels * TILE_OUTPUTS * width];
-            let mut scales = vec![0.0f32; panels * TILE_OUTPUTS * groups];
+            let mut values = self.integers.take(panels * TILE_OUTPUTS * width);
+            let mut scales = self.floats.take(panels * TILE_OUTPUTS * groups);
             values
                 .par_chunks_mut(width * TILE_OUTPUTS)
                 .zip(scales.par_chunks_mut(groups * TILE_OUTPUTS))

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::Linear;
+use crate::buffers::Buffer;
 use crate::kernels::{GROUP, Kernels, TILE_OUTPUTS, TILE_TOKENS};
 use crate::weights::Matrix;
 
@@ -14,9 +16,9 @@ const DECODE_COLS: usize = 256;
 #[derive(Debug)]
 pub(crate) enum Strips {
     /// `[strips][width][TILE_TOKENS]`
-    F32(Vec<f32>),
+    F32(Buffer<f32>),
     /// `[strips][groups * GROUP / 2][TILE_TOKENS][2]` and `[strips][groups][TILE_TOKENS]`
-    I16 { values: Vec<i16>, scales: Vec<f32> },
+    I16 { values: Buffer<i16>, scales: Buffer<f32> },
 }
 
 /// A rectangle of a row-major matrix.
@@ -61,42 +63,54 @@ pub(crate) fn pack_strip_f32(rows: Rows<'_>, first: usize, out: &mut [f32]) {
     }
 }
 
-/// All of `rows` as f32 strips.
-pub(crate) fn pack_f32_values(rows: Rows<'_>) -> Vec<f32> {
-    let strips = rows.count().div_ceil(TILE_TOKENS);
-    let mut values = vec![0.0; strips * TILE_TOKENS * rows.width];
-    values
-        .par_chunks_mut(TILE_TOKENS * rows.width)
-        .enumerate()
-        .for_each(|(strip, out)| pack_strip_f32(rows, strip * TILE_TOKENS, out));
-    values
+impl Linear {
+    /// All of `rows` as f32 strips.
+    pub(super) fn pack_f32(&self, rows: Rows<'_>) -> Buffer<f32> {
+        let strips = rows.count().div_ceil(TILE_TOKENS);
+        let mut values = self.floats.take(strips * TILE_TOKENS * rows.width);
+        values
+            .par_chunks_mut(TILE_TOKENS * rows.width)
+            .enumerate()
+            .for_each(|(strip, out)| pack_strip_f32(rows, strip * TILE_TOKENS, out));
+        values
+    }
+
+    /// Rounds all of `rows` to integers, one scale a token and group, and packs them.
+    pub(super) fn pack_i16(&self, rows: Rows<'_>) -> Strips {
+        let strips = rows.count().div_ceil(TILE_TOKENS);
+        let groups = rows.width.div_ceil(GROUP);
+        let mut values = self.integers.take(strips * TILE_TOKENS * groups * GROUP);
+        let mut scales = self.floats.take(strips * TILE_TOKENS * groups);
+        let outputs = values
+            .par_chunks_mut(TILE_TOKENS * groups * GROUP)
+            .zip(scales.par_chunks_mut(TILE_TOKENS * groups));
+        outputs.enumerate().for_each(|(strip, (values, scales))| {
+            pack_strip_i16(&self.kernels, rows, strip * TILE_TOKENS, values, scales);
+        });
+        Strips::I16 { values, scales }
+    }
 }
 
-/// Rounds all of `rows` to integers, one scale a token and group, and packs them.
-pub(crate) fn pack_i16(kernels: &Kernels, rows: Rows<'_>) -> Strips {
-    let strips = rows.count().div_ceil(TILE_TOKENS);
-    let groups = rows.width.div_ceil(GROUP);
-    let mut values = vec![0i16; strips * TILE_TOKENS * groups * GROUP];
-    let mut scales = vec![0.0; strips * TILE_TOKENS * groups];
-    let outputs =
-        values.par_chunks_mut(TILE_TOKENS * groups * GROUP).zip(scales.par_chunks_mut(TILE_TOKENS * groups));
-    outputs.enumerate().for_each(|(strip, (values, scales))| {
-        let first = strip * TILE_TOKENS;
-        let (lines, _) = values.as_chunks_mut::<{ 2 * TILE_TOKENS }>();
-        let (mut padded, mut integers) = ([0.0f32; GROUP], [0i16; GROUP]);
-        for t in 0..rows.count().saturating_sub(first).min(TILE_TOKENS) {
-            for (group, chunk) in rows.row(first + t).chunks(GROUP).enumerate() {
-                padded[..chunk.len()].copy_from_slice(chunk);
-                padded[chunk.len()..].fill(0.0);
-                scales[group * TILE_TOKENS + t] = kernels.round_group(&padded, &mut integers);
-                let lines = &mut lines[group * GROUP / 2..][..GROUP / 2];
-                for (line, pair) in lines.iter_mut().zip(integers.as_chunks::<2>().0) {
-                    line[2 * t..2 * t + 2].copy_from_slice(pair);
-                }
+/// One strip of integers, from token `first` on.
+fn pack_strip_i16(kernels: &Kernels, rows: Rows<'_>, first: usize, values: &mut [i16], scales: &mut [f32]) {
+    let count = rows.count().saturating_sub(first).min(TILE_TOKENS);
+    if count < TILE_TOKENS {
+        values.fill(0);
+        scales.fill(0.0);
+    }
+    let (lines, _) = values.as_chunks_mut::<{ 2 * TILE_TOKENS }>();
+    let (mut padded, mut integers) = ([0.0f32; GROUP], [0i16; GROUP]);
+    for t in 0..count {
+        for (group, chunk) in rows.row(first + t).chunks(GROUP).enumerate() {
+            padded[..chunk.len()].copy_from_slice(chunk);
+            padded[chunk.len()..].fill(0.0);
+            scales[group * TILE_TOKENS + t] = kernels.round_group(&padded, &mut integers);
+            let lines = &mut lines[group * GROUP / 2..][..GROUP / 2];
+            for (line, pair) in lines.iter_mut().zip(integers.as_chunks::<2>().0) {
+                line[2 * t..2 * t + 2].copy_from_slice(pair);
             }
         }
-    });
-    Strips::I16 { values, scales }
+    }
 }
 
 /// Decodes [`TILE_OUTPUTS`] rows from `first` on (zero past `end`), columns `cols`, as `[rows][cols]`.

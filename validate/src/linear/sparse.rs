@@ -3,6 +3,8 @@
 
 use rayon::prelude::*;
 
+use super::Linear;
+use crate::buffers::Buffer;
 use crate::kernels::{Kernels, SPARSE_OUTPUTS};
 use crate::weights::Matrix;
 
@@ -57,35 +59,37 @@ impl ActiveNeurons {
     }
 }
 
-/// `[tokens, matrix.rows]`: the product of `matrix` (`[outputs, neurons]`) with the active neurons.
-pub(crate) fn sparse_product(kernels: &Kernels, matrix: &Matrix, active: &ActiveNeurons) -> Vec<f32> {
-    let outputs = matrix.rows;
-    let mut out = vec![0.0f32; active.tokens * outputs];
-    let strip_len = active.blocks * BLOCK * SPARSE_OUTPUTS;
-    let strips_at_once = (PANEL_BYTES / size_of::<f32>() / strip_len).max(1);
-    for first in (0..outputs).step_by(strips_at_once * SPARSE_OUTPUTS) {
-        let last = (first + strips_at_once * SPARSE_OUTPUTS).min(outputs);
-        let strips = (last - first).div_ceil(SPARSE_OUTPUTS);
-        let mut panels = vec![0.0f32; strips * strip_len];
-        panels.par_chunks_mut(BLOCK * SPARSE_OUTPUTS).enumerate().for_each_init(
-            || vec![0.0f32; BLOCK],
-            |row, (i, panel)| {
-                let first_row = first + i / active.blocks * SPARSE_OUTPUTS;
-                transpose_block(matrix, first_row, i % active.blocks, row, panel);
-            },
-        );
-        out.par_chunks_mut(RUN * outputs).enumerate().for_each(|(run, out)| {
-            for (i, panel) in panels.chunks_exact(BLOCK * SPARSE_OUTPUTS).enumerate() {
-                let column = first + i / active.blocks * SPARSE_OUTPUTS;
-                let width = SPARSE_OUTPUTS.min(outputs - column);
-                for (t, out) in out.chunks_exact_mut(outputs).enumerate() {
-                    let (indices, values) = active.block(run * RUN + t, i % active.blocks);
-                    add(kernels, indices, values, panel, &mut out[column..column + width]);
+impl Linear {
+    /// `[tokens, matrix.rows]`: the product of `matrix` (`[outputs, neurons]`) with the active neurons.
+    pub fn sparse_product(&self, matrix: &Matrix, active: &ActiveNeurons) -> Buffer<f32> {
+        let outputs = matrix.rows;
+        let mut out = self.floats.zeroed(active.tokens * outputs);
+        let strip_len = active.blocks * BLOCK * SPARSE_OUTPUTS;
+        let strips_at_once = (PANEL_BYTES / size_of::<f32>() / strip_len).max(1);
+        for first in (0..outputs).step_by(strips_at_once * SPARSE_OUTPUTS) {
+            let last = (first + strips_at_once * SPARSE_OUTPUTS).min(outputs);
+            let strips = (last - first).div_ceil(SPARSE_OUTPUTS);
+            let mut panels = self.floats.take(strips * strip_len);
+            panels.par_chunks_mut(BLOCK * SPARSE_OUTPUTS).enumerate().for_each_init(
+                || vec![0.0f32; BLOCK],
+                |row, (i, panel)| {
+                    let first_row = first + i / active.blocks * SPARSE_OUTPUTS;
+                    transpose_block(matrix, first_row, i % active.blocks, row, panel);
+                },
+            );
+            out.par_chunks_mut(RUN * outputs).enumerate().for_each(|(run, out)| {
+                for (i, panel) in panels.chunks_exact(BLOCK * SPARSE_OUTPUTS).enumerate() {
+                    let column = first + i / active.blocks * SPARSE_OUTPUTS;
+                    let width = SPARSE_OUTPUTS.min(outputs - column);
+                    for (t, out) in out.chunks_exact_mut(outputs).enumerate() {
+                        let (indices, values) = active.block(run * RUN + t, i % active.blocks);
+                        add(&self.kernels, indices, values, panel, &mut out[column..column + width]);
+                    }
                 }
-            }
-        });
+            });
+        }
+        out
     }
-    out
 }
 
 fn add(kernels: &Kernels, indices: &[u32], values: &[f32], panel: &[f32], out: &mut [f32]) {
@@ -99,10 +103,11 @@ fn add(kernels: &Kernels, indices: &[u32], values: &[f32], panel: &[f32], out: &
     }
 }
 
-/// `panel[j][o] = matrix[first_row + o][block * BLOCK + j]`; `panel`: `[BLOCK][SPARSE_OUTPUTS]`, zeroed.
+/// `panel[j][o] = matrix[first_row + o][block * BLOCK + j]`; `panel`: `[BLOCK][SPARSE_OUTPUTS]`.
 fn transpose_block(matrix: &Matrix, first_row: usize, block: usize, row: &mut [f32], panel: &mut [f32]) {
     let cols = block * BLOCK..((block + 1) * BLOCK).min(matrix.cols);
     let (panel, _) = panel.as_chunks_mut::<SPARSE_OUTPUTS>();
+    // Outputs past the last row are computed and dropped; neurons past the last column are never active.
     for o in 0..SPARSE_OUTPUTS.min(matrix.rows - first_row) {
         let row = &mut row[..cols.len()];
         matrix.decode(first_row + o, cols.clone(), row);

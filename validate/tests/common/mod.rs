@@ -51,3 +51,49 @@ pub fn relative_to_range(found: &[f32], expected: &[f32]) -> f64 {
     assert!(found.iter().all(|x| x.is_finite()));
     largest as f64 / (high - low) as f64
 }
+
+/// A model whose matrices are read as another type, encoded on the fly.
+#[derive(Debug)]
+struct Requantized {
+    source: std::sync::Arc<dyn RowSource>,
+    dtype: plmconv_formats::DType,
+}
+
+impl RowSource for Requantized {
+    fn dtype(&self) -> plmconv_formats::DType {
+        self.dtype
+    }
+
+    fn rows(&self) -> usize {
+        self.source.rows()
+    }
+
+    fn cols(&self) -> usize {
+        self.source.cols()
+    }
+
+    fn read_rows(&self, rows: std::ops::Range<usize>, out: &mut Vec<u8>) -> plmconv_formats::Result<()> {
+        let mut bytes = Vec::new();
+        let count = rows.len() * self.cols();
+        self.source.read_rows(rows, &mut bytes)?;
+        let mut values = vec![0.0; count];
+        plmconv_quant::codec::decode(self.source.dtype(), &bytes, &mut values).expect("decodes");
+        out.resize(self.dtype.encoded_len(count).expect("whole blocks"), 0);
+        plmconv_quant::codec::encode_rows(self.dtype, &values, self.cols(), None, out).expect("encodes");
+        Ok(())
+    }
+}
+
+/// The tiny PLM with its matrices in `dtype`.
+pub fn quantized(dtype: plmconv_formats::DType) -> Model {
+    let mut model = tiny_plm();
+    for tensor in model.tensors.iter_mut().filter(|t| !t.key.role.is_norm()) {
+        tensor.source = std::sync::Arc::new(Requantized { source: tensor.source.clone(), dtype });
+    }
+    model
+}
+
+/// The golden tokens as one text of 128.
+pub fn text() -> Vec<u32> {
+    golden().tokens.concat()
+}

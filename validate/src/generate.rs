@@ -1,0 +1,122 @@
+//! Writing text token by token.
+
+use std::ops::ControlFlow;
+
+use crate::error::{Error, Result};
+use crate::evaluator::{Evaluator, Sequence};
+
+/// How the next token is chosen, and when to stop.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    pub max_tokens: usize,
+    /// 0 takes the most likely token; otherwise logits are divided by it and a token is drawn.
+    pub temperature: f32,
+    pub seed: u64,
+    /// Tokens that end the text (they are not reported).
+    pub stop: Vec<u32>,
+    /// Only ids below this are chosen: a vocabulary may be padded with ids that mean nothing.
+    pub vocabulary: Option<usize>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> GenerateOptions {
+        GenerateOptions { max_tokens: 64, temperature: 0.0, seed: 0, stop: Vec::new(), vocabulary: None }
+    }
+}
+
+/// Continues `prompt`; every new token is handed to `on_token` at once and returned at the end. Stops after
+/// `max_tokens`, before a stop token, at the end of the model's context, or when `on_token` says so.
+///
+/// # Errors
+/// An empty prompt or one longer than the context, a negative temperature, and what running a model may end
+/// with.
+pub fn generate(
+    evaluator: &Evaluator,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+) -> Result<Vec<u32>> {
+    let temperature = options.temperature;
+    if temperature.is_nan() || temperature < 0.0 {
+        return Err(Error::Temperature { temperature });
+    }
+    let mut random = Random(options.seed);
+    let mut cache = evaluator.new_cache();
+    let mut written = Vec::new();
+    let mut input = prompt.to_vec();
+    while written.len() < options.max_tokens {
+        let last = input.len();
+        let wanted = last.saturating_sub(1)..last;
+        let logits =
+            evaluator.forward(&mut [Sequence { tokens: &input, wanted, cache: Some(&mut cache) }])?;
+        let allowed = options.vocabulary.unwrap_or(logits.len()).clamp(1, logits.len());
+        let token = choose(&logits[..allowed], temperature, &mut random);
+        if options.stop.contains(&token) {
+            break;
+        }
+        written.push(token);
+        if on_token(token).is_break() || cache.len() >= evaluator.context() {
+            break;
+        }
+        input = vec![token];
+    }
+    Ok(written)
+}
+
+fn choose(logits: &[f32], temperature: f32, random: &mut Random) -> u32 {
+    let mut best = 0;
+    for (i, x) in logits.iter().enumerate() {
+        if *x > logits[best] {
+            best = i;
+        }
+    }
+    if temperature == 0.0 {
+        return best as u32;
+    }
+    let weight = |x: f32| (((x - logits[best]) / temperature) as f64).exp();
+    let total: f64 = logits.iter().map(|x| weight(*x)).sum();
+    let mut left = random.next() * total;
+    for (i, x) in logits.iter().enumerate() {
+        left -= weight(*x);
+        if left < 0.0 {
+            return i as u32;
+        }
+    }
+    best as u32
+}
+
+/// SplitMix64: the same stream on every machine.
+struct Random(u64);
+
+impl Random {
+    /// From 0 to below 1.
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn temperature_zero_takes_the_largest() {
+        let mut random = Random(1);
+        assert_eq!(choose(&[0.0, 3.0, -1.0, 3.0], 0.0, &mut random), 1);
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        let mut random = Random(7);
+        let logits = [0.0, (3.0f32).ln(), f32::NEG_INFINITY];
+        let mut counts = [0; 3];
+        (0..4000).for_each(|_| counts[choose(&logits, 1.0, &mut random) as usize] += 1);
+        assert_eq!(counts[2], 0);
+        let share = counts[1] as f64 / 4000.0;
+        assert!((share - 0.75).abs() < 0.03, "{share}");
+    }
+}
