@@ -14,7 +14,7 @@ use super::super::batch::{BATCH, for_each_batch};
 use super::super::engine::{Engine, Levels, Steps, SymmetricFit, symmetric_one};
 use super::super::rounding::{half_bits, half_value, nearest_int};
 use super::super::search::{Weighting, symmetric};
-use super::{pack_two_bits, peak_scale};
+use super::{pack_bit_planes, pack_two_bits, peak_scale};
 
 const SUB: usize = 16;
 const SUBS: usize = SUPER_BLOCK / SUB;
@@ -130,8 +130,8 @@ fn write_block<E: Engine>(
             codes.copy_from_slice(&search_codes(sub, x));
         }
     }
-    for (l, byte) in out[HIGH].iter_mut().enumerate() {
-        *byte = (0..8).fold(0, |bits, n| bits | ((codes[32 * n + l] >> 2) << n));
+    if let Some(high) = out[HIGH].first_chunk_mut() {
+        pack_bit_planes::<2>(&codes, high);
     }
     let low = codes.map(|code| code & 3);
     pack_two_bits(&low, &mut out[LOW]);

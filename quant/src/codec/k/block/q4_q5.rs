@@ -16,7 +16,7 @@ use super::super::engine::{Engine, Levels, Steps, affine_one};
 use super::super::rounding::{half_bits, half_value, nearest_int};
 use super::super::search::Weighting;
 use super::super::search::affine::{AffineFit, AffineGrid};
-use super::largest;
+use super::{largest, pack_bit_planes};
 
 const SUB: usize = 32;
 const SUBS: usize = SUPER_BLOCK / SUB;
@@ -208,13 +208,15 @@ fn unpack_scales(packed: &[u8]) -> ([u8; SUBS], [u8; SUBS]) {
 /// of value `32 * n + l`.
 #[inline(always)]
 fn pack_codes(codes: &[u8; SUPER_BLOCK], format: &Format, out: &mut [u8]) {
-    for (pair, low) in codes.chunks_exact(64).zip(out[format.low.clone()].chunks_exact_mut(32)) {
+    let (pairs, _) = codes.as_chunks::<64>();
+    let (low, _) = out[format.low.clone()].as_chunks_mut::<32>();
+    for (pair, low) in pairs.iter().zip(low) {
         for (l, byte) in low.iter_mut().enumerate() {
             *byte = (pair[l] & 0xf) | (pair[l + 32] << 4);
         }
     }
-    for (l, byte) in out[format.high.clone()].iter_mut().enumerate() {
-        *byte = (0..SUBS).fold(0, |bits, n| bits | ((codes[32 * n + l] >> 4) << n));
+    if let Some(high) = out[format.high.clone()].first_chunk_mut() {
+        pack_bit_planes::<4>(codes, high);
     }
 }
 

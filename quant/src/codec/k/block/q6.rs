@@ -89,9 +89,8 @@ fn write_block<E: Engine>(
 #[inline(always)]
 fn pack_codes(codes: &[u8; SUPER_BLOCK], out: &mut [u8]) {
     let (low, rest) = out.split_at_mut(LOW.end);
-    let high = &mut rest[..HIGH.len()];
-    let halves = codes.chunks_exact(128).zip(low.chunks_exact_mut(64)).zip(high.chunks_exact_mut(32));
-    for ((codes, low), high) in halves {
+    let halves = low.as_chunks_mut::<64>().0.iter_mut().zip(rest[..HIGH.len()].as_chunks_mut::<32>().0);
+    for (codes, (low, high)) in codes.as_chunks::<128>().0.iter().zip(halves) {
         for (l, byte) in low.iter_mut().enumerate() {
             *byte = (codes[l] & 0xf) | (codes[l + 64] << 4);
         }

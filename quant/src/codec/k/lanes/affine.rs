@@ -51,8 +51,9 @@ fn fit_group<L: Lanes, const SUB: usize>(
     let low = lanes.select(lanes.less(zero, group.smallest), zero, group.smallest);
     let flat = lanes.equal(group.max, low);
     let mut best = group.start(grid, low);
+    let mut codes = [zero; SUB];
     for step in 0..=grid.steps {
-        group.improve(grid, step, flat, &mut best);
+        group.improve(grid, step, flat, &mut codes, &mut best);
     }
     let scale = lanes.to_array(lanes.select(flat, zero, best.scale));
     let offset = lanes.to_array(lanes.mul(best.min, lanes.splat(-1.0)));
@@ -128,9 +129,9 @@ impl<L: Lanes, const SUB: usize> Group<L, SUB> {
         Best { scale, min, error, regular: lanes.and(no_nan, self.in_range(inverse, min)) }
     }
 
-    /// Tries one candidate in every lane and keeps it where it is better.
+    /// Tries one candidate in every lane and keeps it where it is better. `codes` is room to work in.
     #[inline(always)]
-    fn improve(&self, grid: &AffineGrid, step: i32, flat: L::M, best: &mut Best<L>) {
+    fn improve(&self, grid: &AffineGrid, step: i32, flat: L::M, codes: &mut [L::F; SUB], best: &mut Best<L>) {
         let lanes = self.lanes;
         let zero = lanes.splat(0.0);
         let max_code = lanes.splat(grid.max_code as f32);
@@ -138,7 +139,6 @@ impl<L: Lanes, const SUB: usize> Group<L, SUB> {
         let inverse = lanes.div(numerator, lanes.sub(self.max, best.min));
         best.regular = lanes.and(best.regular, self.in_range(inverse, best.min));
 
-        let mut codes = [zero; SUB];
         let (mut sum_l, mut sum_l2, mut sum_xl) = (zero, zero, zero);
         for (row, code) in codes.iter_mut().enumerate() {
             let l = self.code(row, inverse, best.min, max_code);

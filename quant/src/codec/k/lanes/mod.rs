@@ -91,9 +91,11 @@ trait Lanes: Copy {
 #[inline(always)]
 fn transpose<L: Lanes, const N: usize>(lanes: L, x: &[f32]) -> [L::F; N] {
     const { assert!(N <= MAX_GROUP && N.is_multiple_of(8)) };
-    let mut padded = [0.0; LANES * MAX_GROUP];
+    let padded;
     let x = if x.len() < LANES * N {
-        padded[..x.len()].copy_from_slice(x);
+        let mut copy = [0.0; LANES * MAX_GROUP];
+        copy[..x.len()].copy_from_slice(x);
+        padded = copy;
         &padded[..LANES * N]
     } else {
         x
