@@ -5,8 +5,13 @@
 /// infinite.
 #[inline(always)]
 pub(crate) fn truncate(value: f32) -> i32 {
-    if (-2147483648.0..2147483648.0).contains(&value) { value as i32 } else { i32::MIN }
+    // Saturation and NaN are put right by one comparison, which compiles to vector code.
+    let saturated = value as i32;
+    if value.abs() < 2147483648.0 { saturated } else { i32::MIN }
 }
+
+/// The largest f32 below one half.
+pub(crate) const BELOW_HALF: f32 = 0.499_999_97;
 
 /// C's `roundf` followed by a conversion to an integer: halves go away from zero.
 ///
@@ -14,7 +19,6 @@ pub(crate) fn truncate(value: f32) -> i32 {
 /// (0.49999997 must become 0).
 #[inline(always)]
 pub(crate) fn round_half_away(value: f32) -> i32 {
-    const BELOW_HALF: f32 = 0.499_999_97;
     truncate(value + BELOW_HALF.copysign(value))
 }
 
@@ -32,17 +36,57 @@ pub(crate) fn inverse_or_zero(value: f32) -> f32 {
     if value != 0.0 { 1.0 / value } else { 0.0 }
 }
 
+/// Values that are reduced side by side: a reduction over floats in one chain cannot be vectorized, because the
+/// compiler may not reorder it. Minima and maxima of finite values do not mind the order (but for signed zeros).
+const LANES: usize = 8;
+
+/// The largest magnitude of finite values; 0 for none.
+#[inline(always)]
+pub(crate) fn largest_magnitude(values: &[f32]) -> f32 {
+    let (groups, rest) = values.as_chunks::<LANES>();
+    let larger = |max: f32, v: f32| if max > v.abs() { max } else { v.abs() };
+    let mut lanes = [0.0_f32; LANES];
+    for group in groups {
+        for (max, v) in lanes.iter_mut().zip(group) {
+            *max = larger(*max, *v);
+        }
+    }
+    lanes.iter().chain(rest).fold(0.0, |max, v| larger(max, *v))
+}
+
 /// The value of largest magnitude with its sign, the first of equals; 0 when all are zero.
 #[inline(always)]
 pub(crate) fn signed_max(values: &[f32]) -> f32 {
-    let (mut magnitude, mut max) = (0.0, 0.0);
-    for &value in values {
-        if magnitude < value.abs() {
-            magnitude = value.abs();
-            max = value;
+    let magnitude = largest_magnitude(values);
+    if magnitude == 0.0 {
+        return 0.0;
+    }
+    // Mostly one sign has it; only where both have does the first count.
+    let has = |wanted: f32| values.iter().fold(false, |any, v| any | (*v == wanted));
+    match (has(magnitude), has(-magnitude)) {
+        (true, true) => values.iter().copied().find(|v| v.abs() == magnitude).unwrap_or(magnitude),
+        (false, true) => -magnitude,
+        _ => magnitude,
+    }
+}
+
+/// The smallest and the largest value, the first of equals (zeros of both signs are equal).
+#[inline(always)]
+pub(crate) fn range<const N: usize>(values: &[f32; N]) -> (f32, f32) {
+    let lower = |min: f32, v: f32| if v < min { v } else { min };
+    let upper = |max: f32, v: f32| if v > max { v } else { max };
+    let (groups, rest) = values.as_chunks::<LANES>();
+    let (mut mins, mut maxes) = ([f32::MAX; LANES], [-f32::MAX; LANES]);
+    for group in groups {
+        for lane in 0..LANES {
+            mins[lane] = lower(mins[lane], group[lane]);
+            maxes[lane] = upper(maxes[lane], group[lane]);
         }
     }
-    max
+    let min = mins.iter().chain(rest).fold(f32::MAX, |min, v| lower(min, *v));
+    let max = maxes.iter().chain(rest).fold(-f32::MAX, |max, v| upper(max, *v));
+    let first_zero = || values.iter().copied().find(|v| *v == 0.0).unwrap_or(0.0);
+    (if min == 0.0 { first_zero() } else { min }, if max == 0.0 { first_zero() } else { max })
 }
 
 /// Sum of squares in order of the values: float addition does not commute, and the order is ggml's.
@@ -88,5 +132,19 @@ mod tests {
         assert_eq!(signed_max(&[1.0, -3.0, 3.0]), -3.0);
         assert_eq!(signed_max(&[1.0, 3.0, -3.0]), 3.0);
         assert_eq!(signed_max(&[-0.0, 0.0]).to_bits(), 0);
+        let many: Vec<f32> = (0..40).map(|i| if i == 23 { -7.0 } else { (i % 7) as f32 }).collect();
+        assert_eq!(signed_max(&many), -7.0);
+    }
+
+    #[test]
+    fn the_first_zero_is_the_minimum() {
+        let mut values = [1.0; 32];
+        (values[9], values[17]) = (-0.0, 0.0);
+        assert_eq!(range(&values).0.to_bits(), (-0.0_f32).to_bits());
+        values[3] = 0.0;
+        assert_eq!(range(&values).0.to_bits(), 0);
+        values = values.map(|v| -v);
+        assert_eq!(range(&values), (-1.0, 0.0));
+        assert_eq!(range(&values).1.to_bits(), (-0.0_f32).to_bits());
     }
 }

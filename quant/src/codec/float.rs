@@ -4,6 +4,8 @@
 //! compiler turns a loop over them into vector code, and they round exactly as ggml's
 //! `ggml_compute_fp32_to_fp16` and `ggml_compute_fp32_to_bf16` do: to nearest, ties to even.
 
+use super::kernel::{Kernel, STEP};
+
 const SIGN: u32 = 0x8000_0000;
 
 /// The half-precision bits of `value`, rounded to nearest even; subnormals kept, overflow to infinity.
@@ -66,15 +68,31 @@ pub(super) fn decode_f32(bytes: &[u8], out: &mut [f32]) {
 }
 
 #[inline(always)]
-pub(super) fn encode_f16(values: &[f32], out: &mut [u8]) {
-    for (value, bytes) in values.iter().zip(out.as_chunks_mut::<2>().0) {
+pub(super) fn encode_f16(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
+    let (steps, rest) = values.as_chunks::<STEP>();
+    let (out_steps, out_rest) = out.as_chunks_mut::<{ 2 * STEP }>();
+    for (x, out) in steps.iter().zip(out_steps) {
+        for (bits, bytes) in kernel.f16_bits(x).iter().zip(out.as_chunks_mut::<2>().0) {
+            *bytes = bits.to_le_bytes();
+        }
+    }
+    for (value, bytes) in rest.iter().zip(out_rest.as_chunks_mut::<2>().0) {
         *bytes = f16_bits(*value).to_le_bytes();
     }
 }
 
 #[inline(always)]
-pub(super) fn decode_f16(bytes: &[u8], out: &mut [f32]) {
-    for (bytes, value) in bytes.as_chunks::<2>().0.iter().zip(out) {
+pub(super) fn decode_f16(kernel: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+    let (steps, rest) = bytes.as_chunks::<{ 2 * STEP }>();
+    let (out_steps, out_rest) = out.as_chunks_mut::<STEP>();
+    for (bytes, x) in steps.iter().zip(out_steps) {
+        let mut bits = [0; STEP];
+        for (bytes, bits) in bytes.as_chunks::<2>().0.iter().zip(&mut bits) {
+            *bits = u16::from_le_bytes(*bytes);
+        }
+        *x = kernel.f16_values(&bits);
+    }
+    for (bytes, value) in rest.as_chunks::<2>().0.iter().zip(out_rest) {
         *value = f16_value(u16::from_le_bytes(*bytes));
     }
 }

@@ -14,11 +14,12 @@
 //! Byte `j` of `qs` holds the low four bits of value `j` and, above them, of value `j + 16`; bit `j` of `qh` is
 //! the fifth bit of value `j`. Algorithms: `quantize_row_q*_ref` and `quantize_row_q*_impl` in ggml-quants.c.
 
-use super::arithmetic::{inverse_or_zero, round_half_away, signed_max, sum_of_squares, truncate};
+use super::arithmetic::{inverse_or_zero, sum_of_squares};
 use super::float::{f16_bits, f16_value};
+use super::kernel::{Kernel, STEP};
 use super::weighted::{self, Levels};
 
-pub(super) const BLOCK: usize = 32;
+pub(super) const BLOCK: usize = STEP;
 const HALF: usize = BLOCK / 2;
 
 /// One value per element, before packing.
@@ -43,26 +44,20 @@ impl Symmetric {
     /// The scale maps the value of largest magnitude onto code 0, which lies one step further out than the
     /// largest code: the sign of the scale follows that value.
     #[inline(always)]
-    fn quantize(&self, x: &[f32; BLOCK]) -> (f32, Codes) {
-        let d = signed_max(x) / -f32::from(self.zero);
-        let inverse = inverse_or_zero(d);
-        let offset = f32::from(self.zero) + 0.5;
+    fn quantize(&self, kernel: impl Kernel, x: &[f32; BLOCK]) -> (f32, Codes) {
+        let d = kernel.signed_max(x) / -f32::from(self.zero);
+        let codes = kernel.truncated(x, 0.0, inverse_or_zero(d), f32::from(self.zero) + 0.5);
         let top = (2 * self.zero - 1) as i8;
-        (d, x.map(|v| (truncate(v * inverse + offset) as i8).min(top) as u8))
+        (d, codes.map(|code| (code as i8).min(top) as u8))
     }
 }
 
 impl Affine {
     #[inline(always)]
-    fn quantize(&self, x: &[f32; BLOCK]) -> (f32, f32, Codes) {
-        let (mut min, mut max) = (f32::MAX, -f32::MAX);
-        for &v in x {
-            min = if v < min { v } else { min };
-            max = if v > max { v } else { max };
-        }
+    fn quantize(&self, kernel: impl Kernel, x: &[f32; BLOCK]) -> (f32, f32, Codes) {
+        let (min, max) = kernel.range(x);
         let d = (max - min) / f32::from(self.max_code);
-        let inverse = inverse_or_zero(d);
-        (d, min, x.map(|v| truncate((v - min) * inverse + 0.5) as u8))
+        (d, min, kernel.truncated(x, min, inverse_or_zero(d), 0.5))
     }
 }
 
@@ -77,19 +72,16 @@ fn get_f16(bytes: &[u8]) -> f32 {
 }
 
 #[inline(always)]
-fn pack_nibbles(codes: &Codes, qs: &mut [u8]) {
-    for (j, byte) in qs.iter_mut().enumerate() {
-        *byte = codes[j] | (codes[j + HALF] << 4);
-    }
+fn put_nibbles(kernel: impl Kernel, out: &mut [u8], codes: &Codes) {
+    out.copy_from_slice(&kernel.nibbles(codes));
 }
 
-/// Packs five-bit codes: fifth bits into the first four bytes of `out`, the rest as nibbles after them.
+/// Five-bit codes: the fifth bits into the first four bytes of `out`, the rest as nibbles after them.
 #[inline(always)]
-fn pack_five_bits(codes: &Codes, out: &mut [u8]) {
-    let high = codes.iter().enumerate().fold(0_u32, |bits, (j, code)| bits | (u32::from(code >> 4) & 1) << j);
+fn put_five_bits(kernel: impl Kernel, out: &mut [u8], codes: &Codes) {
     let (qh, qs) = out.split_at_mut(4);
-    qh.copy_from_slice(&high.to_le_bytes());
-    pack_nibbles(&codes.map(|code| code & 15), qs);
+    qh.copy_from_slice(&kernel.fifth_bits(codes).to_le_bytes());
+    put_nibbles(kernel, qs, &codes.map(|code| code & 15));
 }
 
 #[inline(always)]
@@ -118,53 +110,49 @@ fn each_block<const BYTES: usize>(
 }
 
 #[inline(always)]
-pub(super) fn encode_q4_0(values: &[f32], out: &mut [u8]) {
+pub(super) fn encode_q4_0(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
     each_block(values, out, |_, x, block: &mut [u8; 18]| {
-        let (d, codes) = Q4_0.quantize(x);
+        let (d, codes) = Q4_0.quantize(kernel, x);
         put_f16(&mut block[..2], d);
-        pack_nibbles(&codes, &mut block[2..]);
+        put_nibbles(kernel, &mut block[2..], &codes);
     });
 }
 
 #[inline(always)]
-pub(super) fn encode_q4_1(values: &[f32], out: &mut [u8]) {
+pub(super) fn encode_q4_1(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
     each_block(values, out, |_, x, block: &mut [u8; 20]| {
-        let (d, m, codes) = Q4_1.quantize(x);
+        let (d, m, codes) = Q4_1.quantize(kernel, x);
         put_f16(&mut block[..2], d);
         put_f16(&mut block[2..4], m);
-        pack_nibbles(&codes, &mut block[4..]);
+        put_nibbles(kernel, &mut block[4..], &codes);
     });
 }
 
 #[inline(always)]
-pub(super) fn encode_q5_0(values: &[f32], out: &mut [u8]) {
+pub(super) fn encode_q5_0(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
     each_block(values, out, |_, x, block: &mut [u8; 22]| {
-        let (d, codes) = Q5_0.quantize(x);
+        let (d, codes) = Q5_0.quantize(kernel, x);
         put_f16(&mut block[..2], d);
-        pack_five_bits(&codes, &mut block[2..]);
+        put_five_bits(kernel, &mut block[2..], &codes);
     });
 }
 
 #[inline(always)]
-pub(super) fn encode_q5_1(values: &[f32], out: &mut [u8]) {
+pub(super) fn encode_q5_1(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
     each_block(values, out, |_, x, block: &mut [u8; 24]| {
-        let (d, m, codes) = Q5_1.quantize(x);
+        let (d, m, codes) = Q5_1.quantize(kernel, x);
         put_f16(&mut block[..2], d);
         put_f16(&mut block[2..4], m);
-        pack_five_bits(&codes, &mut block[4..]);
+        put_five_bits(kernel, &mut block[4..], &codes);
     });
 }
 
 #[inline(always)]
-pub(super) fn encode_q8_0(values: &[f32], out: &mut [u8]) {
+pub(super) fn encode_q8_0(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
     each_block(values, out, |_, x, block: &mut [u8; 34]| {
-        let largest = x.iter().fold(0.0_f32, |max, v| if max > v.abs() { max } else { v.abs() });
-        let d = largest / 127.0;
-        let inverse = inverse_or_zero(d);
+        let d = kernel.largest_magnitude(x) / 127.0;
         put_f16(&mut block[..2], d);
-        for (v, code) in x.iter().zip(&mut block[2..]) {
-            *code = round_half_away(v * inverse) as u8;
-        }
+        block[2..].copy_from_slice(&kernel.rounded(x, inverse_or_zero(d)));
     });
 }
 
@@ -195,40 +183,40 @@ fn each_weighted_block<const BYTES: usize>(
 }
 
 #[inline(always)]
-pub(super) fn encode_q4_0_weighted(values: &[f32], importance: &[f32], out: &mut [u8]) {
+pub(super) fn encode_q4_0_weighted(kernel: impl Kernel, values: &[f32], importance: &[f32], out: &mut [u8]) {
     each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 18]| {
         let (d, codes) = weighted::symmetric(x, w, i32::from(Q4_0.zero));
         put_f16(&mut block[..2], d);
-        pack_nibbles(&codes, &mut block[2..]);
+        put_nibbles(kernel, &mut block[2..], &codes);
     });
 }
 
 #[inline(always)]
-pub(super) fn encode_q5_0_weighted(values: &[f32], importance: &[f32], out: &mut [u8]) {
+pub(super) fn encode_q5_0_weighted(kernel: impl Kernel, values: &[f32], importance: &[f32], out: &mut [u8]) {
     each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 22]| {
         let (d, codes) = weighted::symmetric(x, w, i32::from(Q5_0.zero));
         put_f16(&mut block[..2], d);
-        pack_five_bits(&codes, &mut block[2..]);
+        put_five_bits(kernel, &mut block[2..], &codes);
     });
 }
 
 #[inline(always)]
-pub(super) fn encode_q4_1_weighted(values: &[f32], importance: &[f32], out: &mut [u8]) {
+pub(super) fn encode_q4_1_weighted(kernel: impl Kernel, values: &[f32], importance: &[f32], out: &mut [u8]) {
     each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 20]| {
         let Levels { scale, min, codes } = weighted::affine(x, w, i32::from(Q4_1.max_code));
         put_f16(&mut block[..2], scale);
         put_f16(&mut block[2..4], min);
-        pack_nibbles(&codes, &mut block[4..]);
+        put_nibbles(kernel, &mut block[4..], &codes);
     });
 }
 
 #[inline(always)]
-pub(super) fn encode_q5_1_weighted(values: &[f32], importance: &[f32], out: &mut [u8]) {
+pub(super) fn encode_q5_1_weighted(kernel: impl Kernel, values: &[f32], importance: &[f32], out: &mut [u8]) {
     each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 24]| {
         let Levels { scale, min, codes } = weighted::affine(x, w, i32::from(Q5_1.max_code));
         put_f16(&mut block[..2], scale);
         put_f16(&mut block[2..4], min);
-        pack_five_bits(&codes, &mut block[4..]);
+        put_five_bits(kernel, &mut block[4..], &codes);
     });
 }
 

@@ -5,6 +5,7 @@ mod arithmetic;
 mod float;
 mod iq;
 pub mod k;
+mod kernel;
 mod legacy;
 mod ternary;
 mod weighted;
@@ -13,6 +14,9 @@ use plmconv_formats::DType;
 
 use crate::Error;
 use crate::simd::Level;
+#[cfg(target_arch = "x86_64")]
+use kernel::Avx2Kernel;
+use kernel::{Kernel, Scalar};
 
 /// Encoded bytes per step: small enough that a step's values and bytes stay in the second-level cache while
 /// they are checked.
@@ -167,24 +171,26 @@ fn encode_checked(
     }
     match level {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the level carries the proof that this CPU has AVX2.
+        // SAFETY: the level carries the proof that this CPU has AVX2 and F16C.
         Level::Avx2(_) => unsafe { encode_avx2(dtype, values, importance, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level carries the proof that this CPU has AVX-512 F, BW, DQ and VL.
         Level::Avx512(_) => unsafe { encode_avx512(dtype, values, importance, out) },
-        _ => encode_portable(dtype, values, importance, out),
+        _ => encode_with_kernel(Scalar, dtype, values, importance, out),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,f16c")]
 fn encode_avx2(
     dtype: DType,
     values: &[f32],
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) -> Result<(), Error> {
-    encode_portable(dtype, values, importance, out)
+    // SAFETY: this function enables AVX2 and F16C (AVX-512 implies both).
+    let kernel = unsafe { Avx2Kernel::new() };
+    encode_with_kernel(kernel, dtype, values, importance, out)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -195,11 +201,14 @@ fn encode_avx512(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) -> Result<(), Error> {
-    encode_portable(dtype, values, importance, out)
+    // SAFETY: this function enables AVX2 and F16C (AVX-512 implies both).
+    let kernel = unsafe { Avx2Kernel::new() };
+    encode_with_kernel(kernel, dtype, values, importance, out)
 }
 
 #[inline(always)]
-fn encode_portable(
+fn encode_with_kernel(
+    kernel: impl Kernel,
     dtype: DType,
     values: &[f32],
     importance: Option<&[f32]>,
@@ -207,21 +216,21 @@ fn encode_portable(
 ) -> Result<(), Error> {
     match (dtype, importance) {
         (DType::F32, _) => float::encode_f32(values, out),
-        (DType::F16, _) => float::encode_f16(values, out),
+        (DType::F16, _) => float::encode_f16(kernel, values, out),
         (DType::Bf16, _) => float::encode_bf16(values, out),
-        (DType::Q4_0, None) => legacy::encode_q4_0(values, out),
-        (DType::Q4_1, None) => legacy::encode_q4_1(values, out),
-        (DType::Q5_0, None) => legacy::encode_q5_0(values, out),
-        (DType::Q5_1, None) => legacy::encode_q5_1(values, out),
-        (DType::Q4_0, Some(w)) => legacy::encode_q4_0_weighted(values, w, out),
-        (DType::Q4_1, Some(w)) => legacy::encode_q4_1_weighted(values, w, out),
-        (DType::Q5_0, Some(w)) => legacy::encode_q5_0_weighted(values, w, out),
-        (DType::Q5_1, Some(w)) => legacy::encode_q5_1_weighted(values, w, out),
-        (DType::Q8_0, _) => legacy::encode_q8_0(values, out),
+        (DType::Q4_0, None) => legacy::encode_q4_0(kernel, values, out),
+        (DType::Q4_1, None) => legacy::encode_q4_1(kernel, values, out),
+        (DType::Q5_0, None) => legacy::encode_q5_0(kernel, values, out),
+        (DType::Q5_1, None) => legacy::encode_q5_1(kernel, values, out),
+        (DType::Q4_0, Some(w)) => legacy::encode_q4_0_weighted(kernel, values, w, out),
+        (DType::Q4_1, Some(w)) => legacy::encode_q4_1_weighted(kernel, values, w, out),
+        (DType::Q5_0, Some(w)) => legacy::encode_q5_0_weighted(kernel, values, w, out),
+        (DType::Q5_1, Some(w)) => legacy::encode_q5_1_weighted(kernel, values, w, out),
+        (DType::Q8_0, _) => legacy::encode_q8_0(kernel, values, out),
         (DType::Iq4Nl, w) => iq::encode_iq4_nl(values, w, out),
         (DType::Iq4Xs, w) => iq::encode_iq4_xs(values, w, out),
-        (DType::Tq1_0, _) => ternary::encode_tq1_0(values, out),
-        (DType::Tq2_0, _) => ternary::encode_tq2_0(values, out),
+        (DType::Tq1_0, _) => ternary::encode_tq1_0(kernel, values, out),
+        (DType::Tq2_0, _) => ternary::encode_tq2_0(kernel, values, out),
         _ => return Err(Error::CannotEncode { dtype }),
     }
     Ok(())
@@ -235,32 +244,36 @@ fn decode_checked(level: Level, dtype: DType, bytes: &[u8], out: &mut [f32]) -> 
     }
     match level {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the level carries the proof that this CPU has AVX2.
+        // SAFETY: the level carries the proof that this CPU has AVX2 and F16C.
         Level::Avx2(_) => unsafe { decode_avx2(dtype, bytes, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level carries the proof that this CPU has AVX-512 F, BW, DQ and VL.
         Level::Avx512(_) => unsafe { decode_avx512(dtype, bytes, out) },
-        _ => decode_portable(dtype, bytes, out),
+        _ => decode_with_kernel(Scalar, dtype, bytes, out),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,f16c")]
 fn decode_avx2(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
-    decode_portable(dtype, bytes, out)
+    // SAFETY: this function enables AVX2 and F16C (AVX-512 implies both).
+    let kernel = unsafe { Avx2Kernel::new() };
+    decode_with_kernel(kernel, dtype, bytes, out)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn decode_avx512(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
-    decode_portable(dtype, bytes, out)
+    // SAFETY: this function enables AVX2 and F16C (AVX-512 implies both).
+    let kernel = unsafe { Avx2Kernel::new() };
+    decode_with_kernel(kernel, dtype, bytes, out)
 }
 
 #[inline(always)]
-fn decode_portable(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
+fn decode_with_kernel(kernel: impl Kernel, dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
     match dtype {
         DType::F32 => float::decode_f32(bytes, out),
-        DType::F16 => float::decode_f16(bytes, out),
+        DType::F16 => float::decode_f16(kernel, bytes, out),
         DType::Bf16 => float::decode_bf16(bytes, out),
         DType::Q4_0 => legacy::decode_q4_0(bytes, out),
         DType::Q4_1 => legacy::decode_q4_1(bytes, out),
@@ -277,33 +290,38 @@ fn decode_portable(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Er
     Ok(())
 }
 
-/// Byte offsets of the half-precision fields in a block of `dtype`.
-fn half_fields(dtype: DType) -> &'static [usize] {
+/// Byte offsets of the half-precision fields in a block of `dtype`; a single one stands twice.
+fn half_fields(dtype: DType) -> Option<[usize; 2]> {
     match dtype {
-        DType::F16 | DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::Iq4Nl | DType::Iq4Xs => &[0],
-        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
-        DType::Q2K => &[80, 82],
-        DType::Q3K => &[108],
-        DType::Q6K => &[208],
-        DType::Tq1_0 => &[52],
-        DType::Tq2_0 => &[64],
-        _ => &[],
+        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::Iq4Nl | DType::Iq4Xs => Some([0, 0]),
+        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => Some([0, 2]),
+        DType::Q2K => Some([80, 82]),
+        DType::Q3K => Some([108, 108]),
+        DType::Q6K => Some([208, 208]),
+        DType::Tq1_0 => Some([52, 52]),
+        DType::Tq2_0 => Some([64, 64]),
+        _ => None,
     }
 }
 
-/// The offset of the first block in `bytes` with an infinite or NaN half-precision field. llama.cpp checks the
-/// same after quantizing (`ggml_validate_row_data`).
+/// The offset of the first infinite or NaN half-precision number in `bytes`: a value of F16, a block's scale in
+/// other types. llama.cpp checks the same after quantizing (`ggml_validate_row_data`).
 fn first_infinite_field(dtype: DType, bytes: &[u8]) -> Option<usize> {
-    const EXPONENT: u8 = 0x7c;
+    const EXPONENT: i16 = 0x7c00;
     if dtype == DType::F16 {
-        let infinite = |half: &[u8; 2]| half[1] & EXPONENT == EXPONENT;
         let (halves, _) = bytes.as_chunks::<2>();
-        let any = halves.iter().fold(false, |any, half| any | infinite(half));
-        return if any { halves.iter().position(infinite).map(|index| index * 2) } else { None };
+        let exponent = |half: &[u8; 2]| i16::from_le_bytes(*half) & EXPONENT;
+        // The maximum first, without early exit: that is what vector instructions can do.
+        let largest = halves.iter().fold(0, |max: i16, half| max.max(exponent(half)));
+        let position = || halves.iter().position(|half| exponent(half) == EXPONENT);
+        return if largest == EXPONENT { position().map(|index| index * 2) } else { None };
     }
-    let fields = half_fields(dtype);
+    let fields = half_fields(dtype)?;
     let block_bytes = dtype.block_bytes();
-    let infinite = |block: &[u8]| fields.iter().any(|field| block[field + 1] & EXPONENT == EXPONENT);
+    let infinite = |block: &[u8]| {
+        let [first, second] = fields.map(|field| i16::from_le_bytes([block[field], block[field + 1]]));
+        (first & EXPONENT == EXPONENT) | (second & EXPONENT == EXPONENT)
+    };
     bytes.chunks_exact(block_bytes).position(infinite).map(|index| index * block_bytes)
 }
 

@@ -6,32 +6,32 @@
 //! whole group apart (32 or 16 values), not side by side. Algorithms: `quantize_row_tq1_0_ref` and
 //! `quantize_row_tq2_0_ref` in ggml-quants.c.
 
-use super::arithmetic::{inverse_or_zero, round_half_away};
+use super::arithmetic::inverse_or_zero;
 use super::float::{f16_bits, f16_value};
+use super::kernel::{Kernel, STEP};
 
 const SUPER_BLOCK: usize = 256;
 
 /// Groups of TQ1_0: (first byte, bytes, first value, digits per byte).
 const TQ1_GROUPS: [(usize, usize, usize, usize); 3] = [(0, 32, 0, 5), (32, 16, 160, 5), (48, 4, 240, 4)];
 
-/// The scale of 256 values: their largest magnitude.
+/// The scale of 256 values, their largest magnitude; and 0, 1 or 2 for each that is nearest to -1, 0 or 1 of it.
 #[inline(always)]
-fn largest_magnitude(x: &[f32; SUPER_BLOCK]) -> f32 {
-    x.iter().fold(0.0_f32, |max, v| if max > v.abs() { max } else { v.abs() })
+fn quantize(kernel: impl Kernel, x: &[f32; SUPER_BLOCK]) -> (f32, [u8; SUPER_BLOCK]) {
+    let steps = x.as_chunks::<STEP>().0;
+    let d = steps.iter().fold(0.0_f32, |max, x| max.max(kernel.largest_magnitude(x)));
+    let inverse = inverse_or_zero(d);
+    let mut digits = [0; SUPER_BLOCK];
+    for (x, digits) in steps.iter().zip(digits.as_chunks_mut::<STEP>().0) {
+        *digits = kernel.rounded(x, inverse).map(|level| level.wrapping_add(1));
+    }
+    (d, digits)
 }
 
-/// 0, 1 or 2 for -1, 0, 1.
 #[inline(always)]
-fn digit(value: f32, inverse: f32) -> u8 {
-    round_half_away(value * inverse).wrapping_add(1) as u8
-}
-
-#[inline(always)]
-pub(super) fn encode_tq1_0(values: &[f32], out: &mut [u8]) {
+pub(super) fn encode_tq1_0(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
     for (x, block) in values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<54>().0) {
-        let d = largest_magnitude(x);
-        let inverse = inverse_or_zero(d);
-        let digits = x.map(|v| digit(v, inverse));
+        let (d, digits) = quantize(kernel, x);
         for (first_byte, bytes, first_value, count) in TQ1_GROUPS {
             for m in 0..bytes {
                 let mut number = 0_u8;
@@ -47,11 +47,10 @@ pub(super) fn encode_tq1_0(values: &[f32], out: &mut [u8]) {
 }
 
 #[inline(always)]
-pub(super) fn encode_tq2_0(values: &[f32], out: &mut [u8]) {
+pub(super) fn encode_tq2_0(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
     for (x, block) in values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<66>().0) {
-        let d = largest_magnitude(x);
-        let inverse = inverse_or_zero(d);
-        let digits = x.map(|v| digit(v, inverse) & 3);
+        let (d, digits) = quantize(kernel, x);
+        let digits = digits.map(|digit| digit & 3);
         for (half, bytes) in block[..64].as_chunks_mut::<32>().0.iter_mut().enumerate() {
             let digits = &digits[half * 128..][..128];
             for (m, byte) in bytes.iter_mut().enumerate() {
