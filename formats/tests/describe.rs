@@ -135,6 +135,32 @@ fn tiny_plm_has_the_converters_metadata() {
     assert_same(&to_json(&metadata, false), golden, "tiny-plm");
 }
 
+/// The hyperparameters of PLM-1.8B. Its tokenizer is too large to be kept here; the small one takes its place.
+#[test]
+fn plm_1_8b_has_the_converters_hyperparameters() {
+    let mut case = qwen_style();
+    case["folder"] = json!("plm18b");
+    let sizes = json!({
+        "vocab_size": 151_936, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 32,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
+        "qk_nope_head_dim": 128, "v_head_dim": 128,
+    });
+    let config = case["files"]["config.json"].as_object_mut().expect("an object");
+    config.extend(sizes.as_object().expect("an object").clone());
+    let metadata = Folder::of_case(&case).describe().expect("is described");
+    let golden = read_json(fixtures().join("golden/metadata-qwen.json"));
+    let found = to_json(&metadata, false);
+    let mut compared = 0;
+    for (key, value) in golden.as_object().expect("an object") {
+        if !key.starts_with("tokenizer.") && key != "general.size_label" {
+            assert_eq!(found.get(key), Some(value), "{key}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 18);
+    assert_eq!(metadata.array_len("tokenizer.ggml.tokens"), Some(151_936));
+}
+
 #[test]
 fn every_case_has_the_converters_metadata() {
     let mut cases = 0;

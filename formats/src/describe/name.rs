@@ -283,4 +283,14 @@ mod tests {
         assert_eq!(NameParts::hub_id("https://huggingface.co/datasets/a/b"), None);
         assert_eq!(NameParts::hub_id("https://example.org/a/b"), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_name_has_parts(name in "[-/. _a-zA-Z0-9ßé]{0,24}|\\PC{0,12}", parameters: u32) {
+            let parts = NameParts::of(&name, parameters as usize);
+            proptest::prop_assert!(parts.full_name.is_some());
+            title(&name);
+            size_label(parameters as usize);
+        }
+    }
 }

@@ -4,9 +4,8 @@
 //! `language: no` must not become one.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
-use saphyr_parser::{Event, EventReceiver, Parser, ScalarStyle};
+use saphyr_parser::{Event, Parser, ScalarStyle};
 
 /// A value of a YAML document.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +19,9 @@ pub(super) enum Yaml {
 /// Aliases are copied, so a few lines of them could fill the memory.
 const MOST_VALUES: usize = 100_000;
 
+/// Values are walked by recursion.
+const DEEPEST: usize = 64;
+
 impl Yaml {
     /// Parses one document.
     ///
@@ -27,11 +29,14 @@ impl Yaml {
     /// Where it is not YAML, with the line.
     pub fn parse(text: &str) -> Result<Yaml, String> {
         let mut builder = Builder::default();
-        Parser::new_from_str(text).load(&mut builder, false).map_err(|e| e.to_string())?;
-        match builder.too_large {
-            true => Err(format!("more than {MOST_VALUES} values")),
-            false => Ok(builder.root.unwrap_or(Yaml::Null)),
+        for event in Parser::new_from_str(text) {
+            let (event, span) = event.map_err(|e| e.to_string())?;
+            builder.take(event);
+            if builder.values > MOST_VALUES || builder.open.len() > DEEPEST {
+                return Err(format!("too many or too deeply nested values at line {}", span.start.line()));
+            }
         }
+        Ok(builder.root.unwrap_or(Yaml::Null))
     }
 
     /// The value of `key`, if this is a map that has it.
@@ -66,7 +71,6 @@ struct Builder {
     anchors: HashMap<usize, Yaml>,
     root: Option<Yaml>,
     values: usize,
-    too_large: bool,
 }
 
 /// A list or map whose end has not come yet, with its anchor.
@@ -78,9 +82,6 @@ enum Open {
 
 impl Builder {
     fn put(&mut self, anchor: usize, value: Yaml) {
-        if self.too_large {
-            return;
-        }
         // Anchor 0 is none.
         if anchor != 0 {
             self.anchors.insert(anchor, value.clone());
@@ -88,8 +89,7 @@ impl Builder {
         match self.open.last_mut() {
             None => self.root = Some(value),
             Some(Open::List(_, items)) => items.push(value),
-            Some(Open::Map(_, pairs, key @ None)) => {
-                let _ = pairs;
+            Some(Open::Map(_, _, key @ None)) => {
                 // A key that is not a scalar cannot be asked for.
                 *key = Some(value.text().unwrap_or_default().to_string());
             }
@@ -102,25 +102,18 @@ impl Builder {
         }
     }
 
-    fn count(&mut self, values: usize) {
-        self.values = self.values.saturating_add(values);
-        self.too_large |= self.values > MOST_VALUES;
-    }
-}
-
-impl<'input> EventReceiver<'input> for Builder {
-    fn on_event(&mut self, event: Event<'input>) {
+    fn take(&mut self, event: Event<'_>) {
         match event {
             Event::Scalar(text, style, anchor, _) => {
                 let is_null =
                     style == ScalarStyle::Plain && matches!(&*text, "" | "~" | "null" | "Null" | "NULL");
-                self.count(1);
+                self.values += 1;
                 self.put(anchor, if is_null { Yaml::Null } else { Yaml::Text(text.into_owned()) });
             }
             Event::SequenceStart(anchor, _) => self.open.push(Open::List(anchor, Vec::new())),
             Event::MappingStart(anchor, _) => self.open.push(Open::Map(anchor, Vec::new(), None)),
             Event::SequenceEnd | Event::MappingEnd => {
-                self.count(1);
+                self.values += 1;
                 match self.open.pop() {
                     Some(Open::List(anchor, items)) => self.put(anchor, Yaml::List(items)),
                     Some(Open::Map(anchor, pairs, _)) => self.put(anchor, Yaml::Map(pairs)),
@@ -128,12 +121,8 @@ impl<'input> EventReceiver<'input> for Builder {
                 }
             }
             Event::Alias(anchor) => {
-                let value = match self.anchors.entry(anchor) {
-                    Entry::Occupied(entry) => entry.get().size(),
-                    Entry::Vacant(_) => 1,
-                };
-                self.count(value);
-                if !self.too_large {
+                self.values += self.anchors.get(&anchor).map_or(1, Yaml::size);
+                if self.values <= MOST_VALUES {
                     let value = self.anchors.get(&anchor).cloned().unwrap_or(Yaml::Null);
                     self.put(0, value);
                 }
@@ -172,12 +161,21 @@ mod tests {
             let list = vec![format!("*a{}", i - 1); 10].join(", ");
             bomb.push_str(&format!("a{i}: &a{i} [{list}]\n"));
         }
-        assert!(Yaml::parse(&bomb).expect_err("too large").contains("more than"));
+        assert!(Yaml::parse(&bomb).expect_err("too large").contains("too many"));
+        assert!(Yaml::parse(&"[".repeat(10_000)).is_err());
+        assert!(Yaml::parse(&"- ".repeat(10_000)).is_err());
     }
 
     #[test]
     fn not_yaml() {
         assert!(Yaml::parse("a: [1, 2\nb: }").is_err());
         assert_eq!(Yaml::parse(""), Ok(Yaml::Null));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_yaml_or_an_error(text in "[-a-c:\\[\\]{}&*!|>'\"#%@, \n\t]{0,60}") {
+            let _ = Yaml::parse(&text);
+        }
     }
 }

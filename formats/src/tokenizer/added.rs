@@ -39,45 +39,41 @@ impl<'a> AddedTokens<'a> {
             added.declare(entry.id, entry.token.clone(), "tokenizer.json")?;
         }
         let mut config = files.config.clone().unwrap_or_default();
-        let declared = added.declared(&mut config)?;
-        let named = named_tokens(&config);
-        for (id, mut token) in declared {
-            let existing = added.ids.get(&token.content).and_then(|id| added.tokens.get(id));
-            if existing != Some(&token) {
-                token.special |= named.iter().any(|n| n.content == token.content);
-                added.declare(id, token, "tokenizer_config.json")?;
-            }
+        let (file, declared) = added.declared(&mut config)?;
+        for (id, token) in declared {
+            added.declare(id, token, file)?;
         }
-        for name in named {
+        for name in named_tokens(&config) {
             added.name(name);
         }
         Ok(added.tokens)
     }
 
-    /// Tokens that the configuration gives ids: `added_tokens_decoder`, or what stood in for it before it existed.
-    fn declared(&self, config: &mut Map<String, Value>) -> Result<BTreeMap<u32, AddedToken>> {
+    /// Tokens that the configuration gives ids, by id, and the file: `added_tokens_decoder`, or what stood in for it
+    /// before it existed. Its predecessor special_tokens_map.json is merged into `config`.
+    fn declared(&self, config: &mut Map<String, Value>) -> Result<(&'static str, Vec<(u32, AddedToken)>)> {
         let folder = &self.files.folder;
         if let Some(decoder) = config.get("added_tokens_decoder") {
-            let path = folder.join("tokenizer_config.json");
             let bad = |e: serde_json::Error| Error::Json {
-                path: path.clone(),
+                path: folder.join("tokenizer_config.json"),
                 detail: format!("added_tokens_decoder: {e}"),
             };
-            return BTreeMap::<u32, AddedToken>::deserialize(decoder).map_err(bad);
+            let declared = BTreeMap::<u32, AddedToken>::deserialize(decoder).map_err(bad)?;
+            return Ok(("tokenizer_config.json", declared.into_iter().collect()));
         }
         let special = read_optional_json::<Map<String, Value>>(&folder.join("special_tokens_map.json"))?;
         config.extend(special.unwrap_or_default());
         let named = named_tokens(config);
-        let mut declared = BTreeMap::new();
-        let listed = read_optional_json::<HashMap<String, u32>>(&folder.join("added_tokens.json"))?;
-        for (content, id) in listed.unwrap_or_default() {
-            let special = named.iter().any(|n| n.content == content);
-            declared.insert(id, AddedToken { normalized: !special, special, ..plain(content) });
-        }
-        for entry in self.files.json.iter().flat_map(|json| &json.added_tokens) {
-            declared.insert(entry.id, entry.token.clone());
-        }
-        Ok(declared)
+        let file = "added_tokens.json";
+        let listed = read_optional_json::<BTreeMap<String, u32>>(&folder.join(file))?.unwrap_or_default();
+        let mut declared: Vec<_> = listed
+            .into_iter()
+            .map(|(content, id)| (id, AddedToken { special: named.contains(&content), content }))
+            .collect();
+        declared.sort_by_key(|(id, _)| *id);
+        // tokenizer.json knows better what is special.
+        declared.retain(|(_, token)| !self.ids.contains_key(&token.content));
+        Ok((file, declared))
     }
 
     /// Adds or updates a token whose id a file tells.
@@ -95,13 +91,13 @@ impl<'a> AddedTokens<'a> {
     }
 
     /// Makes a token special that the configuration names, and adds it if it is new.
-    fn name(&mut self, named: NamedToken) {
-        let known = self.ids.get(&named.content).copied();
+    fn name(&mut self, named: String) {
+        let known = self.ids.get(&named).copied();
         match known.and_then(|id| self.tokens.get_mut(&id)) {
-            Some(token) => token.special |= !named.additional,
-            None if named.content.is_empty() => {}
+            Some(token) => token.special = true,
+            None if named.is_empty() => {}
             None => {
-                let token = AddedToken { normalized: false, special: true, ..plain(named.content) };
+                let token = AddedToken { content: named, special: true };
                 self.insert(self.loaded_id(&token.content), token);
             }
         }
@@ -125,22 +121,15 @@ impl<'a> AddedTokens<'a> {
     }
 }
 
-/// A token that the configuration gives a role.
-struct NamedToken {
-    content: String,
-    /// One of `additional_special_tokens`.
-    additional: bool,
-}
-
-fn named_tokens(config: &Map<String, Value>) -> Vec<NamedToken> {
+/// Tokens that the configuration gives a role, or calls special without one.
+fn named_tokens(config: &Map<String, Value>) -> Vec<String> {
     let single = NAMED.iter().filter_map(|role| match config.get(*role) {
         Some(value) => content(value),
         None => class_default(config, role).map(str::to_string),
     });
     let additional = config.get("additional_special_tokens").and_then(Value::as_array);
     let additional = additional.into_iter().flatten().filter_map(content);
-    let single = single.map(|content| NamedToken { content, additional: false });
-    single.chain(additional.map(|content| NamedToken { content, additional: true })).collect()
+    single.chain(additional).collect()
 }
 
 /// A token as text, or as an object with its content.
@@ -157,8 +146,4 @@ fn class_default(config: &Map<String, Value>, role: &str) -> Option<&'static str
         _ => &[],
     };
     roles.contains(&role).then_some("<|endoftext|>")
-}
-
-fn plain(content: String) -> AddedToken {
-    AddedToken { content, single_word: false, lstrip: false, rstrip: false, normalized: true, special: false }
 }

@@ -62,18 +62,11 @@ pub(crate) enum MergeJson {
 #[derive(Debug, Default)]
 pub(crate) struct VocabJson(pub Vec<(String, u32)>);
 
-/// An entry of `added_tokens`, or of `added_tokens_decoder` without its id.
+/// An entry of `added_tokens`, or of `added_tokens_decoder` without its id. How a token matches around white space
+/// has no place in a GGUF.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct AddedToken {
     pub content: String,
-    #[serde(default)]
-    pub single_word: bool,
-    #[serde(default)]
-    pub lstrip: bool,
-    #[serde(default)]
-    pub rstrip: bool,
-    #[serde(default = "yes")]
-    pub normalized: bool,
     #[serde(default)]
     pub special: bool,
 }
@@ -119,10 +112,6 @@ pub(crate) fn read_optional(path: &Path) -> Result<Option<String>> {
         return Ok(None);
     }
     std::fs::read_to_string(path).map(Some).map_err(Error::io(path))
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
