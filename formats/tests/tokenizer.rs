@@ -50,6 +50,26 @@ fn folder_and_gguf_agree() {
     assert!(gguf.chat_template().expect("a template").contains("<|im_start|>"));
 }
 
+/// Ids of `llama_tokenize` for texts at the seams of the regex and for random ones, with and without `parse_special`
+/// (and the other way round `add_special`), from the same tokenizer.
+#[test]
+fn ids_are_those_of_llama_cpp() {
+    #[derive(serde::Deserialize)]
+    struct Golden {
+        text: String,
+        plain: Vec<u32>,
+        chat: Vec<u32>,
+    }
+    let golden = std::fs::read_to_string(fixtures().join("golden/token_ids.json")).expect("the fixture");
+    let golden: Vec<Golden> = serde_json::from_str(&golden).expect("is JSON");
+    assert_eq!(golden.len(), 82);
+    let tokenizer = tokenizer();
+    for Golden { text, plain, chat } in golden {
+        assert_eq!(tokenizer.encode(&text).expect("ids"), plain, "{text:?}");
+        assert_eq!(tokenizer.encode_chat(&text).expect("ids"), chat, "{text:?}");
+    }
+}
+
 /// The same ids as the `tokenizers` library gives when it reads tokenizer.json itself.
 #[test]
 fn folder_agrees_with_hugging_face() {
