@@ -52,7 +52,8 @@ fn any_safetensors_and_any_gguf_not_only_a_plm() {
     let path = dir.path().join("other.safetensors");
     let bytes = [0u8; 24];
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F64, vec![3], &bytes).expect("sized");
-    std::fs::write(&path, safetensors::serialize([("weird", view)], None).expect("serializes")).expect("write");
+    std::fs::write(&path, safetensors::serialize([("weird", view)], None).expect("serializes"))
+        .expect("write");
     assert!(stdout(&[], &path).contains("weird"));
 
     let path = dir.path().join("vocabulary.gguf");

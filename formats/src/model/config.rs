@@ -70,7 +70,7 @@ impl Config {
             .map_err(|e| Error::Json { path: path.to_path_buf(), detail: e.to_string() })?;
         raw.refuse_what_no_graph_has(path)?;
         let need = |key: &str, value: Option<usize>| match value {
-            None => Err(Error::MissingKey { path: path.to_path_buf(), key: key.into() }),
+            None => Err(missing(path, key)),
             Some(0) => Err(bad_value(path, key, "0", "a positive number")),
             Some(n) => Ok(n),
         };
@@ -86,7 +86,7 @@ impl Config {
             qk_rope_head_dim: need("qk_rope_head_dim", raw.qk_rope_head_dim)?,
             v_head_dim: need("v_head_dim", raw.v_head_dim)?,
             max_position_embeddings: need("max_position_embeddings", raw.max_position_embeddings)?,
-            rms_norm_eps: raw.rms_norm_eps.unwrap_or(1e-6) as f32,
+            rms_norm_eps: raw.rms_norm_eps.ok_or_else(|| missing(path, "rms_norm_eps"))? as f32,
             rope_theta: raw.rope_theta_value(path)? as f32,
             rope_interleave: raw.rope_interleave.unwrap_or(true),
             tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(true),
@@ -107,16 +107,8 @@ impl Config {
         if architecture != "plm" {
             return Err(Error::Architecture { path: path.to_path_buf(), found: architecture.into() });
         }
-        let need = |key: &str| {
-            metadata
-                .unsigned(key)
-                .ok_or_else(|| Error::MissingKey { path: path.to_path_buf(), key: key.to_string() })
-        };
-        let float = |key: &str| {
-            metadata
-                .float(key)
-                .ok_or_else(|| Error::MissingKey { path: path.to_path_buf(), key: key.to_string() })
-        };
+        let need = |key: &str| metadata.unsigned(key).ok_or_else(|| missing(path, key));
+        let float = |key: &str| metadata.float(key).ok_or_else(|| missing(path, key));
         let qk_rope_head_dim = need("plm.rope.dimension_count")?;
         let key_length = need("plm.attention.key_length")?;
         let qk_nope_head_dim = key_length.checked_sub(qk_rope_head_dim).ok_or_else(|| {
@@ -259,12 +251,15 @@ impl RawConfig {
         [&self.rope_scaling, &self.rope_parameters].into_iter().flatten().find(is_scaling)
     }
 
-    /// Newer transformers move `rope_theta` into `rope_parameters`.
+    /// Newer transformers move `rope_theta` into `rope_parameters`, which then counts.
     fn rope_theta_value(&self, path: &Path) -> Result<f64> {
-        self.rope_theta
-            .or_else(|| self.rope_parameters.as_ref()?.get("rope_theta")?.as_f64())
-            .ok_or_else(|| Error::MissingKey { path: path.to_path_buf(), key: "rope_theta".into() })
+        let moved = self.rope_parameters.as_ref().and_then(|p| p.get("rope_theta")?.as_f64());
+        moved.or(self.rope_theta).ok_or_else(|| missing(path, "rope_theta"))
     }
+}
+
+fn missing(path: &Path, key: &str) -> Error {
+    Error::MissingKey { path: path.to_path_buf(), key: key.into() }
 }
 
 fn bad_value(path: &Path, key: &str, found: impl ToString, expected: impl ToString) -> Error {
