@@ -18,5 +18,6 @@ pub mod llama;
 pub mod options;
 pub mod perplexity;
 pub mod quantize;
+pub mod speed;
 
 pub use error::{Error, Result};

@@ -136,6 +136,14 @@ impl<'model> Context<'model> {
         unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.pointer.as_ptr()), true) };
     }
 
+    /// Takes the tokens of sequence 0 from `position` on out of the cache; whether llama.cpp could (a cache of keys
+    /// and values always can).
+    pub fn forget_from(&mut self, position: usize) -> bool {
+        let Ok(position) = sys::llama_pos::try_from(position) else { return false };
+        // SAFETY: the context is live; its memory object is part of it. A negative end means to the last token.
+        unsafe { sys::llama_memory_seq_rm(sys::llama_get_memory(self.pointer.as_ptr()), 0, position, -1) }
+    }
+
     /// Bytes that saving sequence 0 takes: its cached keys and values and a small header. The difference between two
     /// lengths is the exact size of a token in the cache.
     pub fn sequence_state_bytes(&mut self) -> usize {

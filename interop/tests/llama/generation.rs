@@ -1,6 +1,7 @@
 //! The file that the first command of the README writes runs.
 
-use plmconv_interop::llama::Level;
+use plmconv_interop::llama::{Batch, Level};
+use plmconv_interop::speed::{SpeedOptions, speed};
 
 use super::{Workspace, context};
 
@@ -63,4 +64,40 @@ fn the_cache_holds_keys_and_values_of_each_head() {
     // Beside keys and values, a cell's position and sequence are saved: some bytes.
     let each = (long - short) / 20;
     assert!((token as usize..token as usize + 32).contains(&each), "{each} bytes a token");
+}
+
+#[test]
+fn forgotten_tokens_leave_no_trace() {
+    let workspace = Workspace::new();
+    let model = workspace.load_tiny_plm("f32");
+    let mut context = context(&model);
+    let expected = context.logits_of(&[10, 20, 30, 40]).expect("four tokens fit");
+    context.logits_of(&[10, 20, 300, 400, 500]).expect("five tokens fit");
+    assert!(context.forget_from(2));
+    let mut batch = Batch::default();
+    batch.push(30, 2, 0, false);
+    batch.push(40, 3, 0, true);
+    context.decode(&mut batch).expect("two tokens fit");
+    let found = context.logits().expect("the last token's were asked for");
+    let last = &expected[3 * model.vocab_size()..];
+    let worst = last.iter().zip(found).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    assert!(worst < 1e-3, "logits differ by {worst}");
+}
+
+#[test]
+fn speed_is_measured_at_each_depth_once() {
+    let workspace = Workspace::new();
+    let model = workspace.load_tiny_plm("q8_0");
+    let options = SpeedOptions {
+        depths: vec![40, 0, 40],
+        prompt: 20,
+        generate: 3,
+        n_batch: 16,
+        threads: 1,
+        flash_attention: false,
+    };
+    let measured = speed(&model, &options).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(measured.speeds.iter().map(|speed| speed.depth).collect::<Vec<_>>(), [0, 40]);
+    assert!(measured.speeds.iter().all(|speed| speed.prompt > 0.0 && speed.generate > 0.0));
+    assert!(measured.kv_cache_bytes.is_some());
 }
