@@ -155,8 +155,8 @@ fn check_encode(
 
 /// Encodes with the instructions of `level`; lengths have been checked.
 ///
-/// The codecs are plain Rust marked for inlining, compiled once more inside each of these functions with that
-/// level's instructions allowed. None of them allows fused multiply-add: it would change bits.
+/// The codecs are plain Rust marked for inlining over a [`Kernel`], compiled once more inside a function that allows
+/// AVX2. None allows fused multiply-add: it would change bits.
 fn encode_checked(
     level: Level,
     dtype: DType,
@@ -169,13 +169,15 @@ fn encode_checked(
         k::encode(level, dtype, values, cols, importance, out);
         return Ok(());
     }
+    if matches!(dtype, DType::Iq4Nl | DType::Iq4Xs) {
+        iq::encode(level, dtype, values, importance, out);
+        return Ok(());
+    }
     match level {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the level carries the proof that this CPU has AVX2 and F16C.
-        Level::Avx2(_) => unsafe { encode_avx2(dtype, values, importance, out) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the level carries the proof that this CPU has AVX-512 F, BW, DQ and VL.
-        Level::Avx512(_) => unsafe { encode_avx512(dtype, values, importance, out) },
+        // SAFETY: the level carries the proof that this CPU has AVX2 and F16C, or AVX-512 F, which includes both.
+        // Wider registers would not help: these codecs are bound by packing and by memory.
+        Level::Avx2(_) | Level::Avx512(_) => unsafe { encode_avx2(dtype, values, importance, out) },
         _ => encode_with_kernel(Scalar, dtype, values, importance, out),
     }
 }
@@ -188,20 +190,7 @@ fn encode_avx2(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) -> Result<(), Error> {
-    // SAFETY: this function enables AVX2 and F16C (AVX-512 implies both).
-    let kernel = unsafe { Avx2Kernel::new() };
-    encode_with_kernel(kernel, dtype, values, importance, out)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn encode_avx512(
-    dtype: DType,
-    values: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-) -> Result<(), Error> {
-    // SAFETY: this function enables AVX2 and F16C (AVX-512 implies both).
+    // SAFETY: this function enables AVX2 and F16C.
     let kernel = unsafe { Avx2Kernel::new() };
     encode_with_kernel(kernel, dtype, values, importance, out)
 }
@@ -227,8 +216,6 @@ fn encode_with_kernel(
         (DType::Q5_0, Some(w)) => legacy::encode_q5_0_weighted(kernel, values, w, out),
         (DType::Q5_1, Some(w)) => legacy::encode_q5_1_weighted(kernel, values, w, out),
         (DType::Q8_0, _) => legacy::encode_q8_0(kernel, values, out),
-        (DType::Iq4Nl, w) => iq::encode_iq4_nl(values, w, out),
-        (DType::Iq4Xs, w) => iq::encode_iq4_xs(values, w, out),
         (DType::Tq1_0, _) => ternary::encode_tq1_0(kernel, values, out),
         (DType::Tq2_0, _) => ternary::encode_tq2_0(kernel, values, out),
         _ => return Err(Error::CannotEncode { dtype }),
@@ -244,11 +231,9 @@ fn decode_checked(level: Level, dtype: DType, bytes: &[u8], out: &mut [f32]) -> 
     }
     match level {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the level carries the proof that this CPU has AVX2 and F16C.
-        Level::Avx2(_) => unsafe { decode_avx2(dtype, bytes, out) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the level carries the proof that this CPU has AVX-512 F, BW, DQ and VL.
-        Level::Avx512(_) => unsafe { decode_avx512(dtype, bytes, out) },
+        // SAFETY: the level carries the proof that this CPU has AVX2 and F16C, or AVX-512 F, which includes both.
+        // Wider registers would not help: these codecs are bound by packing and by memory.
+        Level::Avx2(_) | Level::Avx512(_) => unsafe { decode_avx2(dtype, bytes, out) },
         _ => decode_with_kernel(Scalar, dtype, bytes, out),
     }
 }
@@ -256,15 +241,7 @@ fn decode_checked(level: Level, dtype: DType, bytes: &[u8], out: &mut [f32]) -> 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,f16c")]
 fn decode_avx2(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
-    // SAFETY: this function enables AVX2 and F16C (AVX-512 implies both).
-    let kernel = unsafe { Avx2Kernel::new() };
-    decode_with_kernel(kernel, dtype, bytes, out)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn decode_avx512(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
-    // SAFETY: this function enables AVX2 and F16C (AVX-512 implies both).
+    // SAFETY: this function enables AVX2 and F16C.
     let kernel = unsafe { Avx2Kernel::new() };
     decode_with_kernel(kernel, dtype, bytes, out)
 }

@@ -11,7 +11,7 @@
 mod batch;
 mod block;
 mod engine;
-mod lanes;
+pub(in crate::codec) mod lanes;
 mod rounding;
 mod search;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::simd::Avx2;
 
 /// Vectors of the CPU whose AVX2 the token proves.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Avx2Lanes(pub(in super::super) Avx2);
+pub(in crate::codec) struct Avx2Lanes(pub(in crate::codec) Avx2);
 
 /// Methods that apply one intrinsic to each half.
 macro_rules! halves {

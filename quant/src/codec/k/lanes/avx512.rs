@@ -7,7 +7,7 @@ use crate::simd::Avx512;
 
 /// Vectors of the CPU whose AVX-512 the token proves.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Avx512Lanes(pub(in super::super) Avx512);
+pub(in crate::codec) struct Avx512Lanes(pub(in crate::codec) Avx512);
 
 /// Methods that are one intrinsic.
 macro_rules! intrinsics {

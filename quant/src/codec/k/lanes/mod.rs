@@ -18,9 +18,9 @@ mod avx512;
 mod portable;
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use avx2::Avx2Lanes;
+pub(in crate::codec) use avx2::Avx2Lanes;
 #[cfg(target_arch = "x86_64")]
-pub(super) use avx512::Avx512Lanes;
+pub(in crate::codec) use avx512::Avx512Lanes;
 pub(super) use portable::PortableLanes;
 
 #[cfg(target_arch = "x86_64")]
@@ -29,7 +29,7 @@ mod decode;
 pub(super) use decode::{decode_avx2, decode_avx512};
 
 /// Lanes of every vector: two 256-bit registers, or one of 512 bits.
-const LANES: usize = 16;
+pub(in crate::codec) const LANES: usize = 16;
 
 /// `nearest_int` is the nearest integer below this magnitude (2^22, with room).
 const EXACT_BELOW: f32 = 4_000_000.0;
@@ -37,7 +37,7 @@ const EXACT_BELOW: f32 = 4_000_000.0;
 /// Sixteen values at once. A value of an implementing type is the proof that the CPU has its instructions.
 ///
 /// Comparisons are ordered: false where a NaN takes part.
-trait Lanes: Copy {
+pub(in crate::codec) trait Lanes: Copy {
     /// Sixteen f32.
     type F: Copy;
     /// Sixteen i32.
@@ -89,7 +89,7 @@ trait Lanes: Copy {
 /// Up to sixteen groups of `N` values, one per lane; `rows[i]` holds value `i` of every group. Missing groups read
 /// as zeros.
 #[inline(always)]
-fn transpose<L: Lanes, const N: usize>(lanes: L, x: &[f32]) -> [L::F; N] {
+pub(in crate::codec) fn transpose<L: Lanes, const N: usize>(lanes: L, x: &[f32]) -> [L::F; N] {
     const { assert!(N <= MAX_GROUP && N.is_multiple_of(8)) };
     let padded;
     let x = if x.len() < LANES * N {

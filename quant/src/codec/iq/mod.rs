@@ -8,23 +8,32 @@
 //!
 //! Algorithm: `quantize_row_iq4_nl_impl` in ggml-quants.c with seven tries to each side.
 
+#[cfg(target_arch = "x86_64")]
+mod lanes;
+#[cfg(target_arch = "x86_64")]
+mod table;
+
+use plmconv_formats::DType;
+
 use super::arithmetic::{inverse_or_zero, nearest_int, signed_max, sum_of_squares};
 use super::float::{f16_bits, f16_value};
 use super::weighted::ZERO_BLOCK;
+use crate::simd::Level;
 
 const BLOCK: usize = 32;
 const SUPER_BLOCK: usize = 256;
+/// Bytes of an IQ4_XS block before its codes.
+const XS_HEAD: usize = 8;
 const TRIES: i32 = 7;
 
 /// The table of IQ4_NL and IQ4_XS.
-pub(super) const VALUES: [i8; 16] =
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Twice the sixteen values of the E2M1 number format.
 const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// `BOUNDS[i]` lies halfway between entries `i` and `i + 1` of [`VALUES`].
-pub(super) const BOUNDS: [f32; 15] = {
+const BOUNDS: [f32; 15] = {
     let mut bounds = [0.0; 15];
     let mut i = 0;
     while i < 15 {
@@ -50,7 +59,6 @@ fn nearest_index(x: f32) -> usize {
 }
 
 /// The scale that fits 32 values best under the weights `w`; 0 for a block of zeros.
-#[inline(always)]
 fn best_scale(x: &[f32], w: &[f32; BLOCK]) -> f32 {
     let max = signed_max(x);
     if max.abs() < ZERO_BLOCK {
@@ -81,7 +89,6 @@ fn best_scale(x: &[f32], w: &[f32; BLOCK]) -> f32 {
 
 /// Weights of 32 values: their squares, or with an importance that times the root of the square plus twice the
 /// mean square of the (super-)block.
-#[inline(always)]
 fn weights(x: &[f32], importance: Option<&[f32]>, twice_mean_square: f32) -> [f32; BLOCK] {
     match importance {
         Some(q) => std::array::from_fn(|j| q[j] * (twice_mean_square + x[j] * x[j]).sqrt()),
@@ -100,14 +107,23 @@ fn pack_nearest(x: &[f32], inverse: f32, qs: &mut [u8]) {
 }
 
 /// The importance of the values from `start` on, for a flat index into rows of `importance.len()` values.
-#[inline(always)]
 fn importance_at(importance: Option<&[f32]>, start: usize) -> Option<&[f32]> {
     importance.map(|all| &all[start % all.len()..])
 }
 
-/// Encodes whole rows; `importance` is `[cols]`.
-#[inline(always)]
-pub(super) fn encode_iq4_nl(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+/// Encodes whole rows as IQ4_NL or IQ4_XS; `importance` is `[cols]`. Every level gives the same bytes.
+pub(super) fn encode(level: Level, dtype: DType, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(token) => lanes::encode_avx2(token, dtype, values, importance, out),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(token) => lanes::encode_avx512(token, dtype, values, importance, out),
+        _ if dtype == DType::Iq4Nl => encode_iq4_nl(values, importance, out),
+        _ => encode_iq4_xs(values, importance, out),
+    }
+}
+
+fn encode_iq4_nl(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let blocks = values.as_chunks::<BLOCK>().0.iter().zip(out.as_chunks_mut::<18>().0);
     for (index, (x, block)) in blocks.enumerate() {
         let twice_mean_square = sum_of_squares(x) * (2.0 / BLOCK as f32);
@@ -118,9 +134,7 @@ pub(super) fn encode_iq4_nl(values: &[f32], importance: Option<&[f32]>, out: &mu
     }
 }
 
-/// Encodes whole rows; `importance` is `[cols]`.
-#[inline(always)]
-pub(super) fn encode_iq4_xs(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+fn encode_iq4_xs(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let blocks = values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<136>().0);
     for (index, (x, block)) in blocks.enumerate() {
         let importance = importance_at(importance, index * SUPER_BLOCK);
@@ -130,28 +144,34 @@ pub(super) fn encode_iq4_xs(values: &[f32], importance: Option<&[f32]>, out: &mu
             let sub_block = &x[start..start + BLOCK];
             best_scale(sub_block, &weights(sub_block, importance_at(importance, start), twice_mean_square))
         });
-        write_super_block(x, &scales, block);
+        let (head, qs) = block.split_at_mut(XS_HEAD);
+        let inverses = write_scales(&scales, head);
+        for (sub, inverse) in inverses.into_iter().enumerate() {
+            let sub_block = &x[sub * BLOCK..][..BLOCK];
+            pack_nearest(sub_block, inverse, &mut qs[sub * BLOCK / 2..][..BLOCK / 2]);
+        }
     }
 }
 
-/// Quantizes the scales of a super-block to six bits and the values with what became of them.
+/// Quantizes the scales of a super-block to six bits; writes all of the block but its codes and returns the inverse
+/// of each scale as it will be decoded (but with the super-block's scale not yet rounded to half precision).
 #[inline(always)]
-fn write_super_block(x: &[f32; SUPER_BLOCK], scales: &[f32; 8], block: &mut [u8; 136]) {
+fn write_scales(scales: &[f32; 8], head: &mut [u8]) -> [f32; 8] {
     let d = -signed_max(scales) / 32.0;
     let inverse = inverse_or_zero(d);
     let mut scales_high = 0_u16;
-    let (head, qs) = block.split_at_mut(8);
     head[..2].copy_from_slice(&f16_bits(d).to_le_bytes());
     head[4..].fill(0);
+    let mut inverses = [0.0; 8];
     for (sub, scale) in scales.iter().enumerate() {
         let level = nearest_int(inverse * scale).clamp(-32, 31);
-        let sub_block = &x[sub * BLOCK..][..BLOCK];
-        pack_nearest(sub_block, inverse_or_zero(d * level as f32), &mut qs[sub * BLOCK / 2..][..BLOCK / 2]);
+        inverses[sub] = inverse_or_zero(d * level as f32);
         let code = (level + 32) as u8;
         head[4 + sub / 2] |= (code & 15) << (4 * (sub % 2));
         scales_high |= u16::from(code >> 4) << (2 * sub);
     }
     head[2..4].copy_from_slice(&scales_high.to_le_bytes());
+    inverses
 }
 
 /// Writes `scale * table[code]` for 16 bytes of codes.
@@ -176,7 +196,7 @@ pub(super) fn decode_iq4_xs(bytes: &[u8], out: &mut [f32]) {
     for (block, x) in bytes.as_chunks::<136>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
         let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
         let high = u16::from_le_bytes([block[2], block[3]]);
-        let (head, qs) = block.split_at(8);
+        let (head, qs) = block.split_at(XS_HEAD);
         for (sub, (qs, x)) in qs.chunks_exact(BLOCK / 2).zip(x.chunks_exact_mut(BLOCK)).enumerate() {
             let low = (head[4 + sub / 2] >> (4 * (sub % 2))) & 15;
             let code = i32::from(low) | i32::from((high >> (2 * sub)) & 3) << 4;
