@@ -55,6 +55,8 @@ pub enum Error {
     UntiedHead { path: PathBuf },
     #[error("{}: the `{target}` layout cannot express {what}", path.display())]
     Inexpressible { path: PathBuf, target: &'static str, what: String },
+    #[error("tensor `{tensor}` cannot be rewritten: {detail}")]
+    Rewrite { tensor: String, detail: String },
     #[error("tensor `{tensor}`: rows of {cols} values do not divide into {dtype} blocks of {block}")]
     RowLength { tensor: String, cols: usize, dtype: DType, block: usize },
     #[error("{}: tokenizer: {detail}", path.display())]

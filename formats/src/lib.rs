@@ -13,5 +13,5 @@ pub mod tokenizer;
 pub use describe::{DescribeOptions, describe};
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use model::{Config, Model, Role, TensorKey};
+pub use model::{Config, Layout, Model, Role, TensorKey};
 pub use tokenizer::TextTokenizer;

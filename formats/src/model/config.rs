@@ -6,7 +6,8 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
-use crate::model::{Role, TensorKey};
+use crate::model::layout::HeadSizes;
+use crate::model::{Layout, Role, TensorKey};
 
 /// The hyperparameters that shape the network. Names are those of the published config.json.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,8 @@ pub struct Config {
     pub rope_interleave: bool,
     /// What the config says; whether the head really equals the embedding is seen in the tensors.
     pub tie_word_embeddings: bool,
+    /// Which tensors the model consists of; a checkpoint's is [`Layout::Plm`].
+    pub layout: Layout,
 }
 
 /// config.json as it stands; every field that changes the meaning of the weights is looked at.
@@ -90,6 +93,7 @@ impl Config {
             rope_theta: raw.rope_theta_value(path)? as f32,
             rope_interleave: raw.rope_interleave.unwrap_or(true),
             tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(true),
+            layout: Layout::Plm,
         };
         if let Some(kv_heads) = raw.num_key_value_heads
             && kv_heads != config.num_attention_heads
@@ -101,38 +105,38 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads the hyperparameters of a PLM GGUF (`general.architecture` = `plm`).
+    /// Reads the hyperparameters of a PLM GGUF of either layout.
     pub fn from_gguf(path: &Path, metadata: &Metadata) -> Result<Config> {
-        let architecture = metadata.string("general.architecture").unwrap_or_default();
-        if architecture != "plm" {
-            return Err(Error::Architecture { path: path.to_path_buf(), found: architecture.into() });
-        }
-        let need = |key: &str| metadata.unsigned(key).ok_or_else(|| missing(path, key));
-        let float = |key: &str| metadata.float(key).ok_or_else(|| missing(path, key));
-        let qk_rope_head_dim = need("plm.rope.dimension_count")?;
-        let key_length = need("plm.attention.key_length")?;
-        let qk_nope_head_dim = key_length.checked_sub(qk_rope_head_dim).ok_or_else(|| {
-            bad_value(path, "plm.attention.key_length", key_length, format!("at least {qk_rope_head_dim}"))
+        let layout = Layout::from_gguf(path, metadata)?;
+        let key_of = |key: &str| format!("{}.{key}", layout.architecture());
+        let need = |key: &str| metadata.unsigned(&key_of(key)).ok_or_else(|| missing(path, &key_of(key)));
+        let float = |key: &str| metadata.float(&key_of(key)).ok_or_else(|| missing(path, &key_of(key)));
+        let qk_rope_head_dim = need("rope.dimension_count")?;
+        let heads = HeadSizes::read(layout, need)?;
+        let qk_nope_head_dim = heads.qk_head_dim.checked_sub(qk_rope_head_dim).ok_or_else(|| {
+            let expected = format!("at least {qk_rope_head_dim}");
+            bad_value(path, heads.qk_head_dim_key, heads.qk_head_dim, expected)
         })?;
         let config = Config {
-            vocab_size: match metadata.unsigned("plm.vocab_size") {
+            vocab_size: match metadata.unsigned(&key_of("vocab_size")) {
                 Some(n) => n,
                 None => metadata.array_len("tokenizer.ggml.tokens").unwrap_or(0),
             },
-            hidden_size: need("plm.embedding_length")?,
-            intermediate_size: need("plm.feed_forward_length")?,
-            num_hidden_layers: need("plm.block_count")?,
-            num_attention_heads: need("plm.attention.head_count")?,
-            q_lora_rank: None,
-            kv_lora_rank: need("plm.attention.kv_lora_rank")?,
+            hidden_size: need("embedding_length")?,
+            intermediate_size: need("feed_forward_length")?,
+            num_hidden_layers: need("block_count")?,
+            num_attention_heads: need("attention.head_count")?,
+            q_lora_rank: heads.q_lora_rank,
+            kv_lora_rank: need("attention.kv_lora_rank")?,
             qk_nope_head_dim,
             qk_rope_head_dim,
-            v_head_dim: need("plm.attention.value_length")?,
-            max_position_embeddings: need("plm.context_length")?,
-            rms_norm_eps: float("plm.attention.layer_norm_rms_epsilon")?,
-            rope_theta: float("plm.rope.freq_base")?,
+            v_head_dim: heads.v_head_dim,
+            max_position_embeddings: need("context_length")?,
+            rms_norm_eps: float("attention.layer_norm_rms_epsilon")?,
+            rope_theta: float("rope.freq_base")?,
             rope_interleave: true,
             tie_word_embeddings: true,
+            layout,
         };
         config.check(path)?;
         Ok(config)
@@ -178,7 +182,7 @@ impl Config {
     pub fn expected_tensors(&self) -> Vec<(TensorKey, Vec<usize>)> {
         let mut all = vec![(
             TensorKey::global(Role::TokenEmbedding),
-            self.shape_of(Role::TokenEmbedding).expect("the plm layout has an embedding"),
+            self.shape_of(Role::TokenEmbedding).expect("every layout has an embedding"),
         )];
         for layer in 0..self.num_hidden_layers {
             let roles = Role::all().filter(|r| r.is_per_layer());
@@ -190,10 +194,11 @@ impl Config {
         all
     }
 
-    /// The shape a role has in a checkpoint of this config, or `None` if a checkpoint has no such tensor.
+    /// The shape a role has in a model of this config, or `None` if its layout has no such tensor.
     pub fn shape_of(&self, role: Role) -> Option<Vec<usize>> {
         let heads = self.num_attention_heads;
         let query_rows = heads * self.qk_head_dim();
+        let latent = self.layout == Layout::Latent;
         Some(match role {
             Role::TokenEmbedding => vec![self.vocab_size, self.hidden_size],
             Role::AttentionNorm | Role::FfnNorm | Role::OutputNorm => vec![self.hidden_size],
@@ -203,11 +208,16 @@ impl Config {
             Role::QueryB => vec![query_rows, self.q_lora_rank?],
             Role::KvA => vec![self.kv_lora_rank + self.qk_rope_head_dim, self.hidden_size],
             Role::KvANorm => vec![self.kv_lora_rank],
-            Role::KvB => vec![heads * (self.qk_nope_head_dim + self.v_head_dim), self.kv_lora_rank],
+            Role::KeyB if latent => vec![heads, self.kv_lora_rank, self.qk_nope_head_dim],
+            Role::ValueB if latent => vec![heads, self.v_head_dim, self.kv_lora_rank],
+            Role::KvB if !latent => {
+                vec![heads * (self.qk_nope_head_dim + self.v_head_dim), self.kv_lora_rank]
+            }
             Role::AttentionOutput => vec![self.hidden_size, heads * self.v_head_dim],
+            Role::FfnGate if latent => vec![self.intermediate_size, self.hidden_size],
             Role::FfnUp => vec![self.intermediate_size, self.hidden_size],
             Role::FfnDown => vec![self.hidden_size, self.intermediate_size],
-            Role::Query | Role::KeyB | Role::ValueB | Role::FfnGate => return None,
+            Role::Query | Role::KvB | Role::KeyB | Role::ValueB | Role::FfnGate => return None,
         })
     }
 }

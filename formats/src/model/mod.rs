@@ -2,12 +2,14 @@
 
 mod config;
 mod import;
+mod layout;
 mod roles;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use config::Config;
+pub use layout::{Layout, latent_metadata, sharpness};
 pub use roles::{Role, TensorKey};
 
 use crate::error::{Error, Result};
