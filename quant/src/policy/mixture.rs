@@ -53,6 +53,8 @@ pub(super) struct Mixture {
     pub(super) attention_values: usize,
     pub(super) attention_values_seen: usize,
     pub(super) ffn_downs_seen: usize,
+    /// The model is in the latent layout: its layers' types are [`super::latent`]'s.
+    pub(super) latent: bool,
 }
 
 /// The first and last eighth of the layers, and every third between.

@@ -3,9 +3,10 @@
 //! For the same choices the types equal llama-quantize's (`llama_tensor_get_type` in llama-quant.cpp). Where
 //! llama-quantize ignores a choice or aborts, this differs on purpose: overrides also apply to the presets f32, f16
 //! and bf16, the type chosen for the token embedding falls back when its rows do not fit, and a pattern that
-//! matches nothing is an error.
+//! matches nothing is an error. A model in the latent layout has mixtures of its own ([`latent`]).
 
 mod file_type;
+mod latent;
 mod mixture;
 
 use std::cmp::Ordering;
@@ -119,6 +120,7 @@ impl Policy {
             attention_values: count(Category::AttentionValue),
             attention_values_seen: 0,
             ffn_downs_seen: 0,
+            latent: tensors.iter().any(|tensor| latent::is_latent(&tensor.name)),
         };
 
         let mut order: Vec<usize> = (0..tensors.len()).collect();
@@ -178,7 +180,12 @@ impl Policy {
         if self.pure || !base.is_quantized() {
             return (base, Reason::Preset);
         }
-        let dtype = mixture.choose(category, cols);
+        let is_table = matches!(category, Category::TokenEmbedding | Category::Output);
+        let dtype = if mixture.latent && !is_table {
+            latent::choose(self.file_type, &tensor.name)
+        } else {
+            mixture.choose(category, cols)
+        };
         (dtype, if dtype == base { Reason::Preset } else { Reason::Mixture })
     }
 
