@@ -95,6 +95,13 @@ pub struct OutputArgs {
     /// Split into shards of at most this size, e.g. 512M or 2G (powers of ten, as gguf-split counts)
     #[arg(long, value_name = "SIZE")]
     pub split_max_size: Option<String>,
+    /// Architecture of the GGUF: `plm`, or `latent` for a small cache in stock llama.cpp (see below)
+    #[arg(long, value_enum, default_value = "plm")]
+    pub layout: LayoutArg,
+    /// Function-preserving rewrites before quantizing, comma separated: fold-latent-norm, turn-latent, turn-values,
+    /// turn-keys, rescale-neurons, sort-neurons
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub passes: Vec<String>,
     /// llama.cpp's name of the pre-tokenizer, where it cannot be derived (e.g. qwen2)
     #[arg(long, value_name = "NAME")]
     pub tokenizer_pre: Option<String>,
@@ -110,6 +117,14 @@ pub struct OutputArgs {
     /// A line for each tensor
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LayoutArg {
+    /// llama.cpp's `plm`: the smaller file, a cache of expanded keys and values; today's llama.cpp needs `-fa off`
+    Plm,
+    /// llama.cpp's `deepseek2`: a file about 1.13 times as large, a cache 8.9 times smaller, flash attention
+    Latent,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

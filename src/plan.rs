@@ -3,12 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use plmconv_formats::describe::set_file_type;
 use plmconv_formats::gguf::{Directory, Metadata, Value};
-use plmconv_formats::model::Tensor;
-use plmconv_formats::{DType, DescribeOptions, Error as FormatError, Model, describe};
+use plmconv_formats::model::{Tensor, latent_metadata};
+use plmconv_formats::{DType, DescribeOptions, Layout, Model, Role, TensorKey, describe};
 use plmconv_quant::policy::{FileType, ModelShape, Policy, TensorDesc};
 
 use crate::error::UsageError;
+use crate::passes::gate::Factors;
+use crate::passes::{self, Pass};
 
 /// What to write: for each tensor its type, for each output file its layout.
 #[derive(Debug)]
@@ -17,6 +20,8 @@ pub struct Plan {
     pub tensors: Vec<PlannedTensor>,
     pub shards: Vec<Shard>,
     pub overwrite: bool,
+    /// Latent layout: per layer, the factors of the FFN's pair; else empty.
+    pub pair_factors: Vec<Factors>,
 }
 
 /// A tensor and what becomes of it.
@@ -57,27 +62,38 @@ pub struct Target {
     /// Bytes of tensor data per shard.
     pub split_max_size: Option<u64>,
     pub allow_requantize: bool,
+    pub layout: Layout,
+    /// Rewrites before anything else.
+    pub passes: Vec<Pass>,
 }
 
 impl Plan {
     /// Decides everything.
     ///
     /// # Errors
-    /// A model that the `plm` graph cannot express, a quantized source without leave to requantize, a
+    /// A model that the layout's graph cannot express, a quantized source without leave to requantize, a
     /// pattern that matches nothing.
-    pub fn new(model: &Model, target: &Target) -> Result<Plan> {
-        refuse_what_plm_cannot_express(model)?;
+    pub fn new(model: Model, target: &Target) -> Result<Plan> {
+        refuse_latent_source(&model)?;
+        model.config.check_layout(model.path(), target.layout)?;
         if !target.allow_requantize {
-            refuse_quantized_source(model)?;
+            refuse_quantized_source(&model)?;
         }
-        let tensors = assign_types(model, &target.types)?;
+        // Described as it comes: its name and its size are the checkpoint's in any layout.
+        let options = DescribeOptions { file_type: 0, tokenizer_pre: target.tokenizer_pre.clone() };
+        let mut metadata = describe(&model, &options)?;
+        let (model, factors) = rewrite(model, target)?;
+        if model.config.layout == Layout::Latent {
+            let sharpness: Vec<f32> = factors.iter().map(|f| f.b()).collect();
+            metadata = latent_metadata(&metadata, &model.config, &sharpness);
+        }
+        let mut tensors = assign_types(&model, &target.types)?;
+        compensate_gates(&mut tensors, &factors);
         let file_type = match &target.types {
             Types::Preset(policy) => policy.file_type,
             Types::Source => prevailing_file_type(&tensors),
         };
-        let options =
-            DescribeOptions { file_type: file_type.id(), tokenizer_pre: target.tokenizer_pre.clone() };
-        let metadata = describe(model, &options)?;
+        set_file_type(&mut metadata, file_type.id());
 
         let name = match &target.types {
             Types::Preset(_) => file_type.name(),
@@ -85,10 +101,16 @@ impl Plan {
         };
         let output = match &target.output {
             Some(path) => path.clone(),
-            None => PathBuf::from(format!("{}-{name}.gguf", model_name(model.path()))),
+            None => PathBuf::from(default_name(&model, name)),
         };
         let shards = lay_out(&output, metadata, &tensors, target.split_max_size)?;
-        Ok(Plan { file_type: name.to_string(), tensors, shards, overwrite: target.overwrite })
+        Ok(Plan {
+            file_type: name.to_string(),
+            tensors,
+            shards,
+            overwrite: target.overwrite,
+            pair_factors: factors,
+        })
     }
 
     /// Bytes of all output files.
@@ -120,12 +142,50 @@ fn model_name(path: &Path) -> String {
     name.map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned())
 }
 
-fn refuse_what_plm_cannot_express(model: &Model) -> Result<()> {
-    if let Some(rank) = model.config.q_lora_rank {
-        let what = format!("low-rank queries (`q_lora_rank: {rank}`): its graph has one query matrix");
-        return Err(FormatError::Inexpressible { path: model.path().into(), target: "plm", what }.into());
+/// `<name>-<TYPE>.gguf`, or `<name>-latent-<TYPE>.gguf`.
+fn default_name(model: &Model, file_type: &str) -> String {
+    let layout = match model.config.layout {
+        Layout::Plm => "",
+        Layout::Latent => "latent-",
+    };
+    format!("{}-{layout}{file_type}.gguf", model_name(model.path()))
+}
+
+/// The model that is written: after the passes, in the target's layout; with the factors of the latent layout's pairs.
+fn rewrite(model: Model, target: &Target) -> Result<(Model, Vec<Factors>)> {
+    let model = passes::apply(model, &target.passes)?;
+    Ok(match target.layout {
+        Layout::Plm => (model, Vec::new()),
+        Layout::Latent => passes::to_latent(model)?,
+    })
+}
+
+/// The two halves of a quantized pair cannot be told apart again.
+fn refuse_latent_source(model: &Model) -> Result<()> {
+    match model.config.layout {
+        Layout::Plm => Ok(()),
+        Layout::Latent => Err(UsageError::with_hint(
+            format!("{}: already in the latent layout, which is only written", model.path().display()),
+            "start from the checkpoint, or from a GGUF of the architecture plm",
+        )
+        .into()),
     }
-    Ok(())
+}
+
+/// Has every gate make up for what its layer's `up` loses in the type it was given.
+fn compensate_gates(tensors: &mut [PlannedTensor], factors: &[Factors]) {
+    let ups: Vec<(TensorKey, Tensor, DType)> = tensors
+        .iter()
+        .filter(|t| t.tensor.key.role == Role::FfnUp)
+        .map(|t| (t.tensor.key, t.tensor.clone(), t.dtype))
+        .collect();
+    for planned in tensors.iter_mut().filter(|t| t.tensor.key.role == Role::FfnGate) {
+        let layer = planned.tensor.key.layer.expect("a gate stands in a layer");
+        let up = ups.iter().find(|(key, ..)| key.layer == Some(layer)).expect("a gate stands beside its up");
+        if up.2 != up.1.source.dtype() {
+            passes::gate::compensate(&mut planned.tensor, &up.1, up.2, factors[layer]);
+        }
+    }
 }
 
 fn refuse_quantized_source(model: &Model) -> Result<()> {

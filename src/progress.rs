@@ -31,6 +31,13 @@ impl Console {
         }
     }
 
+    /// A line that only `-v` shows.
+    pub fn note(self, line: &str) {
+        if self.verbose {
+            eprintln!("{line}");
+        }
+    }
+
     /// A warning.
     pub fn warn(self, line: &str) {
         if !self.quiet {

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use plmconv_formats::Model;
+use plmconv_formats::{Layout, Model};
 
-use crate::args::OutputArgs;
+use crate::args::{LayoutArg, OutputArgs};
+use crate::error::UsageError;
+use crate::passes::Pass;
 use crate::pipeline;
 use crate::plan::{Plan, Target, Types, parse_size};
 use crate::progress::Console;
@@ -21,15 +23,41 @@ pub fn target(args: &OutputArgs) -> Result<Target> {
         tokenizer_pre: args.tokenizer_pre.clone(),
         split_max_size: args.split_max_size.as_deref().map(parse_size).transpose()?,
         allow_requantize: false,
+        layout: args.layout.into(),
+        passes: passes(args)?,
     })
+}
+
+impl From<LayoutArg> for Layout {
+    fn from(layout: LayoutArg) -> Layout {
+        match layout {
+            LayoutArg::Plm => Layout::Plm,
+            LayoutArg::Latent => Layout::Latent,
+        }
+    }
+}
+
+/// The passes the user names. None by default: none was measured to help a quantized file (docs/latent.md).
+fn passes(args: &OutputArgs) -> Result<Vec<Pass>> {
+    let named = args.passes.iter().map(|n| n.trim()).filter(|n| !n.is_empty());
+    let found = named.map(|name| {
+        Pass::from_name(name).ok_or_else(|| {
+            let known: Vec<&str> = Pass::all().map(Pass::name).collect();
+            UsageError::with_hint(format!("unknown pass `{name}`"), format!("known: {}", known.join(", ")))
+                .into()
+        })
+    });
+    found.collect()
 }
 
 /// Writes `model` as `target` says, or prints the plan.
 pub fn run(model: &Path, target: Target, args: &OutputArgs) -> Result<()> {
     let console = Console { quiet: args.quiet, verbose: args.verbose };
     let model = Model::open(model)?;
-    let plan = Plan::new(&model, &target)?;
+    let pool = thread_pool(args)?;
+    let plan = pool.install(|| Plan::new(model, &target))?;
     report_fallbacks(&plan, console);
+    report_pair(&plan, console);
     if args.dry_run {
         return report::plan::print(&plan, args.json);
     }
@@ -37,7 +65,7 @@ pub fn run(model: &Path, target: Target, args: &OutputArgs) -> Result<()> {
     pipeline::on_interrupt()?;
     let started = Instant::now();
     let bar = console.bar(plan.source_bytes(), "quantizing");
-    thread_pool(args)?.install(|| pipeline::run(&plan, &bar, console))?;
+    pool.install(|| pipeline::run(&plan, &bar, console))?;
     bar.finish_and_clear();
     report::written::print(&plan, started.elapsed(), args.json)
 }
@@ -52,6 +80,14 @@ fn report_fallbacks(plan: &Plan, console: Console) {
             plan.tensors.len(),
             first.dtype
         ));
+    }
+}
+
+/// How far the latent layout's FFN is from squared ReLU at most.
+fn report_pair(plan: &Plan, console: Console) {
+    let worst = plan.pair_factors.iter().map(|f| f.error_bound()).fold(0.0, f64::max);
+    if worst > 0.0 {
+        console.note(&format!("squared ReLU as a gated pair: no neuron is off by more than {worst:.1e}"));
     }
 }
 

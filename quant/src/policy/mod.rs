@@ -182,7 +182,7 @@ impl Policy {
         }
         let is_table = matches!(category, Category::TokenEmbedding | Category::Output);
         let dtype = if mixture.latent && !is_table {
-            latent::choose(self.file_type, &tensor.name)
+            latent::choose(self.file_type, &tensor.name, mixture.shape.layers)
         } else {
             mixture.choose(category, cols)
         };
