@@ -4,7 +4,9 @@
 //! Each computes on one thread: the tests already run side by side, and llama.cpp's threads wait for each other by
 //! spinning.
 
+mod checkpoint;
 mod generation;
+mod latent;
 mod logits;
 mod perplexity;
 mod same_bytes;
