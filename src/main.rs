@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod error;
+mod layouts;
 mod passes;
 mod pipeline;
 mod plan;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{human_bytes, human_shape, print_json, print_table, table};
+use crate::layouts::{self, LayoutSizes};
 
 /// Characters of a metadata value that are shown without `--verbose`.
 const SHORT_VALUE: usize = 72;
@@ -47,6 +48,8 @@ struct InspectionJson<'a> {
     bits_per_weight: Option<f64>,
     tensors: Vec<TensorJson<'a>>,
     metadata: serde_json::Map<String, Value>,
+    /// What `quantize q4` would give in each layout; empty for what is no PLM.
+    layouts: Vec<LayoutSizes>,
 }
 
 #[derive(Serialize)]
@@ -101,6 +104,7 @@ fn to_json(i: &Inspection) -> InspectionJson<'_> {
             })
             .collect(),
         metadata: i.metadata.iter().cloned().collect(),
+        layouts: i.config.as_ref().map(layouts::sizes).unwrap_or_default(),
     }
 }
 
@@ -140,7 +144,29 @@ fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
     }
     print_table(&rows);
     println!("\n{}", by_type(i));
+    if let Some(config) = &i.config {
+        print_layouts(&layouts::sizes(config));
+    }
     Ok(())
+}
+
+/// What to expect of `quantize q4` in each layout.
+fn print_layouts(sizes: &[LayoutSizes]) {
+    println!("\nas q4: tensors, and with an f16 cache in llama.cpp");
+    let mut rows = table(&["layout", "tensors", "cache/token", "1k", "4k", "32k", "runs in"], &[1, 2, 3, 4, 5]);
+    for s in sizes {
+        let with_cache = |tokens| human_bytes(s.with_cache(tokens));
+        rows.add_row([
+            s.layout,
+            &human_bytes(s.tensor_bytes),
+            &human_bytes(s.cache_bytes_per_token),
+            &with_cache(1 << 10),
+            &with_cache(4 << 10),
+            &with_cache(32 << 10),
+            s.runs_in(),
+        ]);
+    }
+    print_table(&rows);
 }
 
 fn print_config(c: &Config) {
