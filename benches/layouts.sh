@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Both layouts of a model in llama.cpp, at several depths of the cache: tokens a second read and generated, memory.
+# Prints a Markdown table. `plm` runs without flash attention (with it, today's llama.cpp aborts), `latent` with it.
+#
+#   benches/layouts.sh FOLDER            a PLM checkpoint; `benches/random_plm.py FOLDER` writes one of full size
+#
+#   TYPE=q4
+#   DEPTHS=0,4096,16384                  tokens in the cache; each file is one process up to the deepest
+#   PROMPT=128 GENERATE=32               tokens read and generated at each depth
+#   THREADS=$(nproc)
+#   SCRATCH=DIR                          where the two files go; a new folder in target/ by default, removed at the end
+set -euo pipefail
+if [ $# -ne 1 ]; then
+    sed -n '2,/^set/p' "$0" | sed '$d' | sed 's/^# \{0,1\}//' >&2
+    exit 2
+fi
+model="$(realpath "$1")"
+source "$(dirname "$0")/common.sh"
+type="${TYPE:-q4}"
+threads="${THREADS:-$(nproc)}"
+build
+mkdir -p target
+if [ -z "${SCRATCH:-}" ]; then
+    scratch="$(mktemp -d -p target bench.XXXXXX)"
+    trap 'rm -rf "$scratch"' EXIT
+else
+    scratch="$SCRATCH"
+    mkdir -p "$scratch"
+fi
+
+echo "$(measure machine); $threads threads; $(basename "$model") as $type"
+echo
+echo "| layout | file MB | cells | cache MB | peak MB | tokens in the cache | read t/s | generated t/s |"
+echo "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+for layout in plm latent; do
+    file="$scratch/$layout.gguf"
+    "$OURS" quantize "$type" "$model" --layout "$layout" --force --quiet -o "$file" >&2
+    flash=()
+    [ "$layout" = plm ] || flash=(--flash-attention)
+    "$PEERS/llama_generate" "$file" --depths "${DEPTHS:-0,4096,16384}" --prompt "${PROMPT:-128}" \
+        --generate "${GENERATE:-32}" --threads "$threads" "${flash[@]}" >"$scratch/$layout.json"
+    python3 - "$layout" "$file" "$scratch/$layout.json" <<'PYTHON'
+import json, os, sys
+
+layout, file, report = sys.argv[1:]
+with open(report, encoding="utf-8") as opened:
+    result = json.load(opened)
+head = (f"{layout} | {os.path.getsize(file) / 1e6:.0f} | {result['n_ctx']} | {result['kv_cache_bytes'] / 1e6:.0f}"
+        f" | {result['peak_resident_bytes'] / 1e6:.0f}")
+for speed in result["speeds"]:
+    print(f"| {head} | {speed['depth']} | {speed['prompt']:.1f} | {speed['generate']:.1f} |")
+PYTHON
+done
