@@ -1,11 +1,13 @@
 //! What a PLM model is and how it is stored. Never does quantization arithmetic.
 
 pub mod atomic;
+pub mod atomic_folder;
 pub mod describe;
 pub mod dtype;
 pub mod error;
 pub mod gguf;
 pub mod model;
+pub mod onnx;
 pub mod safetensors;
 pub mod source;
 pub mod tokenizer;

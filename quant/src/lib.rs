@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod error;
+pub mod grid;
 pub mod policy;
 pub mod simd;
 

@@ -1,0 +1,18 @@
+//! PLM as an ONNX graph with external data, for ONNX Runtime and the clients built on it.
+//!
+//! [`build`] makes the graph with every byte's place known; who writes the data follows
+//! [`Export::items`] and [`Export::literals`].
+
+mod attention;
+mod data;
+mod graph;
+mod layers;
+mod model;
+pub mod proto;
+mod sidecar;
+mod spec;
+
+pub use data::{Content, DataItem, HeadBlocks, Literal, Place};
+pub use model::{Export, build};
+pub use sidecar::{Sidecar, sidecars};
+pub use spec::{BlockFormat, ExportSpec, Opset, Profile, QuantFormat, WeightFormat};

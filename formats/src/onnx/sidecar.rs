@@ -1,0 +1,222 @@
+//! The files beside the graph: what each client reads before it opens the model.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::spec::{ExportSpec, Profile};
+use crate::DType;
+use crate::error::{Error, Result};
+use crate::model::{Model, Origin};
+
+/// A small file of the output folder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sidecar {
+    /// Relative to the output folder.
+    pub path: PathBuf,
+    pub bytes: Vec<u8>,
+}
+
+/// Files of a checkpoint that clients want beside the model, where it has them.
+const COPIED: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "LICENSE",
+];
+
+/// Everything but the graph and its data, for an export with `data_files` external data files.
+///
+/// # Errors
+/// Unreadable files of the checkpoint.
+pub fn sidecars(model: &Model, spec: &ExportSpec, data_files: usize) -> Result<Vec<Sidecar>> {
+    let mut files = Vec::new();
+    let mut source_config = Map::new();
+    if let Origin::HuggingFace(folder) = &model.origin {
+        for name in COPIED {
+            let path = folder.join(name);
+            match std::fs::read(&path) {
+                Ok(bytes) => files.push(Sidecar { path: name.into(), bytes }),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io(&path)(e)),
+            }
+        }
+        source_config = read_object(&folder.join("config.json"))?;
+    }
+    let ids = TokenIds::find(model, &source_config)?;
+    match spec.profile {
+        Profile::Latent => push_json(&mut files, "config.json", plain_config(model, source_config)),
+        Profile::Genai => {
+            let context = context_length(model);
+            push_json(&mut files, "config.json", plain_config(model, source_config));
+            push_json(&mut files, "genai_config.json", genai_config(model, spec, &ids, context));
+        }
+        Profile::Hf => {
+            push_json(&mut files, "config.json", hf_config(model, spec, source_config, data_files));
+        }
+    }
+    Ok(files)
+}
+
+fn push_json(files: &mut Vec<Sidecar>, name: &str, value: Value) {
+    let mut text = serde_json::to_string_pretty(&value).expect("a JSON value prints");
+    text.push('\n');
+    files.push(Sidecar { path: name.into(), bytes: text.into_bytes() });
+}
+
+fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    serde_json::from_str(&text).map_err(|e| Error::Json { path: path.to_path_buf(), detail: e.to_string() })
+}
+
+fn context_length(model: &Model) -> usize {
+    model.config.max_position_embeddings
+}
+
+/// The ids that start, end and pad a text.
+struct TokenIds {
+    bos: Option<u64>,
+    eos: Vec<u64>,
+    pad: Option<u64>,
+}
+
+impl TokenIds {
+    /// generation_config.json before config.json, as transformers does.
+    fn find(model: &Model, config: &Map<String, Value>) -> Result<TokenIds> {
+        let mut generation = Map::new();
+        match &model.origin {
+            Origin::HuggingFace(folder) => {
+                let path = folder.join("generation_config.json");
+                if path.is_file() {
+                    generation = read_object(&path)?;
+                }
+            }
+            Origin::Gguf(file) => {
+                for (key, gguf) in [
+                    ("bos_token_id", "tokenizer.ggml.bos_token_id"),
+                    ("eos_token_id", "tokenizer.ggml.eos_token_id"),
+                    ("pad_token_id", "tokenizer.ggml.padding_token_id"),
+                ] {
+                    if let Some(id) = file.metadata.unsigned(gguf) {
+                        generation.insert(key.into(), id.into());
+                    }
+                }
+            }
+        }
+        let all = |key: &str| -> Vec<u64> {
+            match generation.get(key).or_else(|| config.get(key)) {
+                Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).collect(),
+                Some(id) => id.as_u64().into_iter().collect(),
+                None => Vec::new(),
+            }
+        };
+        let first = |key: &str| all(key).first().copied();
+        Ok(TokenIds { bos: first("bos_token_id"), eos: all("eos_token_id"), pad: first("pad_token_id") })
+    }
+}
+
+/// The checkpoint's own config.json, or what the hyperparameters say of one.
+fn plain_config(model: &Model, source: Map<String, Value>) -> Value {
+    if !source.is_empty() {
+        return Value::Object(source);
+    }
+    let c = &model.config;
+    json!({
+        "architectures": ["PLMForCausalLM"],
+        "model_type": "plm",
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.hidden_size,
+        "intermediate_size": c.intermediate_size,
+        "num_hidden_layers": c.num_hidden_layers,
+        "num_attention_heads": c.num_attention_heads,
+        "num_key_value_heads": c.num_attention_heads,
+        "kv_lora_rank": c.kv_lora_rank,
+        "q_lora_rank": c.q_lora_rank,
+        "qk_rope_head_dim": c.qk_rope_head_dim,
+        "qk_nope_head_dim": c.qk_nope_head_dim,
+        "v_head_dim": c.v_head_dim,
+        "hidden_act": "relu2",
+        "max_position_embeddings": c.max_position_embeddings,
+        "rms_norm_eps": c.rms_norm_eps,
+        "rope_theta": c.rope_theta,
+        "rope_interleave": c.rope_interleave,
+        "tie_word_embeddings": true,
+    })
+}
+
+/// config.json for optimum and transformers.js: labelled with an architecture that both know to have keys
+/// and values of different widths. The graph does the work; the label only shapes the cache.
+fn hf_config(model: &Model, spec: &ExportSpec, source: Map<String, Value>, data_files: usize) -> Value {
+    let Value::Object(mut config) = plain_config(model, source) else { unreachable!("it is an object") };
+    let c = &model.config;
+    config.insert("architectures".into(), json!(["DeepseekV3ForCausalLM"]));
+    config.insert("model_type".into(), json!("deepseek_v3"));
+    config.insert("num_key_value_heads".into(), json!(c.num_attention_heads));
+    config.insert("qk_head_dim".into(), json!(c.qk_head_dim()));
+    config.insert("head_dim".into(), json!(c.qk_head_dim()));
+    let mut js = Map::new();
+    js.insert("use_external_data_format".into(), json!({ spec.file_name.as_str(): data_files }));
+    if spec.float == DType::F16 {
+        js.insert("kv_cache_dtype".into(), json!({ "fp16": "float16", "q4f16": "float16" }));
+    }
+    config.insert("transformers.js_config".into(), Value::Object(js));
+    Value::Object(config)
+}
+
+fn genai_config(model: &Model, spec: &ExportSpec, ids: &TokenIds, context: usize) -> Value {
+    let c = &model.config;
+    let eos = match ids.eos.as_slice() {
+        [one] => json!(one),
+        many => json!(many),
+    };
+    let first_eos = ids.eos.first().copied();
+    json!({
+        "model": {
+            "bos_token_id": ids.bos.or(first_eos).unwrap_or(0),
+            "context_length": context,
+            "decoder": {
+                "session_options": { "log_id": "onnxruntime-genai", "provider_options": [] },
+                "filename": spec.file_name,
+                "head_size": (c.kv_lora_rank + c.qk_rope_head_dim) / 2,
+                "hidden_size": c.hidden_size,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "position_ids": "position_ids",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value"
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value"
+                },
+                "num_attention_heads": c.num_attention_heads,
+                "num_hidden_layers": c.num_hidden_layers,
+                "num_key_value_heads": 1
+            },
+            "eos_token_id": eos,
+            "pad_token_id": ids.pad.or(first_eos).unwrap_or(0),
+            "type": "decoder",
+            "vocab_size": c.vocab_size
+        },
+        "search": {
+            "do_sample": false,
+            "early_stopping": true,
+            "max_length": context,
+            "min_length": 0,
+            "num_beams": 1,
+            "num_return_sequences": 1,
+            "past_present_share_buffer": false,
+            "repetition_penalty": 1.0,
+            "temperature": 1.0,
+            "top_k": 50,
+            "top_p": 1.0
+        }
+    })
+}

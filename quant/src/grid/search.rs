@@ -1,0 +1,211 @@
+//! Finding a block's scale and zero point: several candidates, each judged by its exact squared error with
+//! the best scale for its codes (closed form, as in llama.cpp's `make_qx_quants`).
+
+use super::{Blocks, Grid};
+use crate::simd::Level;
+
+/// Lanes of the partial sums: one order of additions whatever the instruction set.
+const LANES: usize = 8;
+
+/// Adding and subtracting this rounds an f32 of magnitude below 2^22 to the nearest integer, ties to even.
+const ROUND: f32 = 12_582_912.0;
+
+/// How far the outermost code may reach past or short of the block's extreme, in steps of the grid.
+const STRETCHES: [f32; 7] = [0.0, 0.25, -0.25, 0.5, -0.5, 0.75, -0.75];
+
+/// The largest block.
+const MAX_BLOCK: usize = 256;
+
+/// A block padded to whole lanes; padding has weight 0.
+struct Block {
+    values: [f32; MAX_BLOCK],
+    weights: [f32; MAX_BLOCK],
+    len: usize,
+}
+
+pub(super) fn quantize_rows(
+    level: Level,
+    grid: &Grid,
+    values: &[f32],
+    cols: usize,
+    importance: Option<&[f32]>,
+    out: &mut Blocks,
+) {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(_) | Level::Avx512(_) => {
+            // SAFETY: every level but Generic was made after the CPU was asked; AVX-512 implies AVX2.
+            unsafe { quantize_rows_avx2(grid, values, cols, importance, out) }
+        }
+        _ => quantize_rows_generic(grid, values, cols, importance, out),
+    }
+}
+
+/// The same code, compiled for wider registers: no fused multiply-add, so the same results.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn quantize_rows_avx2(
+    grid: &Grid,
+    values: &[f32],
+    cols: usize,
+    importance: Option<&[f32]>,
+    out: &mut Blocks,
+) {
+    quantize_rows_generic(grid, values, cols, importance, out);
+}
+
+#[inline(always)]
+fn quantize_rows_generic(
+    grid: &Grid,
+    values: &[f32],
+    cols: usize,
+    importance: Option<&[f32]>,
+    out: &mut Blocks,
+) {
+    let per_row = grid.blocks(cols);
+    let mut block = Block { values: [0.0; MAX_BLOCK], weights: [0.0; MAX_BLOCK], len: 0 };
+    let rows = values.chunks_exact(cols).zip(out.codes.chunks_exact_mut(per_row * grid.block_size));
+    for (row, (values, codes)) in rows.enumerate() {
+        let blocks = values.chunks(grid.block_size).zip(codes.chunks_exact_mut(grid.block_size));
+        for (index, (values, codes)) in blocks.enumerate() {
+            let from = index * grid.block_size;
+            block.load(values, importance.map(|i| &i[from..from + values.len()]));
+            let (scale, zero_point) = quantize_block(grid, &block, codes);
+            out.scales[row * per_row + index] = scale;
+            out.zero_points[row * per_row + index] = zero_point;
+        }
+    }
+}
+
+impl Block {
+    #[inline(always)]
+    fn load(&mut self, values: &[f32], importance: Option<&[f32]>) {
+        self.len = values.len().next_multiple_of(LANES);
+        self.values[..values.len()].copy_from_slice(values);
+        self.values[values.len()..self.len].fill(0.0);
+        match importance {
+            Some(importance) => self.weights[..values.len()].copy_from_slice(importance),
+            None => self.weights[..values.len()].fill(1.0),
+        }
+        self.weights[values.len()..self.len].fill(0.0);
+    }
+
+    #[inline(always)]
+    fn values(&self) -> &[f32] {
+        &self.values[..self.len]
+    }
+}
+
+/// A candidate: values are divided by `scale`, rounded, and clamped to `-zero_point ..= max - zero_point`.
+#[derive(Clone, Copy)]
+struct Candidate {
+    inverse: f32,
+    zero_point: i32,
+}
+
+/// Chooses codes for one block; returns its scale as stored and its zero point.
+#[inline(always)]
+fn quantize_block(grid: &Grid, block: &Block, codes: &mut [u8]) -> (f32, u8) {
+    let (low, high) = extremes(block.values());
+    let largest = if high > -low { high } else { low };
+    if largest == 0.0 {
+        let zero_point = if grid.symmetric { grid.middle() as u8 } else { 0 };
+        codes.fill(zero_point);
+        return (0.0, zero_point);
+    }
+    let mut best = (f32::NEG_INFINITY, 0.0, 0);
+    for stretch in STRETCHES {
+        let candidate = if grid.symmetric {
+            symmetric_candidate(grid, largest, stretch)
+        } else {
+            asymmetric_candidate(grid, low.min(0.0), high.max(0.0), stretch)
+        };
+        let (dot, square) = judge(grid, block, candidate);
+        // dot² / square is by how much the error falls below that of all zeros; a scale has either sign.
+        let gain = if square > 0.0 { dot * dot / square } else { 0.0 };
+        if gain > best.0 {
+            best = (gain, if square > 0.0 { dot / square } else { 0.0 }, candidate.zero_point);
+        }
+    }
+    let scale = grid.stored(best.1);
+    round_codes(grid, block, scale, best.2, codes);
+    (scale, best.2 as u8)
+}
+
+/// The extreme value lands on the code that has no counterpart of the other sign, as ggml does.
+#[inline(always)]
+fn symmetric_candidate(grid: &Grid, largest: f32, stretch: f32) -> Candidate {
+    let middle = grid.middle();
+    Candidate { inverse: -(middle as f32 - stretch) / largest, zero_point: middle }
+}
+
+#[inline(always)]
+fn asymmetric_candidate(grid: &Grid, low: f32, high: f32, stretch: f32) -> Candidate {
+    let max = grid.max_code();
+    let inverse = (max as f32 - stretch) / (high - low);
+    let zero_point = ((-low * inverse + ROUND) - ROUND) as i32;
+    Candidate { inverse, zero_point: zero_point.clamp(0, max) }
+}
+
+/// Weighted sums of value times offset and of offset squared, over the candidate's offsets from zero.
+#[inline(always)]
+fn judge(grid: &Grid, block: &Block, candidate: Candidate) -> (f32, f32) {
+    let (low, high) = offset_range(grid, candidate.zero_point);
+    let (mut dot, mut square) = ([0.0f32; LANES], [0.0f32; LANES]);
+    let lanes = block.values().chunks_exact(LANES).zip(block.weights[..block.len].chunks_exact(LANES));
+    for (values, weights) in lanes {
+        for lane in 0..LANES {
+            let offset = offset(values[lane], candidate.inverse, low, high);
+            let weighted = weights[lane] * offset;
+            dot[lane] += weighted * values[lane];
+            square[lane] += weighted * offset;
+        }
+    }
+    (sum(dot), sum(square))
+}
+
+#[inline(always)]
+fn round_codes(grid: &Grid, block: &Block, scale: f32, zero_point: i32, codes: &mut [u8]) {
+    let (low, high) = offset_range(grid, zero_point);
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+    let inside = block.len.min(codes.len());
+    for (code, &value) in codes[..inside].iter_mut().zip(block.values()) {
+        *code = (offset(value, inverse, low, high) as i32 + zero_point) as u8;
+    }
+    codes[inside..].fill(zero_point as u8);
+}
+
+#[inline(always)]
+fn offset_range(grid: &Grid, zero_point: i32) -> (f32, f32) {
+    (-zero_point as f32, (grid.max_code() - zero_point) as f32)
+}
+
+/// The nearest code's distance from the zero point.
+#[inline(always)]
+fn offset(value: f32, inverse: f32, low: f32, high: f32) -> f32 {
+    let scaled = value * inverse;
+    // Clamped first: the rounding trick holds for small numbers only.
+    let clamped = if scaled < low { low } else { scaled };
+    let clamped = if clamped > high { high } else { clamped };
+    (clamped + ROUND) - ROUND
+}
+
+#[inline(always)]
+fn extremes(values: &[f32]) -> (f32, f32) {
+    let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    for values in values.chunks_exact(LANES) {
+        for lane in 0..LANES {
+            low[lane] = if values[lane] < low[lane] { values[lane] } else { low[lane] };
+            high[lane] = if values[lane] > high[lane] { values[lane] } else { high[lane] };
+        }
+    }
+    let low = low.iter().copied().fold(f32::INFINITY, f32::min);
+    let high = high.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    (low, high)
+}
+
+#[inline(always)]
+fn sum(lanes: [f32; LANES]) -> f32 {
+    ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]))
+}
