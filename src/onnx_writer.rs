@@ -66,12 +66,14 @@ fn write_small(folder: &AtomicFolder, name: impl AsRef<Path>, bytes: &[u8]) -> R
 
 /// The work in file order.
 fn steps(items: &[DataItem]) -> Vec<(&DataItem, Range<usize>)> {
-    let of_item = |item| {
-        let DataItem { source, .. } = item;
-        let (rows, step) = (source.rows(), DataItem::rows_per_step(item, CHUNK_VALUES));
-        (0..rows).step_by(step).map(move |start| (item, start..(start + step).min(rows)))
-    };
-    items.iter().flat_map(of_item).collect()
+    let mut steps = Vec::new();
+    for item in items {
+        let (rows, step) = (item.source.rows(), item.rows_per_step(CHUNK_VALUES));
+        for start in (0..rows).step_by(step) {
+            steps.push((item, start..(start + step).min(rows)));
+        }
+    }
+    steps
 }
 
 /// The external data files.
