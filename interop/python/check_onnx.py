@@ -58,10 +58,15 @@ def main():
     tolerance = float(sys.argv[2])
     ok = True
     for folder in sys.argv[3:]:
-        found, passed = check(folder, golden, tolerance)
+        try:
+            found, passed = check(folder, golden, tolerance)
+        except Exception as error:  # the other folders are still worth a look
+            print(f"FAIL {folder}: {error}", flush=True)
+            ok = False
+            continue
         ok &= passed
         shown = ", ".join(f"{k} {v:.2e}" for k, v in found.items())
-        print(f"{'ok  ' if passed else 'FAIL'} {folder}: {shown}")
+        print(f"{'ok  ' if passed else 'FAIL'} {folder}: {shown}", flush=True)
     sys.exit(not ok)
 
 
