@@ -54,4 +54,10 @@ pub enum Error {
 
     #[error("{file_type} makes {tensor} {dtype}, which is useless without an importance matrix; give one")]
     NeedsImportance { file_type: &'static str, tensor: String, dtype: DType },
+
+    #[error("entry {at} of the diagonal is {value}: not a sum of squares")]
+    NotACovariance { at: usize, value: f32 },
+
+    #[error("a matrix of {rows} rows stays indefinite however much it is damped")]
+    NotPositiveDefinite { rows: usize },
 }

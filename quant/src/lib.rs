@@ -1,8 +1,10 @@
-//! Numbers to blocks and back: codecs and the policy that gives each tensor its type. Never does I/O.
+//! Numbers to blocks and back: codecs, rounding with error feedback, and the policy that gives each tensor its type. Never does I/O.
 
+pub mod calibration;
 pub mod codec;
 pub mod error;
 pub mod grid;
+pub mod feedback;
 pub mod policy;
 pub mod simd;
 

@@ -10,6 +10,8 @@ mod legacy;
 mod ternary;
 mod weighted;
 
+pub(crate) use iq::{BOUNDS as IQ4_BOUNDS, VALUES as IQ4_VALUES};
+
 use plmconv_formats::DType;
 
 use crate::Error;

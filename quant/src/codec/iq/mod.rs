@@ -27,13 +27,14 @@ const XS_HEAD: usize = 8;
 const TRIES: i32 = 7;
 
 /// The table of IQ4_NL and IQ4_XS.
-const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const VALUES: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// Twice the sixteen values of the E2M1 number format.
 const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// `BOUNDS[i]` lies halfway between entries `i` and `i + 1` of [`VALUES`].
-const BOUNDS: [f32; 15] = {
+pub(crate) const BOUNDS: [f32; 15] = {
     let mut bounds = [0.0; 15];
     let mut i = 0;
     while i < 15 {

@@ -1,0 +1,94 @@
+//! Symmetric matrices as their upper triangle.
+
+/// A symmetric matrix, cut along its diagonal into blocks of at most `block_len`: what lies outside them is not
+/// kept. Each block is its upper triangle, row by row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockSymmetric {
+    size: usize,
+    block_len: usize,
+    values: Vec<f32>,
+}
+
+/// Values of a triangle of `n` rows.
+fn triangle(n: usize) -> usize {
+    n * (n + 1) / 2
+}
+
+impl BlockSymmetric {
+    /// Zeros.
+    pub fn zeros(size: usize, block_len: usize) -> BlockSymmetric {
+        let block_len = block_len.clamp(1, size.max(1));
+        BlockSymmetric { size, block_len, values: vec![0.0; BlockSymmetric::stored_len(size, block_len)] }
+    }
+
+    /// A matrix from its stored values, or `None` if their number is another.
+    pub fn from_values(size: usize, block_len: usize, values: Vec<f32>) -> Option<BlockSymmetric> {
+        let block_len = block_len.clamp(1, size.max(1));
+        (values.len() == BlockSymmetric::stored_len(size, block_len)).then_some(BlockSymmetric {
+            size,
+            block_len,
+            values,
+        })
+    }
+
+    /// Number of values stored.
+    pub fn stored_len(size: usize, block_len: usize) -> usize {
+        let block_len = block_len.clamp(1, size.max(1));
+        size / block_len * triangle(block_len) + triangle(size % block_len)
+    }
+
+    /// Rows (and columns) of the whole matrix.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Rows of every block but the last, which may be shorter.
+    pub fn block_len(&self) -> usize {
+        self.block_len
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        self.size.div_ceil(self.block_len)
+    }
+
+    /// The stored values, block by block.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The stored values, to be accumulated into.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
+    /// Rows of block `index` and its upper triangle.
+    pub fn block(&self, index: usize) -> (usize, &[f32]) {
+        let len = self.block_len.min(self.size - index * self.block_len);
+        let start = index * triangle(self.block_len);
+        (len, &self.values[start..start + triangle(len)])
+    }
+
+    /// The diagonal, `[size]`.
+    pub fn diagonal(&self) -> Vec<f32> {
+        let mut out = Vec::with_capacity(self.size);
+        for index in 0..self.blocks() {
+            let (len, upper) = self.block(index);
+            let mut at = 0;
+            for row in 0..len {
+                out.push(upper[at]);
+                at += len - row;
+            }
+        }
+        out
+    }
+
+    /// Adds another of the same form; false (and nothing done) if the forms differ.
+    pub fn add(&mut self, other: &BlockSymmetric) -> bool {
+        let same = self.size == other.size && self.block_len == other.block_len;
+        if same {
+            self.values.iter_mut().zip(&other.values).for_each(|(a, b)| *a += b);
+        }
+        same
+    }
+}

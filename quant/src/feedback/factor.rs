@@ -1,0 +1,200 @@
+//! Triangular factors of inverses: how an error in one place is best made up for in the later ones.
+
+use faer::linalg::triangular_inverse::invert_lower_triangular;
+use faer::{Mat, Par, Side};
+
+use crate::Error;
+use crate::calibration::BlockSymmetric;
+
+/// Added to the diagonal of the inputs' matrix, relative to its mean: keeps directions the calibration text
+/// hardly used from being treated as free.
+const COLUMN_DAMPING: f64 = 0.01;
+/// The same for outputs, whose matrix is noisier (its gradients come from sampled tokens).
+const ROW_DAMPING: f64 = 0.05;
+
+/// Feedback along columns: `U` with `UᵀU` the inverse of the damped input matrix, block by block.
+#[derive(Debug)]
+pub struct ColumnFactor {
+    cols: usize,
+    block_len: usize,
+    /// Upper triangular, row-major and square, zeros below.
+    blocks: Vec<Vec<f32>>,
+    importance: Vec<f32>,
+}
+
+impl ColumnFactor {
+    /// The factor of `hessian` (`[cols, cols]`).
+    ///
+    /// # Errors
+    /// A matrix that is not finite or has a negative diagonal.
+    pub fn new(hessian: &BlockSymmetric) -> Result<ColumnFactor, Error> {
+        let mut importance = hessian.diagonal();
+        let mean = mean(&importance)?;
+        if mean > 0.0 {
+            importance.iter_mut().for_each(|x| *x = *x / mean as f32 + 1e-6);
+        } else {
+            importance.fill(1.0);
+        }
+        let blocks = inverse_factors(hessian, mean, COLUMN_DAMPING)?;
+        Ok(ColumnFactor { cols: hessian.size(), block_len: hessian.block_len(), blocks, importance })
+    }
+
+    /// Columns of the matrices this belongs to.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Columns within which errors are made up for.
+    pub(super) fn block_len(&self) -> usize {
+        self.block_len
+    }
+
+    pub(super) fn block(&self, index: usize) -> &[f32] {
+        &self.blocks[index]
+    }
+
+    /// `[cols]`: how much an error in each column costs.
+    pub fn importance(&self) -> &[f32] {
+        &self.importance
+    }
+}
+
+/// Feedback along the rows of one group: `A[i][k]`, what row `k` takes over of row `i`'s error, `k > i`.
+#[derive(Debug)]
+pub struct RowFactor {
+    rows: usize,
+    /// Unit upper triangular, row-major and square.
+    values: Vec<f32>,
+}
+
+impl RowFactor {
+    /// One factor for each block (group of rows) of `outputs`.
+    ///
+    /// # Errors
+    /// A matrix that is not finite or has a negative diagonal.
+    pub fn per_group(outputs: &BlockSymmetric) -> Result<Vec<RowFactor>, Error> {
+        let mean = mean(&outputs.diagonal())?;
+        let factors = inverse_factors(outputs, mean, ROW_DAMPING)?;
+        Ok(factors.into_iter().map(RowFactor::unit).collect())
+    }
+
+    fn unit(mut values: Vec<f32>) -> RowFactor {
+        let rows = values.len().isqrt();
+        for (i, row) in values.chunks_exact_mut(rows).enumerate() {
+            let pivot = row[i];
+            row[i..].iter_mut().for_each(|x| *x /= pivot);
+        }
+        RowFactor { rows, values }
+    }
+
+    /// Rows of the group.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn row(&self, i: usize) -> &[f32] {
+        &self.values[i * self.rows..(i + 1) * self.rows]
+    }
+}
+
+fn mean(diagonal: &[f32]) -> Result<f64, Error> {
+    match diagonal.iter().position(|x| !(x.is_finite() && *x >= 0.0)) {
+        Some(at) => Err(Error::NotACovariance { at, value: diagonal[at] }),
+        None => Ok(diagonal.iter().map(|&x| f64::from(x)).sum::<f64>() / diagonal.len().max(1) as f64),
+    }
+}
+
+fn inverse_factors(matrix: &BlockSymmetric, mean: f64, damping: f64) -> Result<Vec<Vec<f32>>, Error> {
+    (0..matrix.blocks())
+        .map(|index| {
+            let (len, upper) = matrix.block(index);
+            if mean > 0.0 { inverse_factor(len, upper, mean, damping) } else { Ok(identity(len)) }
+        })
+        .collect()
+}
+
+fn identity(len: usize) -> Vec<f32> {
+    let mut out = vec![0.0; len * len];
+    out.iter_mut().step_by(len + 1).for_each(|x| *x = 1.0);
+    out
+}
+
+/// `U`, upper triangular, with `UᵀU = (M / mean + damping)⁻¹`.
+///
+/// With `J` the reversal of all indices and `L` the Cholesky factor of `J M J`, `U = J L⁻¹ J`.
+fn inverse_factor(len: usize, upper: &[f32], mean: f64, damping: f64) -> Result<Vec<f32>, Error> {
+    let at = |i: usize, j: usize| {
+        let (i, j) = (i.min(j), i.max(j));
+        f64::from(upper[i * len - i * i.saturating_sub(1) / 2 + j - i]) / mean
+    };
+    let last = len - 1;
+    // Rounding of the sums may leave a matrix barely indefinite: more damping mends that.
+    for attempt in 0..6 {
+        let damping = damping * 10f64.powi(attempt);
+        let flipped =
+            Mat::from_fn(len, len, |i, j| at(last - i, last - j) + if i == j { damping } else { 0.0 });
+        let Ok(cholesky) = flipped.llt(Side::Lower) else { continue };
+        let mut inverse = Mat::<f64>::zeros(len, len);
+        invert_lower_triangular(inverse.as_mut(), cholesky.L(), Par::Seq);
+        let mut out = vec![0.0; len * len];
+        for i in 0..len {
+            for j in i..len {
+                out[i * len + j] = inverse[(last - i, last - j)] as f32;
+            }
+        }
+        if out.iter().all(|x| x.is_finite()) {
+            return Ok(out);
+        }
+    }
+    Err(Error::NotPositiveDefinite { rows: len })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factor_inverts_the_damped_matrix() {
+        let n = 7;
+        let x: Vec<f32> = (0..n * n).map(|i| ((i * 37 % 11) as f32 - 5.0) / 5.0).collect();
+        let mut matrix = BlockSymmetric::zeros(n, n);
+        let full = |i: usize, j: usize| (0..n).map(|k| x[k * n + i] * x[k * n + j]).sum::<f32>();
+        let mut at = 0;
+        for i in 0..n {
+            for j in i..n {
+                matrix.values_mut()[at] = full(i, j);
+                at += 1;
+            }
+        }
+        let factor = ColumnFactor::new(&matrix).expect("a covariance");
+        let mean = matrix.diagonal().iter().sum::<f32>() / n as f32;
+        let u = factor.block(0);
+        // UᵀU (M / mean + damping) = identity
+        for i in 0..n {
+            for j in 0..n {
+                let inverse = |k: usize| (0..n).map(|r| u[r * n + i] * u[r * n + k]).sum::<f32>();
+                let damped = |k: usize| full(k, j) / mean + if k == j { COLUMN_DAMPING as f32 } else { 0.0 };
+                let product: f32 = (0..n).map(|k| inverse(k) * damped(k)).sum();
+                let expected = if i == j { 1.0 } else { 0.0 };
+                assert!((product - expected).abs() < 1e-3, "[{i}, {j}] {product}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_site_never_reached_gets_no_feedback() {
+        let factor = ColumnFactor::new(&BlockSymmetric::zeros(5, 3)).expect("zeros are a covariance");
+        assert_eq!(factor.block(0), identity(3));
+        assert_eq!(factor.block(1), identity(2));
+        assert_eq!(factor.importance(), [1.0; 5]);
+    }
+
+    #[test]
+    fn what_is_no_covariance_is_refused() {
+        let mut matrix = BlockSymmetric::zeros(2, 2);
+        matrix.values_mut()[2] = f32::NAN;
+        assert!(matches!(ColumnFactor::new(&matrix), Err(Error::NotACovariance { at: 1, .. })));
+        matrix.values_mut()[2] = -1.0;
+        assert!(matches!(ColumnFactor::new(&matrix), Err(Error::NotACovariance { at: 1, .. })));
+    }
+}

@@ -1,0 +1,27 @@
+//! Error feedback: rounding with a view to what the error does to the model's output.
+//!
+//! The loss caused by an error `E` (`[rows, cols]`) in a matrix is, to second order, `trace(G E H Eᵀ)`: `H`
+//! (`[cols, cols]`) tells what inputs meet the matrix, weighted by how much each token's output matters, and `G`
+//! (`[rows, rows]`) how its outputs act on the logits (the Kronecker-factored Fisher information of Martens and
+//! Grosse, arXiv 1503.05671). Rounding values one after another, each may be moved so that it makes up for the
+//! errors before it: those to its left, as in GPTQ (arXiv 2210.17323), and those above it, as in YAQA
+//! (arXiv 2505.22988). The two directions need the triangular factors of the inverses of `H` and `G`.
+//!
+//! Reading order: `grid` is what a block type can express, `factor` the triangular factors, `sweep` the order of
+//! rounding, `search` the choice of scales, `pack` the bytes.
+
+mod factor;
+mod grid;
+mod pack;
+mod search;
+mod sweep;
+
+pub use factor::{ColumnFactor, RowFactor};
+pub use sweep::{Effort, encode_group};
+
+use plmconv_formats::DType;
+
+/// Whether [`encode_group`] knows `dtype`; others gain nothing from feedback or are rounded at will.
+pub fn supports(dtype: DType) -> bool {
+    grid::Grid::of(dtype).is_some()
+}
