@@ -50,6 +50,12 @@ pub enum Error {
     Temperature { temperature: f32 },
     #[error("{}: {detail}", path.display())]
     Reference { path: PathBuf, detail: String },
+    #[error("the statistics for calibration cannot be taken from a model with {what}")]
+    NotMeasurable { what: &'static str },
+    #[error("calibration: {what} of layer {layer} are not finite")]
+    NonFiniteCalibration { layer: usize, what: &'static str },
+    #[error("calibration: the temporary file for activations: {0}")]
+    Spill(#[source] std::io::Error),
 }
 
 /// This crate's result.

@@ -6,6 +6,7 @@
 
 mod attention;
 mod buffers;
+pub mod curvature;
 pub mod divergence;
 mod error;
 mod evaluator;

@@ -1,0 +1,190 @@
+//! Causal attention of the expanded form, and its gradient.
+
+use faer::{MatMut, MatRef};
+use rayon::prelude::*;
+
+use super::products::{times, times_transposed};
+use super::rows::Shape;
+
+/// What the backward run needs of the forward run, for one window and head.
+pub(super) struct Head {
+    /// `[window, nope + rope]`, turned.
+    query: Vec<f32>,
+    /// `[window, nope + rope]`, turned.
+    key: Vec<f32>,
+    /// `[window, value]`
+    value: Vec<f32>,
+    /// `[window, window]`, causal.
+    shares: Vec<f32>,
+}
+
+/// Gradients by the inputs of [`forward`].
+pub(super) struct Gradients {
+    /// `[tokens, heads * (nope + rope)]`
+    pub query: Vec<f32>,
+    /// `[tokens, heads * (nope + value)]`
+    pub key_value: Vec<f32>,
+    /// `[tokens, rope]`, of the key all heads share.
+    pub rope_key: Vec<f32>,
+}
+
+/// Attends within each window. `query`: `[tokens, heads * (nope + rope)]`, `kv_a`: `[tokens, latent + rope]` (its
+/// last part is the shared RoPE key), `key_value`: `[tokens, heads * (nope + value)]`. Returns the heads' state,
+/// window by window, and their outputs, `[tokens, heads * value]`.
+pub(super) fn forward(
+    shape: &Shape,
+    query: &[f32],
+    kv_a: &[f32],
+    key_value: &[f32],
+) -> (Vec<Head>, Vec<f32>) {
+    let tokens = kv_a.len() / (shape.latent + shape.rope);
+    let work = tokens / shape.window * shape.heads;
+    let done: Vec<(Head, Vec<f32>)> = (0..work)
+        .into_par_iter()
+        .map(|at| forward_head(shape, at / shape.heads, at % shape.heads, query, kv_a, key_value))
+        .collect();
+    let mut out = vec![0.0; tokens * shape.heads * shape.value];
+    let mut heads = Vec::with_capacity(work);
+    for (at, (head, values)) in done.into_iter().enumerate() {
+        scatter(shape, at, &values, shape.value, 0, shape.value, &mut out);
+        heads.push(head);
+    }
+    (heads, out)
+}
+
+/// Copies one head's rows `[window, width]` to where they stand among all heads' (`stride` values a head).
+fn scatter(
+    shape: &Shape,
+    at: usize,
+    from: &[f32],
+    width: usize,
+    offset: usize,
+    stride: usize,
+    out: &mut [f32],
+) {
+    let (window, head) = (at / shape.heads, at % shape.heads);
+    for (t, row) in from.chunks_exact(width).enumerate() {
+        let token = window * shape.window + t;
+        let start = (token * shape.heads + head) * stride + offset;
+        out[start..start + width].copy_from_slice(row);
+    }
+}
+
+fn forward_head(
+    shape: &Shape,
+    window: usize,
+    head: usize,
+    query: &[f32],
+    kv_a: &[f32],
+    key_value: &[f32],
+) -> (Head, Vec<f32>) {
+    let Shape { nope, rope, heads, value, .. } = *shape;
+    let (t, key_len) = (shape.window, shape.key());
+    let mut state = Head {
+        query: vec![0.0; t * key_len],
+        key: vec![0.0; t * key_len],
+        value: vec![0.0; t * value],
+        shares: vec![0.0; t * t],
+    };
+    for i in 0..t {
+        let token = window * t + i;
+        let q = &mut state.query[i * key_len..(i + 1) * key_len];
+        q.copy_from_slice(&query[(token * heads + head) * key_len..][..key_len]);
+        shape.turn(i, &mut q[nope..], false);
+        let kv = &key_value[(token * heads + head) * (nope + value)..][..nope + value];
+        let k = &mut state.key[i * key_len..(i + 1) * key_len];
+        k[..nope].copy_from_slice(&kv[..nope]);
+        k[nope..].copy_from_slice(&kv_a[token * (shape.latent + rope) + shape.latent..][..rope]);
+        shape.turn(i, &mut k[nope..], false);
+        state.value[i * value..(i + 1) * value].copy_from_slice(&kv[nope..]);
+    }
+    times_transposed(
+        MatRef::from_row_major_slice(&state.query, t, key_len),
+        MatRef::from_row_major_slice(&state.key, t, key_len),
+        MatMut::from_row_major_slice_mut(&mut state.shares, t, t),
+    );
+    let scale = 1.0 / (key_len as f32).sqrt();
+    for (i, row) in state.shares.chunks_exact_mut(t).enumerate() {
+        let (seen, future) = row.split_at_mut(i + 1);
+        let peak = seen.iter().copied().fold(f32::MIN, f32::max);
+        seen.iter_mut().for_each(|s| *s = ((*s - peak) * scale).exp());
+        let sum: f32 = seen.iter().sum();
+        seen.iter_mut().for_each(|s| *s /= sum);
+        future.fill(0.0);
+    }
+    let mut out = vec![0.0; t * value];
+    times(
+        MatRef::from_row_major_slice(&state.shares, t, t),
+        MatRef::from_row_major_slice(&state.value, t, value),
+        MatMut::from_row_major_slice_mut(&mut out, t, value),
+    );
+    (state, out)
+}
+
+/// The gradients by the inputs, given that by the outputs (`[tokens, heads * value]`).
+pub(super) fn backward(shape: &Shape, states: &[Head], gradient: &[f32]) -> Gradients {
+    let Shape { nope, rope, heads, value, window, .. } = *shape;
+    let key_len = shape.key();
+    let parts: Vec<[Vec<f32>; 3]> = states
+        .par_iter()
+        .enumerate()
+        .map(|(at, state)| backward_head(shape, state, at / heads, at % heads, gradient))
+        .collect();
+    let tokens = states.len() / heads * window;
+    let mut out = Gradients {
+        query: vec![0.0; tokens * heads * key_len],
+        key_value: vec![0.0; tokens * heads * (nope + value)],
+        rope_key: vec![0.0; tokens * rope],
+    };
+    for (at, [query, key, values]) in parts.iter().enumerate() {
+        scatter(shape, at, query, key_len, 0, key_len, &mut out.query);
+        scatter(shape, at, values, value, nope, nope + value, &mut out.key_value);
+        for (i, key) in key.chunks_exact(key_len).enumerate() {
+            let token = at / heads * window + i;
+            let start = (token * heads + at % heads) * (nope + value);
+            out.key_value[start..start + nope].copy_from_slice(&key[..nope]);
+            let shared = &mut out.rope_key[token * rope..(token + 1) * rope];
+            shared.iter_mut().zip(&key[nope..]).for_each(|(sum, k)| *sum += k);
+        }
+    }
+    out
+}
+
+/// Gradients of one head by its query, key (turned back) and value rows.
+fn backward_head(shape: &Shape, state: &Head, window: usize, head: usize, gradient: &[f32]) -> [Vec<f32>; 3] {
+    let (t, key_len, value) = (shape.window, shape.key(), shape.value);
+    let mut by_output = vec![0.0; t * value];
+    for (i, row) in by_output.chunks_exact_mut(value).enumerate() {
+        row.copy_from_slice(&gradient[((window * t + i) * shape.heads + head) * value..][..value]);
+    }
+    let by_output = MatRef::from_row_major_slice(&by_output, t, value);
+    let shares = MatRef::from_row_major_slice(&state.shares, t, t);
+    let mut by_value = vec![0.0; t * value];
+    times(shares.transpose(), by_output, MatMut::from_row_major_slice_mut(&mut by_value, t, value));
+    let mut by_score = vec![0.0; t * t];
+    times_transposed(
+        by_output,
+        MatRef::from_row_major_slice(&state.value, t, value),
+        MatMut::from_row_major_slice_mut(&mut by_score, t, t),
+    );
+    let scale = 1.0 / (key_len as f32).sqrt();
+    for (row, shares) in by_score.chunks_exact_mut(t).zip(state.shares.chunks_exact(t)) {
+        let mean: f32 = row.iter().zip(shares).map(|(g, p)| g * p).sum();
+        row.iter_mut().zip(shares).for_each(|(g, p)| *g = (*g - mean) * p * scale);
+    }
+    let by_score = MatRef::from_row_major_slice(&by_score, t, t);
+    let mut by_query = vec![0.0; t * key_len];
+    let mut by_key = vec![0.0; t * key_len];
+    let (query, key) = (
+        MatRef::from_row_major_slice(&state.query, t, key_len),
+        MatRef::from_row_major_slice(&state.key, t, key_len),
+    );
+    times(by_score, key, MatMut::from_row_major_slice_mut(&mut by_query, t, key_len));
+    times(by_score.transpose(), query, MatMut::from_row_major_slice_mut(&mut by_key, t, key_len));
+    for i in 0..t {
+        for gradient in [&mut by_query, &mut by_key] {
+            shape.turn(i, &mut gradient[i * key_len + shape.nope..(i + 1) * key_len], true);
+        }
+    }
+    [by_query, by_key, by_value]
+}

@@ -1,0 +1,120 @@
+//! The output head: tokens drawn from the model's prediction, and the gradient they cause.
+
+use plmconv_formats::{Model, Role, TensorKey};
+use rayon::prelude::*;
+
+use super::moments::SiteMoments;
+use super::products;
+use super::rows::{Dense, Shape, read_rows, read_vector, rms_norm, rms_norm_backward};
+use super::spill::Spill;
+use crate::error::{Error, Result};
+
+/// Rows of the vocabulary multiplied at a time.
+const TILE_ROWS: usize = 16 << 10;
+/// Tokens whose logits are held at a time.
+const TOKENS: usize = 512;
+
+/// The gradient of the drawn tokens' negative log-probabilities by the last layer's output
+/// (`[all tokens, hidden]`), and the head's statistics: `sum over tokens and vocabulary of p (1 - p) x xᵀ`.
+pub(super) fn backward(
+    model: &Model,
+    shape: &Shape,
+    windows: &[Vec<u32>],
+    spill: &mut Spill,
+    seed: u64,
+) -> Result<(Vec<f32>, SiteMoments)> {
+    let norm = read_vector(model, TensorKey::global(Role::OutputNorm))?;
+    let count = windows.len() * shape.window;
+    let mut gradient = vec![0.0; count * shape.hidden];
+    let mut site = SiteMoments::new(TensorKey::global(Role::TokenEmbedding), None, shape.hidden);
+    for first in (0..count).step_by(TOKENS) {
+        let tokens = TOKENS.min(count - first);
+        let mut hidden = vec![0.0; tokens * shape.hidden];
+        spill.read(shape.layers, first * shape.hidden, &mut hidden)?;
+        let x = rms_norm(&hidden, &norm, shape.eps);
+        let mut probabilities = logits(model, &x, tokens)?;
+        let vocab = model.config.vocab_size;
+        let weights: Vec<f32> = probabilities
+            .par_chunks_exact_mut(vocab)
+            .enumerate()
+            .map(|(t, row)| soften_and_draw(row, uniform(seed, (first + t) as u64)))
+            .collect();
+        if weights.iter().any(|w| !w.is_finite()) {
+            return Err(Error::NonFiniteCalibration { layer: shape.layers, what: "logits" });
+        }
+        site.add_inputs(&x, &weights);
+        let by_x = by_input(model, &probabilities, tokens, shape.hidden)?;
+        let into = &mut gradient[first * shape.hidden..(first + tokens) * shape.hidden];
+        rms_norm_backward(&hidden, &norm, shape.eps, &by_x, into, shape.hidden);
+    }
+    site.close();
+    Ok((gradient, site))
+}
+
+fn tiles(model: &Model) -> impl Iterator<Item = Result<(usize, Dense)>> + '_ {
+    let (vocab, cols) = (model.config.vocab_size, model.config.hidden_size);
+    (0..vocab).step_by(TILE_ROWS).map(move |first| {
+        let rows = TILE_ROWS.min(vocab - first);
+        let values = read_rows(model, TensorKey::global(Role::TokenEmbedding), first..first + rows)?;
+        Ok((first, Dense { rows, cols, values }))
+    })
+}
+
+/// `[tokens, vocab]`
+fn logits(model: &Model, x: &[f32], tokens: usize) -> Result<Vec<f32>> {
+    let vocab = model.config.vocab_size;
+    let mut out = vec![0.0; tokens * vocab];
+    for tile in tiles(model) {
+        let (first, tile) = tile?;
+        let part = products::forward(x, &tile);
+        for (out, part) in out.chunks_exact_mut(vocab).zip(part.chunks_exact(tile.rows)) {
+            out[first..first + tile.rows].copy_from_slice(part);
+        }
+    }
+    Ok(out)
+}
+
+/// `[tokens, hidden]`: the gradient by the logits times the embedding.
+fn by_input(model: &Model, by_logits: &[f32], tokens: usize, hidden: usize) -> Result<Vec<f32>> {
+    let vocab = model.config.vocab_size;
+    let mut out = vec![0.0; tokens * hidden];
+    for tile in tiles(model) {
+        let (first, tile) = tile?;
+        let part: Vec<f32> = by_logits
+            .chunks_exact(vocab)
+            .flat_map(|row| row[first..first + tile.rows].iter().copied())
+            .collect();
+        products::backward(&part, &tile, &mut out);
+    }
+    Ok(out)
+}
+
+/// Turns a row of logits into probabilities less one at the token that `uniform` (from 0 to 1) draws: the gradient
+/// of that token's negative log-probability. Returns `sum p (1 - p)`.
+fn soften_and_draw(row: &mut [f32], uniform: f64) -> f32 {
+    let peak = row.iter().copied().fold(f32::MIN, f32::max);
+    row.iter_mut().for_each(|l| *l = (*l - peak).exp());
+    let sum: f64 = row.iter().map(|&p| f64::from(p)).sum();
+    let (mut squares, mut below, mut drawn) = (0.0, 0.0, None);
+    for (token, p) in row.iter_mut().enumerate() {
+        let share = f64::from(*p) / sum;
+        squares += share * share;
+        below += share;
+        if drawn.is_none() && below > uniform {
+            drawn = Some(token);
+        }
+        *p = share as f32;
+    }
+    let drawn = drawn.unwrap_or(row.len() - 1);
+    row[drawn] -= 1.0;
+    (1.0 - squares) as f32
+}
+
+/// A number from 0 to 1 that depends on nothing but its place (splitmix64).
+fn uniform(seed: u64, token: u64) -> f64 {
+    let mut z =
+        seed.wrapping_mul(0xD1B5_4A32_D192_ED03).wrapping_add(token).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+}

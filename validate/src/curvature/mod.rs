@@ -1,0 +1,172 @@
+//! How much errors in each matrix would change the model's output: the statistics behind calibrated quantization.
+//!
+//! Text runs forward through the layers, a next token is drawn from the model's own prediction at every position,
+//! and the gradient of its log-probability runs backward. At every matrix, for every token, that gives the input
+//! `x` and the gradient `g` by the output; kept are `sum |g|² x xᵀ` and `sum g gᵀ`, the two factors of the
+//! Kronecker-factored Fisher information (arXiv 1503.05671, with labels drawn from the model as there), and the
+//! plain `sum x²` that llama.cpp's importance matrices hold.
+//!
+//! One layer's weights are in memory at a time: the forward run leaves each layer's input in a temporary file, and
+//! the backward run recomputes the layer from it. Where squared ReLU is off, `g` of the up projection is zero:
+//! a neuron's row counts only the tokens on which it fires.
+
+mod attention;
+mod head;
+mod layer;
+mod moments;
+mod products;
+mod rows;
+mod spill;
+
+use plmconv_formats::{Model, Role, TensorKey};
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use layer::LayerWeights;
+pub use moments::{INPUT_BLOCK, OUTPUT_BLOCK, SiteMoments};
+use rows::Shape;
+use spill::Spill;
+
+/// Tokens computed at once, unless a window is longer.
+const BATCH_TOKENS: usize = 2048;
+
+/// What a run reports while it goes.
+#[derive(Debug)]
+pub enum Event {
+    /// Work done, of the given total, in units of one layer's pass.
+    Progress { done: usize, total: usize },
+    /// A matrix's statistics over the whole text; the head comes first, then the layers from last to first.
+    Site(SiteMoments),
+}
+
+/// Runs `windows` (token ids, all of one length) through `model` and reports the statistics of every matrix.
+///
+/// The same for any number of threads. `seed` chooses the tokens drawn.
+///
+/// # Errors
+/// A model with low-rank queries or of the latent layout, token ids outside the vocabulary, activations or
+/// gradients that are not finite, no windows, and whatever `each` returns.
+pub fn measure<E: From<Error>>(
+    model: &Model,
+    windows: &[Vec<u32>],
+    seed: u64,
+    mut each: impl FnMut(Event) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let run = Run::new(model, windows)?;
+    let total = 3 * run.shape.layers + 1;
+    let mut done = 0;
+    let mut spill = Spill::new(run.token_count() * run.shape.hidden)?;
+    for index in 0..run.shape.layers {
+        run.forward_layer(index, &mut spill)?;
+        done += 1;
+        each(Event::Progress { done, total })?;
+    }
+    let (mut gradient, site) = head::backward(model, &run.shape, windows, &mut spill, seed)?;
+    done += 1;
+    each(Event::Site(site))?;
+    each(Event::Progress { done, total })?;
+    for index in (0..run.shape.layers).rev() {
+        for site in run.backward_layer(index, &mut spill, &mut gradient)? {
+            each(Event::Site(site))?;
+        }
+        done += 2;
+        each(Event::Progress { done, total })?;
+    }
+    Ok(())
+}
+
+/// The matrices that [`measure`] reports, in file order.
+pub fn sites(layers: usize) -> impl Iterator<Item = TensorKey> {
+    let roles = [Role::Query, Role::KvA, Role::KvB, Role::AttentionOutput, Role::FfnUp, Role::FfnDown];
+    let in_layers = (0..layers).flat_map(move |l| roles.map(|role| TensorKey::in_layer(l, role)));
+    std::iter::once(TensorKey::global(Role::TokenEmbedding)).chain(in_layers)
+}
+
+struct Run<'a> {
+    model: &'a Model,
+    windows: &'a [Vec<u32>],
+    shape: Shape,
+}
+
+impl<'a> Run<'a> {
+    fn new(model: &'a Model, windows: &'a [Vec<u32>]) -> Result<Run<'a>> {
+        let window = windows.first().map_or(0, Vec::len);
+        if window == 0 || windows.iter().any(|w| w.len() != window) {
+            return Err(Error::EmptySequence);
+        }
+        let config = &model.config;
+        if config.q_lora_rank.is_some() {
+            return Err(Error::NotMeasurable { what: "low-rank queries" });
+        }
+        if model.tensors.iter().any(|t| t.key.role == Role::FfnGate) {
+            return Err(Error::NotMeasurable { what: "the latent layout" });
+        }
+        for (i, &token) in windows.iter().flatten().enumerate() {
+            if token as usize >= config.vocab_size {
+                let vocab_size = config.vocab_size;
+                return Err(Error::TokenOutOfRange { token, position: i, vocab_size });
+            }
+        }
+        Ok(Run { model, windows, shape: Shape::new(config, window) })
+    }
+
+    fn token_count(&self) -> usize {
+        self.windows.len() * self.shape.window
+    }
+
+    /// Numbers of the first tokens of the batches, and their lengths in tokens.
+    fn batches(&self) -> impl Iterator<Item = (usize, usize)> {
+        let step = (BATCH_TOKENS / self.shape.window).max(1) * self.shape.window;
+        let count = self.token_count();
+        (0..count).step_by(step).map(move |first| (first, step.min(count - first)))
+    }
+
+    fn forward_layer(&self, index: usize, spill: &mut Spill) -> Result<()> {
+        let weights = LayerWeights::load(self.model, index)?;
+        let width = self.shape.hidden;
+        for (first, count) in self.batches() {
+            let mut hidden = vec![0.0; count * width];
+            if index == 0 {
+                let tokens: Vec<u32> =
+                    self.windows.iter().flatten().skip(first).take(count).copied().collect();
+                rows::embed(self.model, &tokens, &mut hidden)?;
+                spill.write(0, first * width, &hidden)?;
+            } else {
+                spill.read(index, first * width, &mut hidden)?;
+            }
+            layer::forward(&self.shape, &weights, &hidden).output(&mut hidden);
+            if !rows::all_finite(&hidden) {
+                return Err(Error::NonFiniteCalibration { layer: index, what: "activations" });
+            }
+            spill.write(index + 1, first * width, &hidden)?;
+        }
+        Ok(())
+    }
+
+    fn backward_layer(
+        &self,
+        index: usize,
+        spill: &mut Spill,
+        gradient: &mut [f32],
+    ) -> Result<Vec<SiteMoments>> {
+        let weights = LayerWeights::load(self.model, index)?;
+        let mut sites = layer::Sites::new(index, &self.shape);
+        let width = self.shape.hidden;
+        for (first, count) in self.batches() {
+            let mut hidden = vec![0.0; count * width];
+            spill.read(index, first * width, &mut hidden)?;
+            let state = layer::forward(&self.shape, &weights, &hidden);
+            let gradient = &mut gradient[first * width..(first + count) * width];
+            layer::backward(&self.shape, &weights, &state, &hidden, gradient, &mut sites);
+            if !rows::all_finite(gradient) {
+                return Err(Error::NonFiniteCalibration { layer: index, what: "gradients" });
+            }
+        }
+        let mut sites = sites.into_vec();
+        sites.par_iter_mut().for_each(SiteMoments::close);
+        Ok(sites)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! Rows of values: normalization and its gradient, RoPE, reading weights.
+
+use plmconv_formats::{Config, Model, Role, TensorKey};
+use plmconv_quant::codec;
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+
+/// Sizes of the network, and the common length of the windows.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    pub window: usize,
+    pub layers: usize,
+    pub hidden: usize,
+    pub ffn: usize,
+    pub heads: usize,
+    pub latent: usize,
+    pub nope: usize,
+    pub rope: usize,
+    pub value: usize,
+    pub eps: f32,
+    pub rope_interleave: bool,
+    /// `[window, rope / 2]`: cosine and sine of every position and pair.
+    pub turns: Vec<(f32, f32)>,
+}
+
+impl Shape {
+    pub fn new(config: &Config, window: usize) -> Shape {
+        let pairs = config.qk_rope_head_dim / 2;
+        let turn = |at: usize| {
+            let (position, pair) = ((at / pairs) as f64, (at % pairs) as f64);
+            let exponent = -2.0 * pair / config.qk_rope_head_dim as f64;
+            let angle = position * f64::from(config.rope_theta).powf(exponent);
+            (angle.cos() as f32, angle.sin() as f32)
+        };
+        Shape {
+            window,
+            layers: config.num_hidden_layers,
+            hidden: config.hidden_size,
+            ffn: config.intermediate_size,
+            heads: config.num_attention_heads,
+            latent: config.kv_lora_rank,
+            nope: config.qk_nope_head_dim,
+            rope: config.qk_rope_head_dim,
+            value: config.v_head_dim,
+            eps: config.rms_norm_eps,
+            rope_interleave: config.rope_interleave,
+            turns: (0..window * pairs).map(turn).collect(),
+        }
+    }
+
+    /// Values of a query or key head.
+    pub fn key(&self) -> usize {
+        self.nope + self.rope
+    }
+
+    /// Turns one head's RoPE values by `position`, backward for gradients (a rotation's transpose is its inverse).
+    pub fn turn(&self, position: usize, values: &mut [f32], backward: bool) {
+        let pairs = self.rope / 2;
+        for (pair, &(cos, sin)) in self.turns[position * pairs..(position + 1) * pairs].iter().enumerate() {
+            let sin = if backward { -sin } else { sin };
+            let (a, b) = if self.rope_interleave { (2 * pair, 2 * pair + 1) } else { (pair, pair + pairs) };
+            let (x, y) = (values[a], values[b]);
+            values[a] = x * cos - y * sin;
+            values[b] = x * sin + y * cos;
+        }
+    }
+}
+
+/// An f32 matrix, row-major.
+#[derive(Debug)]
+pub(super) struct Dense {
+    pub rows: usize,
+    pub cols: usize,
+    pub values: Vec<f32>,
+}
+
+impl Dense {
+    pub fn load(model: &Model, key: TensorKey) -> Result<Dense> {
+        let tensor = model.tensor(key).ok_or(Error::MissingTensor { tensor: key })?;
+        let (rows, cols) = (tensor.source.rows(), tensor.source.cols());
+        Ok(Dense { rows, cols, values: read_rows(model, key, 0..rows)? })
+    }
+}
+
+/// Some rows of a tensor in f32.
+pub(super) fn read_rows(model: &Model, key: TensorKey, rows: std::ops::Range<usize>) -> Result<Vec<f32>> {
+    let tensor = model.tensor(key).ok_or(Error::MissingTensor { tensor: key })?;
+    let source = &tensor.source;
+    let mut bytes = Vec::new();
+    source.read_rows(rows.clone(), &mut bytes)?;
+    let mut values = vec![0.0; rows.len() * source.cols()];
+    codec::decode(source.dtype(), &bytes, &mut values)
+        .map_err(|_| Error::UnsupportedType { tensor: key, dtype: source.dtype() })?;
+    Ok(values)
+}
+
+/// A norm's weight.
+pub(super) fn read_vector(model: &Model, key: TensorKey) -> Result<Vec<f32>> {
+    Ok(Dense::load(model, key)?.values)
+}
+
+/// The embeddings of `tokens` into `out`, `[tokens, hidden]`.
+pub(super) fn embed(model: &Model, tokens: &[u32], out: &mut [f32]) -> Result<()> {
+    let key = TensorKey::global(Role::TokenEmbedding);
+    for (out, &token) in out.chunks_exact_mut(model.config.hidden_size).zip(tokens) {
+        out.copy_from_slice(&read_rows(model, key, token as usize..token as usize + 1)?);
+    }
+    Ok(())
+}
+
+pub(super) fn all_finite(values: &[f32]) -> bool {
+    codec::first_non_finite(values).is_none()
+}
+
+/// `x / rms(x) * weight` of every row of `weight.len()` values.
+pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let mut out = x.to_vec();
+    out.par_chunks_exact_mut(weight.len()).for_each(|row| {
+        let scale = rms_scale(row, eps);
+        row.iter_mut().zip(weight).for_each(|(x, w)| *x *= scale * w);
+    });
+    out
+}
+
+/// Adds to `into` (rows of `stride` values) the gradient by `x` (rows of `weight.len()`), given `gradient`, that by
+/// [`rms_norm`]'s result.
+pub(super) fn rms_norm_backward(
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    gradient: &[f32],
+    into: &mut [f32],
+    stride: usize,
+) {
+    let width = weight.len();
+    let rows = x.par_chunks_exact(width).zip(gradient.par_chunks_exact(width));
+    into.par_chunks_exact_mut(stride).zip(rows).for_each(|(into, (x, g))| {
+        let scale = rms_scale(x, eps);
+        let along: f32 = x.iter().zip(g).zip(weight).map(|((x, g), w)| x * g * w).sum();
+        let back = along * scale * scale * scale / width as f32;
+        for (((into, x), g), w) in into.iter_mut().zip(x).zip(g).zip(weight) {
+            *into += scale * w * g - back * x;
+        }
+    });
+}
+
+fn rms_scale(row: &[f32], eps: f32) -> f32 {
+    let squares: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    1.0 / ((squares / row.len() as f64) as f32 + eps).sqrt()
+}

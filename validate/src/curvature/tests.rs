@@ -1,0 +1,117 @@
+//! The layers equal the evaluator's, and their gradients equal differences of their results.
+
+use std::path::Path;
+
+use super::*;
+use crate::{Evaluator, Options, Point, Sequence, Site};
+
+fn tiny() -> Model {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/tiny-plm");
+    Model::open(folder).expect("the fixture is a PLM")
+}
+
+fn windows(count: usize, len: usize) -> Vec<Vec<u32>> {
+    (0..count).map(|w| (0..len).map(|t| ((w * 977 + t * 131) % 4000) as u32).collect()).collect()
+}
+
+#[test]
+fn layers_compute_what_the_evaluator_computes() {
+    let model = tiny();
+    let windows = windows(3, 24);
+    let run = Run::new(&model, &windows).expect("valid windows");
+    let mut spill = Spill::new(run.token_count() * run.shape.hidden).expect("a temporary file");
+    for index in 0..run.shape.layers {
+        run.forward_layer(index, &mut spill).expect("finite");
+    }
+    let evaluator = Evaluator::new(&model, Options { exact: true, ..Options::default() }).expect("a PLM");
+    for (w, window) in windows.iter().enumerate() {
+        let mut expected = vec![Vec::new(); run.shape.layers];
+        let mut observer = |site: Site, values: &[f32]| {
+            if let (Some(layer), Point::LayerOutput) = (site.layer, site.point) {
+                expected[layer] = values.to_vec();
+            }
+        };
+        let mut batch = [Sequence { tokens: window, cache: None, wanted: 0..window.len() }];
+        evaluator.hidden(&mut batch, Some(&mut observer)).expect("finite");
+        for (layer, expected) in expected.iter().enumerate() {
+            let mut ours = vec![0.0; expected.len()];
+            spill.read(layer + 1, w * expected.len(), &mut ours).expect("written above");
+            let peak = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+            for (a, b) in ours.iter().zip(expected) {
+                assert!((a - b).abs() < 1e-4 * peak, "window {w}, layer {layer}: {a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_equal_differences() {
+    let model = tiny();
+    let windows = windows(2, 16);
+    let run = Run::new(&model, &windows).expect("valid windows");
+    let mut spill = Spill::new(run.token_count() * run.shape.hidden).expect("a temporary file");
+    run.forward_layer(0, &mut spill).expect("finite");
+    let mut hidden = vec![0.0; run.token_count() * run.shape.hidden];
+    spill.read(1, 0, &mut hidden).expect("written above");
+    let weights = LayerWeights::load(&model, 1).expect("a layer");
+    let wave = |seed: usize, at: usize| ((at * (2 * seed + 3)) as f32 * 0.37).sin();
+    let result = |hidden: &[f32]| {
+        let mut out = vec![0.0; hidden.len()];
+        layer::forward(&run.shape, &weights, hidden).output(&mut out);
+        out.iter().enumerate().map(|(i, x)| f64::from(x * wave(1, i))).sum::<f64>()
+    };
+    let mut gradient: Vec<f32> = (0..hidden.len()).map(|i| wave(1, i)).collect();
+    let state = layer::forward(&run.shape, &weights, &hidden);
+    let mut sites = layer::Sites::new(1, &run.shape);
+    layer::backward(&run.shape, &weights, &state, &hidden, &mut gradient, &mut sites);
+    for seed in 2..6 {
+        let moved = |step: f32| -> Vec<f32> {
+            hidden.iter().enumerate().map(|(i, x)| x + step * wave(seed, i)).collect()
+        };
+        let step = 2e-3;
+        let difference = (result(&moved(step)) - result(&moved(-step))) / f64::from(2.0 * step);
+        let along: f64 = gradient.iter().enumerate().map(|(i, g)| f64::from(g * wave(seed, i))).sum();
+        assert!((difference - along).abs() < 2e-2 * along.abs().max(1.0), "{difference} {along}");
+    }
+}
+
+#[test]
+fn threads_change_nothing_and_all_sites_are_reported() {
+    let model = tiny();
+    let windows = windows(4, 32);
+    let collect = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+        let mut sites = Vec::new();
+        pool.install(|| {
+            measure::<Error>(&model, &windows, 1, |event| {
+                if let Event::Site(site) = event {
+                    sites.push(site);
+                }
+                Ok(())
+            })
+        })
+        .expect("finite");
+        sites
+    };
+    let (one, three) = (collect(1), collect(3));
+    let mut keys: Vec<_> = one.iter().map(|s| s.key).collect();
+    keys.sort_unstable();
+    let mut expected: Vec<_> = super::sites(6).collect();
+    expected.sort_unstable();
+    assert_eq!(keys, expected);
+    for (a, b) in one.iter().zip(&three) {
+        assert_eq!(a.inputs, b.inputs, "{}", a.key);
+        assert_eq!(a.outputs, b.outputs, "{}", a.key);
+        assert_eq!(a.tokens, 128);
+        assert!(a.square_sums.iter().any(|&x| x > 0.0));
+    }
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    let model = tiny();
+    let run = |windows: &[Vec<u32>]| measure::<Error>(&model, windows, 0, |_| Ok(()));
+    assert!(matches!(run(&[]), Err(Error::EmptySequence)));
+    assert!(matches!(run(&[vec![1, 2], vec![1]]), Err(Error::EmptySequence)));
+    assert!(matches!(run(&[vec![1, 5000]]), Err(Error::TokenOutOfRange { token: 5000, .. })));
+}
