@@ -15,6 +15,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Quantize(QuantizeArgs),
+    Calibrate(CalibrateArgs),
     Convert(ConvertArgs),
     Inspect(InspectArgs),
 }
@@ -24,7 +25,8 @@ pub enum Command {
 #[command(after_help = "\
 Types: q4 (= q4_k_m), q8 (= q8_0), f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q2_k_s q3_k_s q3_k_m q3_k_l
        q4_k_s q4_k_m q5_k_s q5_k_m q6_k iq4_nl iq4_xs tq1_0 tq2_0
-Every tensor's bytes equal those of llama.cpp's convert_hf_to_gguf.py followed by llama-quantize.
+Every tensor's bytes equal those of llama.cpp's convert_hf_to_gguf.py followed by llama-quantize, unless
+--calibrate or --stats is given: then rounding errors are made up for, at the same size and in the same formats.
 
 Example: plmconv quantize q4 ./PLM-1.8B-Instruct")]
 pub struct QuantizeArgs {
@@ -45,11 +47,71 @@ pub struct QuantizeArgs {
     /// A file with one PATTERN=TYPE per line (`#` begins a comment)
     #[arg(long, value_name = "FILE")]
     pub tensor_type_file: Option<PathBuf>,
+    /// Run this text through the model first and round with a view to it; repeatable
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["stats", "imatrix"])]
+    pub calibrate: Vec<PathBuf>,
+    /// Round with a view to these statistics, which `plmconv calibrate` wrote
+    #[arg(long, value_name = "STATS", conflicts_with = "imatrix")]
+    pub stats: Option<PathBuf>,
+    /// Use llama.cpp's importance matrix (.gguf or .dat) exactly as llama-quantize does
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+    /// How long to search with --calibrate or --stats
+    #[arg(long, value_enum, default_value = "normal")]
+    pub effort: EffortArg,
+    #[command(flatten)]
+    pub sample: SampleArgs,
     /// Quantize a file that is quantized already, at a loss of quality
     #[arg(long)]
     pub allow_requantize: bool,
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// Measure on text which errors matter, for `quantize --stats`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The result is also an importance matrix that llama-quantize reads.
+
+Example: plmconv calibrate ./PLM-1.8B-Instruct --text mixed.txt -o stats.gguf")]
+pub struct CalibrateArgs {
+    /// A Hugging Face folder, or a PLM GGUF of f32, f16 or bf16
+    #[arg(required_unless_present = "merge")]
+    pub model: Option<PathBuf>,
+    /// Text to run through the model; repeatable
+    #[arg(long, value_name = "FILE", required_unless_present = "merge")]
+    pub text: Vec<PathBuf>,
+    /// Add up statistics of several runs on one model instead
+    #[arg(long, value_name = "STATS", num_args = 1.., conflicts_with_all = ["model", "text"])]
+    pub merge: Vec<PathBuf>,
+    #[command(flatten)]
+    pub sample: SampleArgs,
+    /// File to write
+    #[arg(short, long, value_name = "STATS")]
+    pub output: PathBuf,
+    /// Replace the output if it exists
+    #[arg(long)]
+    pub force: bool,
+    /// Worker threads [default: all cores]
+    #[arg(short = 'j', long, value_name = "N")]
+    pub threads: Option<std::num::NonZeroUsize>,
+    /// No progress, only errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Which part of the calibration text is used.
+#[derive(Debug, Args)]
+pub struct SampleArgs {
+    /// Tokens of a window of calibration text
+    #[arg(long, value_name = "TOKENS", default_value_t = 256)]
+    pub calibration_ctx: usize,
+    /// Windows of calibration text, spread evenly over it
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub calibration_chunks: usize,
+    /// Chooses the tokens drawn from the model's predictions
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
 }
 
 /// Convert a PLM checkpoint without quantizing it
@@ -130,6 +192,16 @@ pub enum LayoutArg {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Gguf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EffortArg {
+    /// Weigh columns by their importance only
+    Fast,
+    /// Make up for rounding errors
+    Normal,
+    /// The same with a wider search of scales
+    Max,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

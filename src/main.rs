@@ -3,12 +3,14 @@
 mod args;
 mod commands;
 mod error;
+mod guidance;
 mod layouts;
 mod passes;
 mod pipeline;
 mod plan;
 mod progress;
 mod report;
+mod statistics;
 
 use std::process::ExitCode;
 

@@ -2,16 +2,17 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result, anyhow};
 use indicatif::ProgressBar;
-use plmconv_formats::DType;
 use plmconv_formats::atomic::AtomicFile;
 use plmconv_quant::codec;
 use rayon::prelude::*;
 
 use crate::error::Interrupted;
+use crate::guidance::Feedback;
 use crate::plan::{Plan, PlannedTensor};
 use crate::progress::Console;
 
@@ -27,12 +28,21 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// From now on Ctrl-C stops the pipeline between two chunks, so that temporaries are cleaned up.
 pub fn on_interrupt() -> Result<()> {
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).context("installing the Ctrl-C handler")
+    static ONCE: std::sync::OnceLock<Result<(), ctrlc::Error>> = std::sync::OnceLock::new();
+    let installed = ONCE.get_or_init(|| ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)));
+    installed.as_ref().map_err(|e| anyhow!("installing the Ctrl-C handler: {e}")).copied()
+}
+
+/// Whether the user pressed Ctrl-C.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
 }
 
 /// Some rows of one tensor and where their blocks go.
 struct Chunk<'a> {
     planned: &'a PlannedTensor,
+    importance: Option<&'a [f32]>,
+    feedback: Option<Arc<Feedback<'a>>>,
     rows: Range<usize>,
     shard: usize,
     offset: u64,
@@ -44,7 +54,7 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
         plan.shards.iter().map(|shard| create_output(shard, plan.overwrite)).collect::<Result<_>>()?;
 
     let sync = BackgroundSync::default();
-    let chunks = chunks(plan);
+    let chunks = chunks(plan)?;
     chunks.par_iter().with_max_len(1).try_for_each_init(Buffers::default, |buffers, chunk| {
         if INTERRUPTED.load(Ordering::Relaxed) {
             return Err(Interrupted.into());
@@ -81,17 +91,24 @@ fn create_output(shard: &crate::plan::Shard, overwrite: bool) -> Result<AtomicFi
 }
 
 /// The plan's work in file order.
-fn chunks(plan: &Plan) -> Vec<Chunk<'_>> {
+fn chunks(plan: &Plan) -> Result<Vec<Chunk<'_>>> {
     let mut chunks = Vec::new();
     for (shard_index, shard) in plan.shards.iter().enumerate() {
         for (planned, entry) in plan.tensors[shard.tensors.clone()].iter().zip(&shard.directory.entries) {
             let source = &planned.tensor.source;
             let encoded_row =
                 planned.dtype.encoded_len(source.cols()).expect("the plan's rows are whole blocks");
-            let step = (CHUNK_VALUES / source.cols().max(1)).max(1);
+            let importance = plan.guidance.importance(planned)?;
+            let feedback = plan.guidance.feedback(planned).map(Arc::new);
+            let step = match &feedback {
+                Some(feedback) => feedback.group_rows,
+                None => (CHUNK_VALUES / source.cols().max(1)).max(1),
+            };
             for start in (0..source.rows()).step_by(step) {
                 chunks.push(Chunk {
                     planned,
+                    importance,
+                    feedback: feedback.clone(),
                     rows: start..(start + step).min(source.rows()),
                     shard: shard_index,
                     offset: entry.offset + (start * encoded_row) as u64,
@@ -99,7 +116,7 @@ fn chunks(plan: &Plan) -> Vec<Chunk<'_>> {
             }
         }
     }
-    chunks
+    Ok(chunks)
 }
 
 /// What a worker keeps between chunks.
@@ -127,14 +144,18 @@ impl Buffers {
         if *dtype == source.dtype() {
             return Ok(&self.stored);
         }
-        self.encode_values(*dtype, source.cols()).with_context(|| format!("tensor `{name}`"))?;
+        self.encode_values(chunk).with_context(|| format!("tensor `{name}`"))?;
         Ok(&self.blocks)
     }
 
-    fn encode_values(&mut self, dtype: DType, cols: usize) -> Result<(), plmconv_quant::Error> {
+    fn encode_values(&mut self, chunk: &Chunk<'_>) -> Result<()> {
+        let (dtype, cols) = (chunk.planned.dtype, chunk.planned.tensor.source.cols());
         let len = dtype.encoded_len(self.values.len()).expect("the plan's rows are whole blocks");
         self.blocks.resize(len, 0);
-        codec::encode_rows(dtype, &self.values, cols, None, &mut self.blocks)
+        match &chunk.feedback {
+            Some(feedback) => feedback.encode(dtype, chunk.rows.start, &mut self.values, &mut self.blocks),
+            None => Ok(codec::encode_rows(dtype, &self.values, cols, chunk.importance, &mut self.blocks)?),
+        }
     }
 }
 
@@ -163,12 +184,12 @@ fn rayon_free_thread(work: impl FnOnce() + Send + 'static) {
 }
 
 #[cfg(unix)]
-fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
 }
 
 #[cfg(windows)]
-fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
+pub fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
     while !bytes.is_empty() {
         let n = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
         bytes = &bytes[n..];

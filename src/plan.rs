@@ -10,6 +10,7 @@ use plmconv_formats::{DType, DescribeOptions, Layout, Model, Role, TensorKey, de
 use plmconv_quant::policy::{FileType, ModelShape, Policy, TensorDesc};
 
 use crate::error::UsageError;
+use crate::guidance::Guidance;
 use crate::passes::gate::Factors;
 use crate::passes::{self, Pass};
 
@@ -22,6 +23,7 @@ pub struct Plan {
     pub overwrite: bool,
     /// Latent layout: per layer, the factors of the FFN's pair; else empty.
     pub pair_factors: Vec<Factors>,
+    pub guidance: Guidance,
 }
 
 /// A tensor and what becomes of it.
@@ -65,6 +67,7 @@ pub struct Target {
     pub layout: Layout,
     /// Rewrites before anything else.
     pub passes: Vec<Pass>,
+    pub guidance: Guidance,
 }
 
 impl Plan {
@@ -73,7 +76,7 @@ impl Plan {
     /// # Errors
     /// A model that the layout's graph cannot express, a quantized source without leave to requantize, a
     /// pattern that matches nothing.
-    pub fn new(model: Model, target: &Target) -> Result<Plan> {
+    pub fn new(model: Model, target: Target) -> Result<Plan> {
         refuse_latent_source(&model)?;
         model.config.check_layout(model.path(), target.layout)?;
         if !target.allow_requantize {
@@ -82,7 +85,7 @@ impl Plan {
         // Described as it comes: its name and its size are the checkpoint's in any layout.
         let options = DescribeOptions { file_type: 0, tokenizer_pre: target.tokenizer_pre.clone() };
         let mut metadata = describe(&model, &options)?;
-        let (model, factors) = rewrite(model, target)?;
+        let (model, factors) = rewrite(model, &target)?;
         if model.config.layout == Layout::Latent {
             let sharpness: Vec<f32> = factors.iter().map(|f| f.b()).collect();
             metadata = latent_metadata(&metadata, &model.config, &sharpness);
@@ -94,6 +97,7 @@ impl Plan {
             Types::Source => prevailing_file_type(&tensors),
         };
         set_file_type(&mut metadata, file_type.id());
+        target.guidance.describe(&mut metadata);
 
         let name = match &target.types {
             Types::Preset(_) => file_type.name(),
@@ -110,6 +114,7 @@ impl Plan {
             shards,
             overwrite: target.overwrite,
             pair_factors: factors,
+            guidance: target.guidance,
         })
     }
 

@@ -24,17 +24,27 @@ impl Console {
         ProgressBar::new(bytes).with_style(style).with_message(what)
     }
 
+    /// A bar over steps of like size.
+    pub fn steps(self, what: &'static str) -> ProgressBar {
+        if self.quiet || !std::io::stderr().is_terminal() {
+            return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        }
+        let style = ProgressStyle::with_template("{msg} {bar:32} {percent:>3} %  {eta} left")
+            .expect("the template is constant");
+        ProgressBar::new(0).with_style(style).with_message(what)
+    }
+
+    /// A line about what was done.
+    pub fn note(self, line: &str) {
+        if !self.quiet {
+            eprintln!("{line}");
+        }
+    }
+
     /// A line that only `-v` shows; drawn above the bar.
     pub fn detail(self, bar: &ProgressBar, line: impl FnOnce() -> String) {
         if self.verbose {
             bar.suspend(|| eprintln!("{}", line()));
-        }
-    }
-
-    /// A line that only `-v` shows.
-    pub fn note(self, line: &str) {
-        if self.verbose {
-            eprintln!("{line}");
         }
     }
 

@@ -18,5 +18,4 @@ pub use dtype::DType;
 pub use error::{Error, Result};
 pub use model::{Config, Layout, Model, Role, TensorKey};
 pub use imatrix::Imatrix;
-pub use model::{Config, Model, Role, TensorKey};
 pub use tokenizer::TextTokenizer;

@@ -1,5 +1,6 @@
 //! One thin file per subcommand.
 
+mod calibrate;
 mod convert;
 mod inspect;
 mod quantize;
@@ -13,6 +14,7 @@ use crate::args::Command;
 pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Quantize(args) => quantize::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     }

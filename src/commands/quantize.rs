@@ -1,20 +1,58 @@
 //! `plmconv quantize TYPE MODEL`
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
+use plmconv_formats::Model;
 use plmconv_quant::policy::{FileType, Policy, parse_override, parse_tensor_type};
 
-use super::write;
+use super::{calibrate, write};
 use crate::args::QuantizeArgs;
 use crate::error::UsageError;
+use crate::guidance::{self, Guidance};
+use crate::pipeline;
 use crate::plan::{Target, Types};
+use crate::progress::Console;
 
 pub fn run(args: &QuantizeArgs) -> Result<()> {
+    let mut policy = policy(args)?;
+    let model = Model::open(&args.model)?;
+    let guidance = guidance(args, &model)?;
+    policy.has_importance = guidance.is_some();
     let target = Target {
-        types: Types::Preset(policy(args)?),
+        types: Types::Preset(policy),
         allow_requantize: args.allow_requantize,
+        guidance,
         ..write::target(&args.output)?
     };
-    write::run(&args.model, target, &args.output)
+    write::run_model(model, target, &args.output)
+}
+
+/// What the rounding goes by; runs the calibration text first.
+fn guidance(args: &QuantizeArgs, model: &Model) -> Result<Guidance> {
+    let effort = guidance::effort(args.effort);
+    if let Some(path) = &args.imatrix {
+        return Guidance::from_imatrix(path);
+    }
+    if let Some(path) = &args.stats {
+        return Guidance::from_statistics(path, model, effort);
+    }
+    if args.calibrate.is_empty() {
+        return Ok(Guidance::default());
+    }
+    let console = Console { quiet: args.output.quiet, verbose: args.output.verbose };
+    pipeline::on_interrupt()?;
+    // Beside the output: statistics of a large model are gigabytes, and a temporary folder may be memory.
+    let beside = args.output.output.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty());
+    let folder = tempfile::Builder::new()
+        .prefix(".plmconv-statistics-")
+        .tempdir_in(beside.unwrap_or(Path::new(".")))
+        .context("a temporary folder for the statistics")?;
+    let path = folder.path().join("statistics.gguf");
+    write::thread_pool(args.output.threads)?
+        .install(|| calibrate::collect(model, &args.calibrate, &args.sample, &path, false, console))?;
+    // The open file outlives its name.
+    Guidance::from_statistics(&path, model, effort)
 }
 
 fn policy(args: &QuantizeArgs) -> Result<Policy> {

@@ -8,6 +8,7 @@ use plmconv_formats::{Layout, Model};
 
 use crate::args::{LayoutArg, OutputArgs};
 use crate::error::UsageError;
+use crate::guidance::Guidance;
 use crate::passes::Pass;
 use crate::pipeline;
 use crate::plan::{Plan, Target, Types, parse_size};
@@ -25,6 +26,7 @@ pub fn target(args: &OutputArgs) -> Result<Target> {
         allow_requantize: false,
         layout: args.layout.into(),
         passes: passes(args)?,
+        guidance: Guidance::default(),
     })
 }
 
@@ -52,10 +54,14 @@ fn passes(args: &OutputArgs) -> Result<Vec<Pass>> {
 
 /// Writes `model` as `target` says, or prints the plan.
 pub fn run(model: &Path, target: Target, args: &OutputArgs) -> Result<()> {
+    run_model(Model::open(model)?, target, args)
+}
+
+/// The same for an opened model.
+pub fn run_model(model: Model, target: Target, args: &OutputArgs) -> Result<()> {
     let console = Console { quiet: args.quiet, verbose: args.verbose };
-    let model = Model::open(model)?;
-    let pool = thread_pool(args)?;
-    let plan = pool.install(|| Plan::new(model, &target))?;
+    let pool = thread_pool(args.threads)?;
+    let plan = pool.install(|| Plan::new(model, target))?;
     report_fallbacks(&plan, console);
     report_pair(&plan, console);
     if args.dry_run {
@@ -91,7 +97,8 @@ fn report_pair(plan: &Plan, console: Console) {
     }
 }
 
-fn thread_pool(args: &OutputArgs) -> Result<rayon::ThreadPool> {
-    let threads = args.threads.map_or(0, |n| n.get());
+/// The workers the user asked for.
+pub fn thread_pool(threads: Option<std::num::NonZeroUsize>) -> Result<rayon::ThreadPool> {
+    let threads = threads.map_or(0, |n| n.get());
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("starting the worker threads")
 }

@@ -1,0 +1,25 @@
+//! Calibration statistics as a file: a GGUF that is also an importance matrix for llama.cpp.
+//!
+//! For a matrix NAME it holds `NAME.in_sum2` and `NAME.counts` (llama-imatrix's tensors), `NAME.active` (tokens on
+//! which each input column is not zero), `NAME.inputs` and, but for the embedding, `NAME.outputs` (upper triangles of
+//! the two Fisher factors, see `plmconv_validate::curvature`).
+
+mod digest;
+mod merge;
+mod read;
+mod write;
+
+pub use digest::model_digest;
+pub use merge::merge;
+pub use read::Statistics;
+pub use write::{Provenance, StatisticsWriter};
+
+/// The value of `plmconv.calibration.version`.
+const VERSION: u32 = 1;
+
+const KEY_VERSION: &str = "plmconv.calibration.version";
+const KEY_DIGEST: &str = "plmconv.calibration.model_digest";
+const KEY_LAYOUT: &str = "plmconv.calibration.layout";
+const KEY_DATASETS: &str = "imatrix.datasets";
+const KEY_CHUNKS: &str = "imatrix.chunk_count";
+const KEY_CHUNK_SIZE: &str = "imatrix.chunk_size";

@@ -1,0 +1,102 @@
+//! Statistics are read matrix by matrix, when a matrix is quantized.
+
+use std::path::Path;
+
+use anyhow::Result;
+use plmconv_formats::gguf::GgufFile;
+use plmconv_formats::imatrix::read_floats;
+use plmconv_quant::calibration::{BlockSymmetric, mean_squares};
+use plmconv_validate::curvature::{INPUT_BLOCK, OUTPUT_BLOCK};
+
+use super::{KEY_DIGEST, KEY_LAYOUT, KEY_VERSION, VERSION};
+use crate::error::UsageError;
+
+/// An opened statistics file.
+#[derive(Debug)]
+pub struct Statistics {
+    pub(super) file: GgufFile,
+}
+
+/// The two Fisher factors of one matrix.
+#[derive(Debug)]
+pub struct Curvature {
+    pub inputs: BlockSymmetric,
+    pub outputs: Option<BlockSymmetric>,
+}
+
+impl Statistics {
+    /// Opens a file that `plmconv calibrate` wrote.
+    ///
+    /// # Errors
+    /// No GGUF, an importance matrix without the rest, another version or layout.
+    pub fn open(path: &Path) -> Result<Statistics> {
+        let file = GgufFile::open(path)?;
+        let metadata = &file.metadata;
+        match metadata.unsigned(KEY_VERSION) {
+            Some(version) if version == VERSION as usize => {}
+            Some(version) => {
+                let message = format!("{}: statistics of version {version}, not {VERSION}", path.display());
+                return Err(UsageError::with_hint(message, "run plmconv calibrate again").into());
+            }
+            None => {
+                let message = format!("{}: not written by plmconv calibrate", path.display());
+                return Err(UsageError::with_hint(message, "an importance matrix goes to --imatrix").into());
+            }
+        }
+        if metadata.string(KEY_LAYOUT) != Some("plm") {
+            let layout = metadata.string(KEY_LAYOUT).unwrap_or("unknown");
+            let message = format!("{}: statistics of the layout {layout}, not plm", path.display());
+            return Err(UsageError::new(message).into());
+        }
+        Ok(Statistics { file })
+    }
+
+    /// Refuses statistics of another model.
+    pub fn check_model(&self, digest: &str) -> Result<()> {
+        if self.file.metadata.string(KEY_DIGEST) == Some(digest) {
+            return Ok(());
+        }
+        let message = format!("{}: statistics of another model", self.file.path().display());
+        Err(UsageError::with_hint(message, "run plmconv calibrate on this model").into())
+    }
+
+    fn values(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = self.file.tensor(name) else { return Ok(None) };
+        Ok(Some(read_floats(self.file.path(), &tensor.data)?))
+    }
+
+    /// Whether there are Fisher factors of a matrix.
+    pub fn has_curvature(&self, name: &str) -> bool {
+        self.file.tensor(&format!("{name}.inputs")).is_some()
+    }
+
+    /// Whether its rows influence each other.
+    pub fn has_outputs(&self, name: &str) -> bool {
+        self.file.tensor(&format!("{name}.outputs")).is_some()
+    }
+
+    /// Mean squares of a matrix's input columns.
+    pub fn importance(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        let sums = self.values(&format!("{name}.in_sum2"))?;
+        let counts = self.values(&format!("{name}.counts"))?;
+        Ok(sums.zip(counts).map(|(sums, counts)| mean_squares(&sums, &counts)))
+    }
+
+    /// The Fisher factors of a matrix of this shape, if the file has them.
+    ///
+    /// # Errors
+    /// Factors of another shape.
+    pub fn curvature(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Curvature>> {
+        let Some(inputs) = self.values(&format!("{name}.inputs"))? else { return Ok(None) };
+        let outputs = self.values(&format!("{name}.outputs"))?;
+        let shape = || UsageError::new(format!("{}: `{name}` has another shape", self.file.path().display()));
+        let inputs = BlockSymmetric::from_values(cols, INPUT_BLOCK, inputs).ok_or_else(shape)?;
+        let outputs = match outputs {
+            Some(outputs) => {
+                Some(BlockSymmetric::from_values(rows, OUTPUT_BLOCK, outputs).ok_or_else(shape)?)
+            }
+            None => None,
+        };
+        Ok(Some(Curvature { inputs, outputs }))
+    }
+}
