@@ -1,10 +1,17 @@
 //! What the user may say. No I/O and no decisions: those are the plan's.
 
+mod evaluation;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Convert, quantize and inspect PLM models.
+pub use evaluation::{
+    DEFAULT_CTX, EvaluatorArgs, GenerateArgs, LimitArgs, PerplexityArgs, ReferenceArgs, ValidateArgs,
+    WindowArgs,
+};
+
+/// Convert, quantize, inspect and validate PLM models.
 #[derive(Debug, Parser)]
 #[command(name = "plmconv", version, arg_required_else_help = true, max_term_width = 100)]
 pub struct Cli {
@@ -18,6 +25,10 @@ pub enum Command {
     Calibrate(CalibrateArgs),
     Convert(ConvertArgs),
     Inspect(InspectArgs),
+    Perplexity(PerplexityArgs),
+    Validate(ValidateArgs),
+    Reference(ReferenceArgs),
+    Generate(GenerateArgs),
 }
 
 /// Quantize a PLM checkpoint into a GGUF that llama.cpp runs
@@ -66,6 +77,25 @@ pub struct QuantizeArgs {
     pub allow_requantize: bool,
     #[command(flatten)]
     pub output: OutputArgs,
+    #[command(flatten)]
+    pub check: CheckArgs,
+}
+
+/// Validation right after writing.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Validation")]
+pub struct CheckArgs {
+    /// Validate the written file against MODEL on this text; a failure renames it to <OUT>.rejected (exit code 3)
+    #[arg(long, value_name = "TEXT", conflicts_with = "dry_run")]
+    pub validate: Option<PathBuf>,
+    /// Tokens of a window of the validation
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_CTX, requires = "validate")]
+    pub validate_ctx: usize,
+    /// Windows to validate on at most [default: all]
+    #[arg(long, value_name = "N", requires = "validate")]
+    pub validate_chunks: Option<usize>,
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 /// Measure on text which errors matter, for `quantize --stats`
@@ -134,6 +164,13 @@ pub struct ConvertArgs {
 pub struct InspectArgs {
     /// Any GGUF or safetensors file, or a Hugging Face folder
     pub path: PathBuf,
+    /// Run the model on this text and show how sparse its FFN activations are, layer by layer
+    #[arg(long, value_name = "TEXT")]
+    pub sparsity: Option<PathBuf>,
+    #[command(flatten)]
+    pub windows: WindowArgs,
+    #[command(flatten)]
+    pub evaluator: EvaluatorArgs,
     /// Write the result as JSON
     #[arg(long)]
     pub json: bool,

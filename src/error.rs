@@ -1,9 +1,11 @@
 //! How a failure ends: the sentence, the hint, the exit code.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use plmconv_formats::Error as FormatError;
 use plmconv_quant::Error as QuantError;
+use plmconv_validate::Error as EvaluatorError;
 
 /// A mistake in what the user typed; ends with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,28 @@ impl UsageError {
 #[error("interrupted; nothing was written")]
 pub struct Interrupted;
 
+/// The candidate is farther from its reference than allowed; ends with exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: not within the limits: {failed}", candidate.display())]
+pub struct ParityFailure {
+    pub candidate: PathBuf,
+    /// What was exceeded.
+    pub failed: String,
+}
+
+/// A text that is no text.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: not UTF-8 text (byte {offset})", path.display())]
+pub struct NotUtf8 {
+    pub path: PathBuf,
+    pub offset: usize,
+}
+
+/// Token ids mean different things to the two sides.
+#[derive(Debug, thiserror::Error)]
+#[error("the two sides have different tokenizers, so the same text gives them different tokens")]
+pub struct TokenizerMismatch;
+
 /// Prints the sentence and the hint to stderr and says which code the process ends with.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error:#}");
@@ -47,6 +71,8 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     );
     if policy || error.is::<UsageError>() {
         ExitCode::from(2)
+    } else if error.is::<ParityFailure>() {
+        ExitCode::from(3)
     } else if error.is::<Interrupted>() {
         // What a shell reports for a process ended by SIGINT.
         ExitCode::from(130)
@@ -59,14 +85,54 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     if let Some(usage) = error.downcast_ref::<UsageError>() {
         return usage.hint.clone();
     }
+    if error.is::<NotUtf8>() {
+        return Some("give a plain text file in UTF-8 (iconv -f LATIN1 -t UTF-8 converts one)".into());
+    }
+    if error.is::<TokenizerMismatch>() {
+        return Some(
+            "compare a model with the one it was made from; `plmconv inspect` shows the tokenizers".into(),
+        );
+    }
+    if let Some(error) = error.downcast_ref::<EvaluatorError>() {
+        return evaluator_hint(error);
+    }
+    format_hint(error.downcast_ref::<FormatError>()?)
+}
+
+fn evaluator_hint(error: &EvaluatorError) -> Option<String> {
     Some(
-        match error.downcast_ref::<FormatError>()? {
+        match error {
+            EvaluatorError::Format(error) => return format_hint(error),
+            EvaluatorError::TextTooShort { .. } => "give a longer text, or shorter windows with --ctx",
+            EvaluatorError::WindowTooShort { .. } => "--ctx 512 is usual",
+            EvaluatorError::ContextLength { .. } => "choose shorter windows with --ctx",
+            EvaluatorError::Vocabulary { .. } => "compare a model with the one it was made from",
+            EvaluatorError::NonFinite { .. } | EvaluatorError::NonFiniteLogits { .. } => {
+                "the weights before that place are damaged, or too large for their type"
+            }
+            EvaluatorError::EmptySequence => "give a prompt of at least one token",
+            EvaluatorError::Reference { .. } => {
+                "`plmconv reference` writes such a file; docs/validation.md says what it holds"
+            }
+            EvaluatorError::Temperature { .. } => "--temp 0 always takes the most likely token",
+            _ => return None,
+        }
+        .into(),
+    )
+}
+
+fn format_hint(error: &FormatError) -> Option<String> {
+    Some(
+        match error {
             FormatError::Exists { .. } => "add --force to replace it, or name another file with -o",
             FormatError::NotFound { .. } => {
                 "check the spelling; MODEL is a folder with config.json, or a .gguf file"
             }
             FormatError::UnknownFormat { .. } => {
                 "MODEL is a Hugging Face folder (config.json, *.safetensors, tokenizer.json) or a .gguf file"
+            }
+            FormatError::Architecture { .. } => {
+                "plmconv runs PLM models (model_type or general.architecture `plm`) only"
             }
             FormatError::BadMagic { .. } => "MODEL is a Hugging Face folder or a .gguf file",
             FormatError::Truncated { .. } | FormatError::HeaderLength { .. } => {

@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod error;
+mod evaluation;
 mod guidance;
 mod layouts;
 mod passes;

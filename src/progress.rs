@@ -41,6 +41,19 @@ impl Console {
         }
     }
 
+    /// A bar over windows or tokens; drawn only where stderr is a terminal.
+    pub fn window_bar(self, count: usize, what: &'static str) -> ProgressBar {
+        let count = Some(count as u64);
+        if self.quiet || !std::io::stderr().is_terminal() {
+            return ProgressBar::with_draw_target(count, ProgressDrawTarget::hidden());
+        }
+        let style = ProgressStyle::with_template("{msg} {bar:32} {pos} of {len}  {eta} left")
+            .expect("the template is constant");
+        ProgressBar::with_draw_target(count, ProgressDrawTarget::stderr())
+            .with_style(style)
+            .with_message(what)
+    }
+
     /// A line that only `-v` shows; drawn above the bar.
     pub fn detail(self, bar: &ProgressBar, line: impl FnOnce() -> String) {
         if self.verbose {

@@ -1,6 +1,7 @@
 //! `plmconv convert MODEL --to gguf`
 
 use anyhow::Result;
+use plmconv_formats::Model;
 use plmconv_quant::policy::{FileType, Policy};
 
 use super::write;
@@ -16,5 +17,5 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
         FloatType::Bf16 => preset(FileType::Bf16),
         FloatType::Auto => Types::Source,
     };
-    write::run(&args.model, Target { types, ..write::target(&args.output)? }, &args.output)
+    write::run(Model::open(&args.model)?, Target { types, ..write::target(&args.output)? }, &args.output)
 }

@@ -12,6 +12,9 @@ use crate::args::InspectArgs;
 use crate::report::inspect::{Inspection, TensorLine, print};
 
 pub fn run(args: &InspectArgs) -> Result<()> {
+    if let Some(text) = &args.sparsity {
+        return super::sparsity::run(args, text);
+    }
     print(&inspect(&args.path)?, args.json, args.verbose)
 }
 

@@ -1,9 +1,15 @@
 //! One thin file per subcommand.
 
 mod calibrate;
+mod checked;
 mod convert;
+mod generate;
 mod inspect;
+mod perplexity;
 mod quantize;
+mod reference;
+mod sparsity;
+mod validate;
 mod write;
 
 use anyhow::Result;
@@ -17,5 +23,9 @@ pub fn run(command: Command) -> Result<()> {
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Validate(args) => validate::run(&args),
+        Command::Reference(args) => reference::run(&args),
+        Command::Generate(args) => generate::run(&args),
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use plmconv_formats::Model;
 use plmconv_quant::policy::{FileType, Policy, parse_override, parse_tensor_type};
 
-use super::{calibrate, write};
+use super::{calibrate, checked, write};
 use crate::args::QuantizeArgs;
 use crate::error::UsageError;
 use crate::guidance::{self, Guidance};
@@ -25,7 +25,10 @@ pub fn run(args: &QuantizeArgs) -> Result<()> {
         guidance,
         ..write::target(&args.output)?
     };
-    write::run_model(model, target, &args.output)
+    match &args.check.validate {
+        None => write::run(model, target, &args.output),
+        Some(text) => checked::run(args, model, target, text),
+    }
 }
 
 /// What the rounding goes by; runs the calibration text first.

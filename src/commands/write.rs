@@ -1,7 +1,6 @@
 //! What quantize and convert share: open, plan, run, report.
 
-use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use plmconv_formats::{Layout, Model};
@@ -52,20 +51,24 @@ fn passes(args: &OutputArgs) -> Result<Vec<Pass>> {
     found.collect()
 }
 
-/// Writes `model` as `target` says, or prints the plan.
-pub fn run(model: &Path, target: Target, args: &OutputArgs) -> Result<()> {
-    run_model(Model::open(model)?, target, args)
+/// Writes `model` as `target` says and prints what was written, or prints the plan.
+pub fn run(model: Model, target: Target, args: &OutputArgs) -> Result<()> {
+    match write(model, target, args)? {
+        Some((plan, elapsed)) => report::written::print(&plan, elapsed, args.json, None),
+        None => Ok(()),
+    }
 }
 
-/// The same for an opened model.
-pub fn run_model(model: Model, target: Target, args: &OutputArgs) -> Result<()> {
+/// Writes `model` as `target` says: what was planned and the time it took. A dry run prints the plan instead.
+pub fn write(model: Model, target: Target, args: &OutputArgs) -> Result<Option<(Plan, Duration)>> {
     let console = Console { quiet: args.quiet, verbose: args.verbose };
     let pool = thread_pool(args.threads)?;
     let plan = pool.install(|| Plan::new(model, target))?;
     report_fallbacks(&plan, console);
     report_pair(&plan, console);
     if args.dry_run {
-        return report::plan::print(&plan, args.json);
+        report::plan::print(&plan, args.json)?;
+        return Ok(None);
     }
 
     pipeline::on_interrupt()?;
@@ -73,7 +76,7 @@ pub fn run_model(model: Model, target: Target, args: &OutputArgs) -> Result<()> 
     let bar = console.bar(plan.source_bytes(), "quantizing");
     pool.install(|| pipeline::run(&plan, &bar, console))?;
     bar.finish_and_clear();
-    report::written::print(&plan, started.elapsed(), args.json)
+    Ok(Some((plan, started.elapsed())))
 }
 
 fn report_fallbacks(plan: &Plan, console: Console) {

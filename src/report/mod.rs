@@ -2,7 +2,12 @@
 #![allow(clippy::print_stdout, reason = "this is the one place that writes results")]
 
 pub mod inspect;
+pub mod perplexity;
 pub mod plan;
+pub mod sparsity;
+pub mod stored;
+pub mod stream;
+pub mod validation;
 pub mod written;
 
 use anyhow::Result;

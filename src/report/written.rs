@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::Serialize;
 
+use super::validation::ValidationReport;
 use super::{human_bytes, print_json};
 use crate::plan::Plan;
 
@@ -19,10 +20,17 @@ struct WrittenJson<'a> {
     tensors: usize,
     tensors_by_type: BTreeMap<&'static str, usize>,
     seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    validation: Option<&'a ValidationReport>,
 }
 
-/// Prints the result of a finished run.
-pub fn print(plan: &Plan, elapsed: Duration, json: bool) -> Result<()> {
+/// Prints the result of a finished run, and of the validation after it.
+pub fn print(
+    plan: &Plan,
+    elapsed: Duration,
+    json: bool,
+    validation: Option<&ValidationReport>,
+) -> Result<()> {
     let mut by_type = BTreeMap::new();
     for t in &plan.tensors {
         *by_type.entry(t.dtype.name()).or_insert(0) += 1;
@@ -38,6 +46,7 @@ pub fn print(plan: &Plan, elapsed: Duration, json: bool) -> Result<()> {
             tensors: plan.tensors.len(),
             tensors_by_type: by_type,
             seconds: elapsed.as_secs_f64(),
+            validation,
         });
     }
     for file in &files {
@@ -52,5 +61,9 @@ pub fn print(plan: &Plan, elapsed: Duration, json: bool) -> Result<()> {
         types.join(", "),
         elapsed.as_secs_f64()
     );
+    if let Some(validation) = validation {
+        println!();
+        validation.print(false)?;
+    }
     Ok(())
 }

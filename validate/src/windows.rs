@@ -44,6 +44,12 @@ impl<'a> Windows<'a> {
         Windows { tokens, ctx, count: tokens.len() / ctx, bos: None }
     }
 
+    /// Only the first `count` of them, but at least one.
+    #[must_use]
+    pub fn at_most(self, count: usize) -> Windows<'a> {
+        Windows { count: self.count.min(count.max(1)), ..self }
+    }
+
     /// Number of windows.
     pub fn count(&self) -> usize {
         self.count

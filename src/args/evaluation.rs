@@ -1,0 +1,206 @@
+//! Arguments of the commands that run a model.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use plmconv_validate::{Attention, Kernel, Options};
+
+use crate::error::UsageError;
+
+/// Tokens of a window where nothing else is said.
+pub const DEFAULT_CTX: usize = 512;
+
+/// Measure how well a model predicts a text, as llama-perplexity does
+#[derive(Debug, Args)]
+#[command(after_help = "Example: plmconv perplexity model-q4_k_m.gguf --text wiki.test.raw")]
+pub struct PerplexityArgs {
+    /// A Hugging Face folder, or a PLM GGUF of any type
+    pub model: PathBuf,
+    /// UTF-8 text to score
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+    #[command(flatten)]
+    pub windows: WindowArgs,
+    /// Write the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub evaluator: EvaluatorArgs,
+}
+
+/// Say how far a converted model is from its source; exit code 3 if too far
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit code: 0 the candidate is as near as the limits ask, 3 it is not, 1 something went wrong, 2 wrong usage.
+Without --text the reference writes the text itself (--self N, reproducible by --seed).
+
+Example: plmconv validate model-q4_k_m.gguf --against ./PLM-1.8B-Instruct --text wiki.test.raw --html report.html")]
+pub struct ValidateArgs {
+    /// The model to judge: a Hugging Face folder, or a PLM GGUF of any type
+    pub candidate: PathBuf,
+    /// What it is judged by: a folder, a GGUF of any type, or stored outputs (.safetensors)
+    #[arg(long, value_name = "REFERENCE")]
+    pub against: PathBuf,
+    /// UTF-8 text to compare on (stored outputs bring their own)
+    #[arg(long, value_name = "FILE", conflicts_with = "self_tokens")]
+    pub text: Option<PathBuf>,
+    /// Compare on a text of N tokens that the reference writes [default without --text: 1024]
+    #[arg(long = "self", value_name = "N")]
+    pub self_tokens: Option<NonZeroUsize>,
+    /// Seed of the text that the reference writes
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub windows: WindowArgs,
+    /// Compare the residual stream after every layer, too
+    #[arg(long)]
+    pub per_layer: bool,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// Write the checks as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Write a summary in Markdown, e.g. for $GITHUB_STEP_SUMMARY
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// Write one self-contained page with plots
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub evaluator: EvaluatorArgs,
+}
+
+/// Store what a model says of a text, to compare others with it later
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: plmconv reference ./PLM-1.8B-Instruct --text ci.txt --top-k 64 -o ci.safetensors"
+)]
+pub struct ReferenceArgs {
+    /// A Hugging Face folder, or a PLM GGUF of any type
+    pub model: PathBuf,
+    /// UTF-8 text to run
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// The safetensors file to write
+    #[arg(short, long, value_name = "REF")]
+    pub output: PathBuf,
+    /// Store the K most likely tokens of each position instead of all logits
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub windows: WindowArgs,
+    /// Replace the output if it exists
+    #[arg(long)]
+    pub force: bool,
+    /// Write the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub evaluator: EvaluatorArgs,
+}
+
+/// Continue a text, token by token
+#[derive(Debug, Args)]
+#[command(after_help = "Example: plmconv generate --chat model-q4_k_m.gguf \"Name three rivers.\"")]
+pub struct GenerateArgs {
+    /// A Hugging Face folder, or a PLM GGUF of any type
+    pub model: PathBuf,
+    /// The text to continue, or with --chat the user's message
+    pub prompt: String,
+    /// Tokens to write at most
+    #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 64)]
+    pub tokens: usize,
+    /// Sampling temperature; 0 always takes the most likely token
+    #[arg(long = "temp", value_name = "T", default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Seed of the sampling
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Put the prompt through the model's chat template
+    #[arg(long)]
+    pub chat: bool,
+    #[command(flatten)]
+    pub evaluator: EvaluatorArgs,
+}
+
+/// How a text is cut.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct WindowArgs {
+    /// Tokens of a window; its second half is scored [default: 512]
+    #[arg(long, value_name = "N")]
+    pub ctx: Option<usize>,
+    /// Windows to run at most [default: all]
+    #[arg(long, value_name = "N")]
+    pub chunks: Option<usize>,
+}
+
+/// What decides between pass and fail. Each has a default that follows from the candidate's type.
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "Limits [default: by the candidate's type]")]
+pub struct LimitArgs {
+    /// Largest mean KL divergence from the reference, in nats per token
+    #[arg(long, value_name = "NATS")]
+    pub max_kld: Option<f64>,
+    /// Largest ratio of the candidate's perplexity to the reference's
+    #[arg(long, value_name = "RATIO")]
+    pub max_ppl_ratio: Option<f64>,
+    /// Smallest share of tokens for which both find the same token most likely, 0 to 1
+    #[arg(long, value_name = "SHARE")]
+    pub min_top1: Option<f64>,
+}
+
+/// How a model is run.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Evaluator")]
+pub struct EvaluatorArgs {
+    /// Worker threads, without effect on the numbers [default: all cores]
+    #[arg(short = 'j', long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Instruction set: auto, generic, avx2, avx512 or neon
+    #[arg(long, value_name = "KERNEL", default_value = "auto")]
+    pub kernel: String,
+    /// Compute every product in f32
+    #[arg(long)]
+    pub exact: bool,
+    /// Which form of latent attention is computed; both are the same function
+    #[arg(long, value_enum, default_value = "expanded")]
+    pub attention: AttentionForm,
+    /// No progress, only errors
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AttentionForm {
+    Expanded,
+    Absorbed,
+}
+
+impl EvaluatorArgs {
+    /// The evaluator's options.
+    ///
+    /// # Errors
+    /// An unknown kernel, or one that this CPU does not run.
+    pub fn options(&self) -> Result<Options, UsageError> {
+        let kernel = Kernel::from_name(&self.kernel).map_err(|e| UsageError::new(e.to_string()))?;
+        if !kernel.is_available() {
+            return Err(UsageError::with_hint(
+                format!("kernel `{kernel}` does not run on this CPU"),
+                "leave --kernel away to take the fastest one there is",
+            ));
+        }
+        Ok(Options {
+            threads: self.threads.map_or(0, NonZeroUsize::get),
+            kernel,
+            attention: match self.attention {
+                AttentionForm::Expanded => Attention::Expanded,
+                AttentionForm::Absorbed => Attention::Absorbed,
+            },
+            exact: self.exact,
+        })
+    }
+}

@@ -1,0 +1,45 @@
+//! `plmconv generate MODEL PROMPT`
+
+use std::ops::ControlFlow;
+
+use anyhow::{Context, Result};
+use plmconv_validate::generate::{GenerateOptions, generate};
+
+use crate::args::GenerateArgs;
+use crate::evaluation::{Loaded, chat, load_model};
+use crate::report::stream::Stream;
+
+pub fn run(args: &GenerateArgs) -> Result<()> {
+    let loaded = load_model(&args.model, args.evaluator.options()?)?;
+    let prompt = prompt_tokens(&loaded, args).context("the prompt")?;
+    let tokenizer = &loaded.tokenizer;
+    let options = GenerateOptions {
+        max_tokens: args.tokens,
+        temperature: args.temperature,
+        seed: args.seed,
+        stop: (0..tokenizer.vocab_size() as u32).filter(|id| tokenizer.ends_generation(*id)).collect(),
+        vocabulary: Some(loaded.meaningful_ids()),
+    };
+    let mut stream = Stream::new(tokenizer);
+    // A closed pipe is a reader that has seen enough.
+    let on_token = |token| match stream.push(token) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    };
+    generate(&loaded.evaluator, &prompt, &options, on_token)?;
+    stream.finish();
+    Ok(())
+}
+
+fn prompt_tokens(loaded: &Loaded, args: &GenerateArgs) -> Result<Vec<u32>> {
+    let tokenizer = &loaded.tokenizer;
+    if args.chat {
+        return Ok(tokenizer.encode_chat(&chat::render_user_message(tokenizer, &args.prompt)?)?);
+    }
+    let mut tokens = tokenizer.encode(&args.prompt)?;
+    if tokenizer.add_eos() && tokens.last() == tokenizer.eos().as_ref() {
+        // The text goes on.
+        tokens.pop();
+    }
+    Ok(tokens)
+}

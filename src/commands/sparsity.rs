@@ -1,0 +1,29 @@
+//! `plmconv inspect --sparsity TEXT MODEL`
+
+use std::path::Path;
+
+use anyhow::Result;
+use plmconv_validate::Site;
+use plmconv_validate::perplexity::perplexity;
+use plmconv_validate::sparsity::Sparsity;
+
+use crate::args::{DEFAULT_CTX, InspectArgs};
+use crate::evaluation::{load_model, read_text, windows_of};
+use crate::progress::Console;
+use crate::report;
+
+pub fn run(args: &InspectArgs, text: &Path) -> Result<()> {
+    let console = Console { quiet: args.evaluator.quiet, verbose: false };
+    let options = args.evaluator.options()?;
+    let text = read_text(text)?;
+    let loaded = load_model(&args.path, options)?;
+    let tokens = loaded.tokenizer.encode(&text)?;
+    let ctx = args.windows.ctx.unwrap_or(DEFAULT_CTX);
+    let windows = windows_of(&tokens, &loaded.tokenizer, ctx, args.windows.chunks)?;
+    let bar = console.window_bar(windows.count(), "counting");
+    let mut sparsity = Sparsity::new(loaded.evaluator.config());
+    let mut observe = |site: Site, values: &[f32]| sparsity.observe(site, values);
+    perplexity(&loaded.evaluator, &windows, Some(&mut observe), |p| bar.set_position(p.windows_done as u64))?;
+    bar.finish_and_clear();
+    report::sparsity::print(&args.path, &sparsity, args.json)
+}

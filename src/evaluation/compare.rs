@@ -1,0 +1,278 @@
+//! A comparison from its arguments to its numbers.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use plmconv_validate::divergence::{Detail, Divergence, Side, compare as compare_models};
+use plmconv_validate::generate::{GenerateOptions, generate};
+use plmconv_validate::reference::{Reference, TEXT_DIGEST};
+use plmconv_validate::{Options, Windows};
+
+use super::digest::text_digest;
+use super::side::{Loaded, ReferenceSide, load_model};
+use super::text::{read_text, windows_of};
+use super::thresholds::{Limits, limits_for};
+use crate::args::{DEFAULT_CTX, LimitArgs, WindowArgs};
+use crate::error::{TokenizerMismatch, UsageError};
+use crate::progress::Console;
+
+/// Metadata key of a stored reference: the tokenizer's digest.
+pub const TOKENIZER_DIGEST: &str = "plmconv.tokenizer_sha256";
+/// Tokens kept that diverge most.
+const WORST_TOKENS: usize = 20;
+
+/// Which text the two sides are compared on.
+#[derive(Clone, Debug)]
+pub enum TextChoice {
+    File(PathBuf),
+    /// The reference writes it: tokens and seed.
+    Written {
+        tokens: usize,
+        seed: u64,
+    },
+    /// A stored reference's own; a model writes it.
+    Default {
+        seed: u64,
+    },
+}
+
+/// What is to be compared, and how.
+pub struct Request<'a> {
+    pub candidate: &'a Path,
+    pub reference: &'a Path,
+    pub text: TextChoice,
+    pub windows: WindowArgs,
+    pub per_layer: bool,
+    pub limits: LimitArgs,
+    pub options: Options,
+    pub console: Console,
+}
+
+/// The text that was used.
+#[derive(Clone, Debug)]
+pub struct UsedText {
+    /// `file`, `written by the reference` or `stored with the reference`
+    pub origin: &'static str,
+    pub path: Option<PathBuf>,
+    pub sha256: Option<String>,
+    pub seed: Option<u64>,
+    pub tokens: usize,
+}
+
+/// All that a report is made of.
+pub struct Comparison {
+    pub candidate: Loaded,
+    pub reference: ReferenceSide,
+    pub text: UsedText,
+    pub ctx: usize,
+    pub windows: usize,
+    pub limits: Limits,
+    pub divergence: Divergence,
+    pub elapsed: Duration,
+    pub tokens: usize,
+}
+
+/// Runs both sides over the text.
+///
+/// # Errors
+/// Sides that cannot be compared, a text that cannot be used, and whatever running a model may end with.
+pub fn compare(request: &Request<'_>) -> Result<Comparison> {
+    let candidate = load_model(request.candidate, request.options)?;
+    let reference = ReferenceSide::open(request.reference, request.options)?;
+    check_sides(&candidate, &reference)?;
+    let (tokens, text, ctx) = tokens_for(request, &candidate, &reference)?;
+    let windows = match (&reference, &tokens) {
+        (ReferenceSide::Stored(stored), None) => match request.windows.chunks {
+            Some(n) => stored.windows().at_most(n),
+            None => stored.windows(),
+        },
+        (_, tokens) => {
+            let stored = match &reference {
+                ReferenceSide::Stored(stored) => Some(stored.windows().count()),
+                ReferenceSide::Model(_) => None,
+            };
+            let chunks = [request.windows.chunks, stored].into_iter().flatten().min();
+            windows_of(tokens.as_deref().unwrap_or_default(), &candidate.tokenizer, ctx, chunks)?
+        }
+    };
+    let (ctx, count) = (windows.ctx(), windows.count());
+    let (divergence, elapsed) = run(request, &candidate, &reference, &windows)?;
+    let limits = limits_for(candidate.prevailing_type(), request.limits);
+    Ok(Comparison {
+        candidate,
+        reference,
+        text,
+        ctx,
+        windows: count,
+        limits,
+        divergence,
+        elapsed: elapsed.0,
+        tokens: elapsed.1,
+    })
+}
+
+fn run(
+    request: &Request<'_>,
+    candidate: &Loaded,
+    reference: &ReferenceSide,
+    windows: &Windows<'_>,
+) -> Result<(Divergence, (Duration, usize))> {
+    let side = match reference {
+        ReferenceSide::Model(model) => Side::Model(&model.evaluator),
+        ReferenceSide::Stored(stored) => Side::Stored(stored),
+    };
+    if request.per_layer && matches!(side, Side::Stored(_)) {
+        return Err(UsageError::with_hint(
+            "--per-layer needs a reference that runs; stored outputs have no layers",
+            "name the reference model's folder or GGUF with --against",
+        )
+        .into());
+    }
+    let detail = Detail { worst_tokens: WORST_TOKENS, per_layer: request.per_layer };
+    let bar = request.console.window_bar(windows.count(), "comparing");
+    let (divergence, elapsed) = compare_models(&candidate.evaluator, side, windows, detail, |p| {
+        bar.set_position(p.windows_done as u64);
+    })?;
+    bar.finish_and_clear();
+    Ok((divergence, (elapsed.total, elapsed.tokens)))
+}
+
+fn check_sides(candidate: &Loaded, reference: &ReferenceSide) -> Result<()> {
+    let vocab_size = candidate.evaluator.config().vocab_size;
+    let (other_size, other_digest) = match reference {
+        ReferenceSide::Model(model) => (model.evaluator.config().vocab_size, Some(model.tokenizer.digest())),
+        ReferenceSide::Stored(stored) => {
+            (stored.vocab_size(), stored.metadata(TOKENIZER_DIGEST).map(str::to_string))
+        }
+    };
+    if vocab_size != other_size {
+        let error = plmconv_validate::Error::Vocabulary { candidate: vocab_size, reference: other_size };
+        return Err(error.into());
+    }
+    match other_digest {
+        Some(digest) if digest != candidate.tokenizer.digest() => Err(TokenizerMismatch.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The tokens to compare on (none: those that were stored), what they are, and the window's length.
+fn tokens_for(
+    request: &Request<'_>,
+    candidate: &Loaded,
+    reference: &ReferenceSide,
+) -> Result<(Option<Vec<u32>>, UsedText, usize)> {
+    let asked = request.windows.ctx;
+    match (reference, &request.text) {
+        (ReferenceSide::Stored(stored), choice) => stored_text(asked, candidate, stored, choice),
+        (_, TextChoice::File(path)) => {
+            let (tokens, text) = file_text(path, candidate)?;
+            Ok((Some(tokens), text, asked.unwrap_or(DEFAULT_CTX)))
+        }
+        (ReferenceSide::Model(model), TextChoice::Written { tokens, seed }) => {
+            written_text(model, *tokens, *seed, asked, request.console)
+        }
+        (ReferenceSide::Model(model), TextChoice::Default { seed }) => {
+            written_text(model, DEFAULT_WRITTEN, *seed, asked, request.console)
+        }
+    }
+}
+
+/// Tokens that the reference writes where no text is given.
+const DEFAULT_WRITTEN: usize = 1024;
+
+fn file_text(path: &Path, side: &Loaded) -> Result<(Vec<u32>, UsedText)> {
+    let text = read_text(path)?;
+    let tokens = side.tokenizer.encode(&text)?;
+    let used = UsedText {
+        origin: "file",
+        path: Some(path.into()),
+        sha256: Some(text_digest(&text)),
+        seed: None,
+        tokens: tokens.len(),
+    };
+    Ok((tokens, used))
+}
+
+fn stored_text(
+    asked: Option<usize>,
+    candidate: &Loaded,
+    stored: &Reference,
+    choice: &TextChoice,
+) -> Result<(Option<Vec<u32>>, UsedText, usize)> {
+    let ctx = stored.windows().ctx();
+    if let Some(asked) = asked.filter(|a| *a != ctx) {
+        return Err(UsageError::with_hint(
+            format!("the reference was stored with windows of {ctx} tokens, not {asked}"),
+            "leave --ctx away: stored outputs bring their windows",
+        )
+        .into());
+    }
+    match choice {
+        // A text given along is checked to be the one that was stored.
+        TextChoice::File(path) => {
+            let (tokens, text) = file_text(path, candidate)?;
+            Ok((Some(tokens), text, ctx))
+        }
+        TextChoice::Written { .. } => Err(UsageError::with_hint(
+            "stored outputs cannot write a text",
+            "leave --self away: stored outputs bring their windows",
+        )
+        .into()),
+        TextChoice::Default { .. } => {
+            let tokens = stored.windows().count() * ctx;
+            let sha256 = stored.metadata(TEXT_DIGEST).map(str::to_string);
+            let origin = "stored with the reference";
+            Ok((None, UsedText { origin, path: None, sha256, seed: None, tokens }, ctx))
+        }
+    }
+}
+
+fn written_text(
+    model: &Loaded,
+    count: usize,
+    seed: u64,
+    asked: Option<usize>,
+    console: Console,
+) -> Result<(Option<Vec<u32>>, UsedText, usize)> {
+    // Short texts are cut into several windows all the same.
+    let ctx = asked.unwrap_or_else(|| DEFAULT_CTX.min(count / 4).max(4));
+    if count < 2 * ctx {
+        let error = plmconv_validate::Error::TextTooShort { tokens: count, needed: 2 * ctx, ctx };
+        return Err(error.into());
+    }
+    let tokens = write_text(model, count, seed, console).context("the reference writes a text")?;
+    let text = UsedText {
+        origin: "written by the reference",
+        path: None,
+        sha256: Some(text_digest(&model.tokenizer.decode(&tokens))),
+        seed: Some(seed),
+        tokens: tokens.len(),
+    };
+    Ok((Some(tokens), text, ctx))
+}
+
+/// Samples `count` tokens at temperature 1, in pieces that fit the model's context.
+fn write_text(model: &Loaded, count: usize, seed: u64, console: Console) -> Result<Vec<u32>> {
+    let start = model.tokenizer.bos().or(model.tokenizer.eos()).unwrap_or(0);
+    let piece = (model.evaluator.context() / 2).max(1);
+    let bar = console.window_bar(count, "writing a text");
+    let mut written = Vec::with_capacity(count);
+    while written.len() < count {
+        let options = GenerateOptions {
+            max_tokens: piece.min(count - written.len()),
+            temperature: 1.0,
+            seed: seed.wrapping_add(written.len() as u64),
+            stop: Vec::new(),
+            vocabulary: Some(model.meaningful_ids()),
+        };
+        let tokens = generate(&model.evaluator, &[start], &options, |_| {
+            bar.inc(1);
+            ControlFlow::Continue(())
+        })?;
+        written.extend(tokens);
+    }
+    bar.finish_and_clear();
+    Ok(written)
+}

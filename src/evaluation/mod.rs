@@ -1,0 +1,13 @@
+//! What the commands that run a model share: sides, texts, limits, and the comparison itself.
+
+pub mod chat;
+mod compare;
+mod digest;
+mod side;
+mod text;
+mod thresholds;
+
+pub use compare::{Comparison, Request, TOKENIZER_DIGEST, TextChoice, compare};
+pub use digest::{model_digest, text_digest};
+pub use side::{Loaded, ReferenceSide, load_model};
+pub use text::{read_text, windows_of};

@@ -1,0 +1,97 @@
+//! The two sides of a comparison: models that run, and outputs that were stored.
+
+use std::path::Path;
+
+use anyhow::Result;
+use plmconv_formats::model::Origin;
+use plmconv_formats::{DType, Model, TextTokenizer};
+use plmconv_validate::reference::Reference;
+use plmconv_validate::{Evaluator, Options};
+
+use crate::error::UsageError;
+
+/// A model in memory with its tokenizer.
+pub struct Loaded {
+    pub model: Model,
+    pub tokenizer: TextTokenizer,
+    pub evaluator: Evaluator,
+}
+
+/// What a candidate is judged by.
+pub enum ReferenceSide {
+    Model(Box<Loaded>),
+    Stored(Box<Reference>),
+}
+
+impl ReferenceSide {
+    /// Opens a folder, a GGUF, or a `.safetensors` file of stored outputs.
+    ///
+    /// # Errors
+    /// As [`load_model`], or a file of stored outputs that is none.
+    pub fn open(path: &Path, options: Options) -> Result<ReferenceSide> {
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && !path.is_dir() {
+            return Ok(ReferenceSide::Stored(Box::new(Reference::open(path)?)));
+        }
+        Ok(ReferenceSide::Model(Box::new(load_model(path, options)?)))
+    }
+}
+
+/// Reads a model and its tokenizer.
+///
+/// # Errors
+/// Whatever may be wrong with either; outputs where a model is needed.
+pub fn load_model(path: &Path, options: Options) -> Result<Loaded> {
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && path.is_file() {
+        return Err(UsageError::with_hint(
+            format!("{}: a model is needed here, not one safetensors file", path.display()),
+            "name the folder that holds config.json and the weights, or a .gguf file",
+        )
+        .into());
+    }
+    let model = Model::open(path)?;
+    let tokenizer = TextTokenizer::from_model(&model)?;
+    let evaluator = Evaluator::load(&model, options)?;
+    Ok(Loaded { model, tokenizer, evaluator })
+}
+
+impl Loaded {
+    /// `Hugging Face folder` or `GGUF`.
+    pub fn format(&self) -> &'static str {
+        match self.model.origin {
+            Origin::HuggingFace(_) => "Hugging Face folder",
+            Origin::Gguf(_) => "GGUF",
+        }
+    }
+
+    /// The type that most of the layers' weights have; the embedding, often kept in a better one, does not count.
+    pub fn prevailing_type(&self) -> DType {
+        let mut sums: Vec<(DType, usize)> = Vec::new();
+        for tensor in self.model.tensors.iter().filter(|t| t.key.layer.is_some() && !t.key.role.is_norm()) {
+            let dtype = tensor.source.dtype();
+            match sums.iter_mut().find(|(d, _)| *d == dtype) {
+                Some((_, sum)) => *sum += tensor.values(),
+                None => sums.push((dtype, tensor.values())),
+            }
+        }
+        sums.into_iter().max_by_key(|(_, sum)| *sum).map_or(DType::F32, |(dtype, _)| dtype)
+    }
+
+    /// Bytes of all tensors.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.model.tensors.iter().map(|t| (t.source.row_bytes() * t.source.rows()) as u64).sum()
+    }
+
+    /// Average bits of a weight.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.tensor_bytes() as f64 * 8.0 / self.model.parameter_count().max(1) as f64
+    }
+
+    /// Ids that stand for some text: a vocabulary may be padded at its end with ids that mean nothing.
+    pub fn meaningful_ids(&self) -> usize {
+        let mut count = self.tokenizer.vocab_size();
+        while count > 1 && self.tokenizer.token_bytes(count as u32 - 1).is_empty() {
+            count -= 1;
+        }
+        count
+    }
+}

@@ -1,0 +1,37 @@
+//! What `plmconv reference` stored.
+
+use std::path::Path;
+
+use anyhow::Result;
+use plmconv_validate::Windows;
+use plmconv_validate::statistics::Estimate;
+use serde_json::json;
+
+use super::{human_bytes, print_json};
+
+/// Prints the result of a finished run.
+pub fn print(path: &Path, windows: &Windows<'_>, perplexity: Estimate, json: bool) -> Result<()> {
+    let bytes = std::fs::metadata(path).map_err(plmconv_formats::Error::io(path))?.len();
+    if json {
+        return print_json(&json!({
+            "file": path.display().to_string(),
+            "bytes": bytes,
+            "ctx": windows.ctx(),
+            "windows": windows.count(),
+            "tokens_scored": windows.tokens_scored(),
+            "perplexity": perplexity.value,
+            "standard_error": perplexity.error,
+        }));
+    }
+    println!("{}", path.display());
+    println!(
+        "{}: {} windows of {} tokens, {} scored; perplexity {:.4} ± {:.4}",
+        human_bytes(bytes),
+        windows.count(),
+        windows.ctx(),
+        windows.tokens_scored(),
+        perplexity.value,
+        perplexity.error
+    );
+    Ok(())
+}

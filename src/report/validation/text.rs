@@ -1,0 +1,86 @@
+//! For people at a terminal.
+
+use super::{ValidationReport, WorstReport};
+use crate::report::{print_table, table};
+
+/// Worst tokens shown; the other forms have all.
+const SHOWN: usize = 8;
+/// Characters of context shown.
+const CONTEXT: usize = 48;
+
+pub fn print(r: &ValidationReport) {
+    println!("{}: {}", if r.passed { "PASS" } else { "FAIL" }, r.candidate.path);
+    println!("against {}", r.reference.path);
+    let dtype = r.candidate.dtype.as_deref().unwrap_or("?");
+    println!(
+        "{} tokens scored in {} windows of {} (text: {}); candidate mostly {dtype}\n",
+        r.tokens_scored, r.text.windows, r.text.ctx, r.text.origin
+    );
+    let mut checks = table(&["check", "found", "limit", ""], &[1]);
+    for c in &r.checks {
+        let verdict = if c.passed { "ok" } else { "FAILED" };
+        let limit = format!("{} {}", c.relation, c.limit);
+        checks.add_row([c.name, &format!("{:.6}", c.value), &limit, verdict]);
+    }
+    print_table(&checks);
+    println!();
+    print_statistics(r);
+    if let Some(layers) = &r.layers {
+        println!();
+        let mut rows = table(&["layer", "relative error", "added"], &[0, 1, 2]);
+        for l in layers {
+            rows.add_row([
+                l.layer.to_string(),
+                format!("{:.3e}", l.relative_error),
+                format!("{:+.3e}", l.added),
+            ]);
+        }
+        print_table(&rows);
+    }
+    if !r.worst_tokens.is_empty() {
+        println!("\ntokens that diverge most");
+        r.worst_tokens.iter().take(SHOWN).for_each(print_worst);
+    }
+    println!("\n{:.1} s, {:.1} tokens/s through both", r.seconds, r.tokens_per_second);
+}
+
+fn print_statistics(r: &ValidationReport) {
+    let mut rows = table(&["measure", "value", "± error"], &[1, 2]);
+    let mut row = |name: &str, value: f64, error: Option<f64>| {
+        rows.add_row([
+            name.to_string(),
+            format!("{value:.6}"),
+            error.map(|e| format!("{e:.6}")).unwrap_or_default(),
+        ]);
+    };
+    let (p, k, change) = (&r.perplexity, &r.kl_divergence, &r.probability_change);
+    row("perplexity, candidate", p.candidate.value, Some(p.candidate.standard_error));
+    row("perplexity, reference", p.reference.value, Some(p.reference.standard_error));
+    row("ln(perplexity ratio)", p.log_ratio.value, Some(p.log_ratio.standard_error));
+    row("KL divergence, mean", k.mean, Some(k.standard_error));
+    row("KL divergence, median", k.median, None);
+    row("KL divergence, 90 %", k.p90, None);
+    row("KL divergence, 95 %", k.p95, None);
+    row("KL divergence, 99 %", k.p99, None);
+    row("KL divergence, 99.9 %", k.p99_9, None);
+    row("KL divergence, max", k.max, None);
+    row("top-1 agreement", r.top1_agreement.value, Some(r.top1_agreement.standard_error));
+    row("RMS of probability change", change.rms.value, Some(change.rms.standard_error));
+    row("mean of probability change", change.mean.value, Some(change.mean.standard_error));
+    print_table(&rows);
+}
+
+fn print_worst(w: &WorstReport) {
+    let skipped = w.context.chars().count().saturating_sub(CONTEXT);
+    let context: String = w.context.chars().skip(skipped).collect();
+    println!(
+        "  {:8.4}  {:?} then {:?}: p {:.4} -> {:.4}; most likely {:?} -> {:?}",
+        w.kl_divergence,
+        context,
+        w.token,
+        w.probability_reference,
+        w.probability_candidate,
+        w.top_reference,
+        w.top_candidate
+    );
+}

@@ -1,0 +1,253 @@
+//! The commands that run a model: perplexity, validate, reference, generate, sparsity.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use common::{copy_of_tiny_plm, fixtures, names, plmconv, tiny_plm};
+use predicates::prelude::*;
+use serde_json::Value;
+
+fn own_text() -> PathBuf {
+    fixtures().join("text/own.txt")
+}
+
+fn quantized(dir: &Path, file_type: &str) -> PathBuf {
+    let out = dir.join(format!("{file_type}.gguf"));
+    plmconv().args(["quantize", file_type]).arg(tiny_plm()).arg("-o").arg(&out).assert().success();
+    out
+}
+
+/// `validate candidate --against the fixture` on the own text.
+fn validate(candidate: &Path) -> Command {
+    let mut command = plmconv();
+    command.arg("validate").arg(candidate).arg("--against").arg(tiny_plm());
+    command.arg("--text").arg(own_text()).args(["--ctx", "64"]);
+    command
+}
+
+fn json_of(command: &mut Command) -> Value {
+    let output = command.arg("--json").assert().success();
+    serde_json::from_slice(&output.get_output().stdout).expect("JSON")
+}
+
+#[test]
+fn perplexity_in_json_and_text() {
+    let mut command = plmconv();
+    command
+        .arg("perplexity")
+        .arg(tiny_plm())
+        .arg("--text")
+        .arg(own_text())
+        .args(["--ctx", "64", "--chunks", "4"]);
+    let json = json_of(&mut command);
+    assert_eq!(json["tokens_scored"], 4 * 31);
+    assert!(json["perplexity"].as_f64().is_some_and(|p| (10.0..1000.0).contains(&p)), "{json}");
+    assert!(json["standard_error"].as_f64().is_some_and(|e| e > 0.0));
+    assert!(json["tokens_per_second"].as_f64().is_some_and(|t| t > 0.0));
+    assert!(json["active_neurons"].as_f64().is_some_and(|a| (0.02..0.5).contains(&a)));
+    plmconv()
+        .arg("perplexity")
+        .arg(tiny_plm())
+        .arg("--text")
+        .arg(own_text())
+        .args(["--ctx", "64", "--chunks", "4", "--exact", "--kernel", "generic", "--attention", "absorbed"])
+        .assert()
+        .success()
+        .stdout(predicate::str::contains("neurons were active").and(predicate::str::starts_with(format!(
+            "perplexity {:.2}",
+            (json["perplexity"].as_f64().expect("a number") * 100.0).floor() / 100.0
+        ))));
+}
+
+#[test]
+fn q8_0_passes_and_every_form_is_written() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let candidate = quantized(dir.path(), "q8_0");
+    let path = |name: &str| dir.path().join(name);
+    let mut command = validate(&candidate);
+    command.arg("--per-layer").arg("--junit").arg(path("junit.xml")).arg("--markdown").arg(path("report.md"));
+    let json = json_of(command.arg("--html").arg(path("report.html")));
+
+    assert_eq!(json["schema"], "plmconv.validation/1");
+    assert_eq!(json["passed"], true);
+    assert_eq!(json["candidate"]["type"], "Q8_0");
+    let mean = json["kl_divergence"]["mean"].as_f64().expect("a number");
+    assert!(mean > 0.0 && mean < 0.001, "{mean}");
+    assert_eq!(json["layers"].as_array().map(Vec::len), Some(6));
+    let binned =
+        json["histogram"].as_array().expect("bins").iter().filter_map(|b| b["tokens"].as_u64()).sum();
+    assert_eq!(json["tokens_scored"].as_u64(), Some(binned));
+
+    let junit = std::fs::read_to_string(path("junit.xml")).expect("written");
+    let report = quick_junit::Report::deserialize_from_str(&junit).expect("JUnit");
+    assert_eq!((report.tests, report.failures), (3, 0));
+    let markdown = std::fs::read_to_string(path("report.md")).expect("written");
+    assert!(markdown.contains("| top-1 agreement |"), "{markdown}");
+    let html = std::fs::read_to_string(path("report.html")).expect("written");
+    assert_eq!(html.matches("<svg").count(), 3);
+    assert!(html.contains("Passed"));
+    let loads = ["src=", "href=", "url(", "@import", "<script"];
+    assert!(loads.iter().all(|l| !html.contains(l)), "the page loads something");
+}
+
+#[test]
+fn a_coarse_candidate_fails_a_strict_limit() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let candidate = quantized(dir.path(), "q2_k");
+    let junit = dir.path().join("junit.xml");
+    validate(&candidate)
+        .args(["--max-kld", "0.0001"])
+        .arg("--junit")
+        .arg(&junit)
+        .assert()
+        .code(3)
+        .stdout(predicate::str::starts_with("FAIL"))
+        .stderr(predicate::str::contains("mean KL divergence"));
+    let junit = std::fs::read_to_string(junit).expect("written");
+    assert_eq!(quick_junit::Report::deserialize_from_str(&junit).expect("JUnit").failures, 1);
+}
+
+#[test]
+fn a_model_equals_itself() {
+    let output = validate(&tiny_plm()).assert().success();
+    let text = String::from_utf8(output.get_output().stdout.clone()).expect("UTF-8");
+    assert!(text.starts_with("PASS"), "{text}");
+    assert!(text.contains("KL divergence, max          0.000000"), "{text}");
+}
+
+#[test]
+fn stored_outputs_judge_as_the_model_does() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let candidate = quantized(dir.path(), "q4_0");
+    let stored = dir.path().join("reference.safetensors");
+    plmconv()
+        .arg("reference")
+        .arg(tiny_plm())
+        .arg("--text")
+        .arg(own_text())
+        .args(["--ctx", "64", "--chunks", "4", "-o"])
+        .arg(&stored)
+        .assert()
+        .success();
+    let live = json_of(validate(&candidate).args(["--chunks", "4"]));
+    let again = json_of(plmconv().arg("validate").arg(&candidate).arg("--against").arg(&stored));
+    for key in ["/kl_divergence/mean", "/perplexity/reference/value", "/top1_agreement/value"] {
+        let (a, b) = (live.pointer(key).and_then(Value::as_f64), again.pointer(key).and_then(Value::as_f64));
+        let (a, b) = (a.expect("live"), b.expect("stored"));
+        assert!((a / b - 1.0).abs() < 1e-5, "{key}: {a} against {b}");
+    }
+    assert_eq!(again["tokens_scored"], 4 * 31);
+}
+
+#[test]
+fn without_a_text_the_reference_writes_one() {
+    let mut command = plmconv();
+    command.arg("validate").arg(tiny_plm()).arg("--against").arg(tiny_plm());
+    let json = json_of(command.args(["--self", "128", "--seed", "3"]));
+    assert_eq!(json["text"]["origin"], "written by the reference");
+    assert_eq!((&json["text"]["tokens"], &json["text"]["ctx"]), (&128.into(), &32.into()));
+}
+
+#[test]
+fn a_file_that_fails_its_validation_loses_its_name() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let quantize = |limit: &str| {
+        let mut command = plmconv();
+        command.current_dir(dir.path()).args(["quantize", "q4_0"]).arg(tiny_plm()).args(["-o", "out.gguf"]);
+        command.arg("--validate").arg(own_text()).args(["--validate-ctx", "64", "--max-kld", limit]);
+        command
+    };
+    quantize("1e-9").assert().code(3).stdout(predicate::str::contains("out.gguf.rejected"));
+    assert_eq!(names(dir.path()), ["out.gguf.rejected"]);
+    let json = json_of(&mut quantize("0.1"));
+    assert_eq!(json["validation"]["passed"], true);
+    assert_eq!(names(dir.path()), ["out.gguf", "out.gguf.rejected"]);
+}
+
+#[test]
+fn sparsity_of_every_layer() {
+    let mut command = plmconv();
+    command.args(["inspect", "--sparsity"]).arg(own_text()).arg(tiny_plm()).args(["--ctx", "64"]);
+    let json = json_of(&mut command);
+    assert_eq!(json["layers"].as_array().map(Vec::len), Some(6));
+    assert!(json["zeros"].as_f64().is_some_and(|z| (0.5..0.98).contains(&z)), "{json}");
+}
+
+#[test]
+fn generation_streams_text() {
+    let output =
+        plmconv().arg("generate").arg(tiny_plm()).args(["The ferry left", "-n", "8"]).assert().success();
+    let plain = output.get_output().stdout.clone();
+    assert!(plain.len() > 8, "{plain:?}");
+    let again =
+        plmconv().arg("generate").arg(tiny_plm()).args(["The ferry left", "-n", "8"]).assert().success();
+    assert_eq!(plain, again.get_output().stdout);
+    let chat =
+        plmconv().args(["generate", "--chat"]).arg(tiny_plm()).args(["The ferry left", "-n", "8"]).assert();
+    assert_ne!(plain, chat.success().get_output().stdout);
+}
+
+#[test]
+fn unusable_texts_are_told() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let latin = dir.path().join("latin.txt");
+    std::fs::write(&latin, b"caf\xe9").expect("write");
+    let short = dir.path().join("short.txt");
+    std::fs::write(&short, "Too short.").expect("write");
+    for (text, said) in [(latin, "not UTF-8 text (byte 3)"), (short, "fewer than the 1024 that two windows")]
+    {
+        plmconv()
+            .arg("perplexity")
+            .arg(tiny_plm())
+            .arg("--text")
+            .arg(text)
+            .assert()
+            .code(1)
+            .stderr(predicate::str::contains(said).and(predicate::str::contains("hint: ")));
+    }
+}
+
+#[test]
+fn another_tokenizer_is_told() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let folder = copy_of_tiny_plm(dir.path());
+    let path = folder.join("tokenizer.json");
+    let text = std::fs::read_to_string(&path).expect("read");
+    let mut json: Value = serde_json::from_str(&text).expect("JSON");
+    let vocabulary = json["model"]["vocab"].as_object_mut().expect("a vocabulary");
+    let (first, second) = (vocabulary["!"].clone(), vocabulary["#"].clone());
+    vocabulary.insert("!".into(), second);
+    vocabulary.insert("#".into(), first);
+    std::fs::write(&path, json.to_string()).expect("write");
+    validate(&folder).assert().code(1).stderr(predicate::str::contains("different tokenizers"));
+}
+
+#[test]
+fn another_architecture_is_told() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("llama.gguf");
+    let mut metadata = plmconv_formats::gguf::Metadata::new();
+    metadata.set("general.architecture", plmconv_formats::gguf::Value::String("llama".into()));
+    let directory = plmconv_formats::gguf::Directory::new(&metadata, []).expect("lays out");
+    std::fs::write(&path, &directory.head).expect("write");
+    validate(&path).assert().code(1).stderr(predicate::str::contains("architecture `llama` is not PLM"));
+}
+
+#[test]
+fn not_a_number_is_told_with_its_layer() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let folder = copy_of_tiny_plm(dir.path());
+    let path = folder.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).expect("read");
+    let header_len = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + header_len]).expect("JSON");
+    let at = header["model.layers.3.mlp.up_proj.weight"]["data_offsets"][0].as_u64().expect("an offset");
+    bytes[8 + header_len + at as usize..][..2].copy_from_slice(&[0xff, 0xff]);
+    std::fs::write(&path, bytes).expect("write");
+    validate(&folder)
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("layer 3").or(predicate::str::contains("blk.3")));
+}
