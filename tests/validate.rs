@@ -114,7 +114,7 @@ fn a_model_equals_itself() {
     let output = validate(&tiny_plm()).assert().success();
     let text = String::from_utf8(output.get_output().stdout.clone()).expect("UTF-8");
     assert!(text.starts_with("PASS"), "{text}");
-    assert!(text.contains("KL divergence, max          0.000000"), "{text}");
+    assert!(text.contains("KL divergence, max           0.000000"), "{text}");
 }
 
 #[test]

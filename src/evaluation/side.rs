@@ -63,7 +63,8 @@ impl Loaded {
         }
     }
 
-    /// The type that most of the layers' weights have; the embedding, often kept in a better one, does not count.
+    /// The coarsest type that at least a quarter of the layers' weights have: mixtures keep some tensors in a better
+    /// one, but the coarse ones decide the divergence. The embedding does not count.
     pub fn prevailing_type(&self) -> DType {
         let mut sums: Vec<(DType, usize)> = Vec::new();
         for tensor in self.model.tensors.iter().filter(|t| t.key.layer.is_some() && !t.key.role.is_norm()) {
@@ -73,7 +74,10 @@ impl Loaded {
                 None => sums.push((dtype, tensor.values())),
             }
         }
-        sums.into_iter().max_by_key(|(_, sum)| *sum).map_or(DType::F32, |(dtype, _)| dtype)
+        let all: usize = sums.iter().map(|(_, sum)| sum).sum();
+        let bits = |dtype: &DType| dtype.bits_per_weight();
+        let share = sums.into_iter().filter(|(_, sum)| 4 * sum >= all).map(|(dtype, _)| dtype);
+        share.min_by(|a, b| bits(a).total_cmp(&bits(b))).unwrap_or(DType::F32)
     }
 
     /// Bytes of all tensors.

@@ -1,4 +1,4 @@
-//! How near a candidate has to be to its reference, by the type most of its weights have.
+//! How near a candidate has to be to its reference, by the coarsest type that a good part of its weights have.
 
 use plmconv_formats::DType;
 use serde::Serialize;

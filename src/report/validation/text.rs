@@ -13,7 +13,7 @@ pub fn print(r: &ValidationReport) {
     println!("against {}", r.reference.path);
     let dtype = r.candidate.dtype.as_deref().unwrap_or("?");
     println!(
-        "{} tokens scored in {} windows of {} (text: {}); candidate mostly {dtype}\n",
+        "{} tokens scored in {} windows of {} (text: {}); limits of {dtype}\n",
         r.tokens_scored, r.text.windows, r.text.ctx, r.text.origin
     );
     let mut checks = table(&["check", "found", "limit", ""], &[1]);
