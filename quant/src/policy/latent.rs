@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_pair_is_coarser_than_one_copy_and_finer_at_the_ends() {
-        let of = |name| choose(FileType::Q4KM, name, 32);
+        let of = |name: &str| choose(FileType::Q4KM, name, 32);
         assert_eq!(of("blk.9.ffn_up.weight"), DType::Q3K);
         assert_eq!(of("blk.9.ffn_gate.weight"), DType::Q3K);
         for layer in [0, 3, 28, 31] {
