@@ -23,7 +23,7 @@ fn layers_compute_what_the_evaluator_computes() {
     for index in 0..run.shape.layers {
         run.forward_layer(index, &mut spill).expect("finite");
     }
-    let evaluator = Evaluator::new(&model, Options { exact: true, ..Options::default() }).expect("a PLM");
+    let evaluator = Evaluator::load(&model, Options { exact: true, ..Options::default() }).expect("a PLM");
     for (w, window) in windows.iter().enumerate() {
         let mut expected = vec![Vec::new(); run.shape.layers];
         let mut observer = |site: Site, values: &[f32]| {
@@ -96,7 +96,7 @@ fn threads_change_nothing_and_all_sites_are_reported() {
     let (one, three) = (collect(1), collect(3));
     let mut keys: Vec<_> = one.iter().map(|s| s.key).collect();
     keys.sort_unstable();
-    let mut expected: Vec<_> = super::sites(6).collect();
+    let mut expected: Vec<_> = sites(6).collect();
     expected.sort_unstable();
     assert_eq!(keys, expected);
     for (a, b) in one.iter().zip(&three) {
