@@ -7,9 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 use plmconv_formats::atomic_folder::AtomicFolder;
 use plmconv_formats::model::TensorKey;
-use plmconv_formats::onnx::{
-    BlockFormat, Content, DataItem, Export, ExportSpec, Place, Profile, sidecars,
-};
+use plmconv_formats::onnx::{BlockFormat, Content, DataItem, Export, ExportSpec, Place, Profile, sidecars};
 use plmconv_formats::source::RowSource;
 use plmconv_formats::{DType, Error as FormatError, Model, Role};
 use plmconv_quant::grid::{Blocks, Grid, pack_columns, pack_rows, quantize};
@@ -85,7 +83,8 @@ struct Files<'a> {
 impl Files<'_> {
     fn write(&self, place: Place, at: u64, bytes: &[u8]) -> Result<()> {
         debug_assert!(at + bytes.len() as u64 <= place.bytes);
-        write_all_at(&self.files[place.file], bytes, place.offset + at).map_err(FormatError::io(self.output))?;
+        write_all_at(&self.files[place.file], bytes, place.offset + at)
+            .map_err(FormatError::io(self.output))?;
         Ok(())
     }
 }
@@ -174,9 +173,8 @@ impl Buffers {
         pack_columns(grid.bits, &self.blocks.codes, stride, cols, flip, &mut self.bytes);
         stretches(&self.bytes, codes, cols, packed(all_rows), packed(rows.start))?;
         let scale_bytes = grid.scale_type.block_bytes();
-        let transposed: Vec<f32> = (0..blocks)
-            .flat_map(|b| self.blocks.scales.iter().skip(b).step_by(blocks).copied())
-            .collect();
+        let transposed: Vec<f32> =
+            (0..blocks).flat_map(|b| self.blocks.scales.iter().skip(b).step_by(blocks).copied()).collect();
         self.bytes.resize(transposed.len() * scale_bytes, 0);
         encode_rows(grid.scale_type, &transposed, rows.len(), None, &mut self.bytes)?;
         stretches(&self.bytes, scales, blocks, all_rows * scale_bytes, rows.start * scale_bytes)?;
@@ -187,12 +185,7 @@ impl Buffers {
 }
 
 fn grid(format: BlockFormat, scale_type: DType) -> Grid {
-    Grid {
-        bits: format.bits as u32,
-        block_size: format.block_size,
-        symmetric: format.symmetric,
-        scale_type,
-    }
+    Grid { bits: format.bits as u32, block_size: format.block_size, symmetric: format.symmetric, scale_type }
 }
 
 /// Per layer the k of [`ExportSpec::ffn_shift`]: whatever enters the FFN, `up_proj`'s output times 2^-k has

@@ -252,7 +252,7 @@ fn lay_out(
 ) -> Result<Vec<Shard>> {
     let ranges = match max_size {
         Some(max_size) => split(tensors, max_size),
-        None => vec![0..tensors.len()],
+        None => std::iter::once(0..tensors.len()).collect(),
     };
     let count = ranges.len();
     let mut shards = Vec::new();

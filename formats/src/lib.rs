@@ -16,6 +16,6 @@ pub mod tokenizer;
 pub use describe::{DescribeOptions, describe};
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use model::{Config, Layout, Model, Role, TensorKey};
 pub use imatrix::Imatrix;
+pub use model::{Config, Layout, Model, Role, TensorKey};
 pub use tokenizer::TextTokenizer;

@@ -3,8 +3,8 @@
 pub mod calibration;
 pub mod codec;
 pub mod error;
-pub mod grid;
 pub mod feedback;
+pub mod grid;
 pub mod policy;
 pub mod simd;
 

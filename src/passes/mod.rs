@@ -93,12 +93,12 @@ pub fn to_latent(mut model: Model) -> Result<(Model, Vec<gate::Factors>)> {
     model.config.check_layout(model.path(), Layout::Latent)?;
     let factors = gate::choose_factors(&model)?;
     let mut parts: Vec<Tensor> = Vec::with_capacity(model.tensors.len());
-    for layer in 0..model.config.num_hidden_layers {
+    for (layer, &factors) in factors.iter().enumerate() {
         let kv_b = tensor(&model, layer, Role::KvB)?;
         parts.extend(mla::split_kv_b(&model.config, kv_b));
         let mut norm = tensor(&model, layer, Role::FfnNorm)?.clone();
         let mut up = tensor(&model, layer, Role::FfnUp)?.clone();
-        let gate = gate::add(&mut norm, &mut up, factors[layer]);
+        let gate = gate::add(&mut norm, &mut up, factors);
         parts.extend([norm, up, gate]);
     }
     model.config.layout = Layout::Latent;

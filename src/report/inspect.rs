@@ -153,7 +153,8 @@ fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
 /// What to expect of `quantize q4` in each layout.
 fn print_layouts(sizes: &[LayoutSizes]) {
     println!("\nas q4: tensors, and with an f16 cache in llama.cpp");
-    let mut rows = table(&["layout", "tensors", "cache/token", "1k", "4k", "32k", "runs in"], &[1, 2, 3, 4, 5]);
+    let mut rows =
+        table(&["layout", "tensors", "cache/token", "1k", "4k", "32k", "runs in"], &[1, 2, 3, 4, 5]);
     for s in sizes {
         let with_cache = |tokens| human_bytes(s.with_cache(tokens));
         rows.add_row([
