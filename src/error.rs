@@ -56,11 +56,24 @@ pub struct TokenizerMismatch;
 
 /// Prints the sentence and the hint to stderr and says which code the process ends with.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", sentence(error));
     if let Some(hint) = hint(error) {
         eprintln!("hint: {hint}");
     }
     exit_code(error)
+}
+
+/// The chain of causes in one line; a cause that the error before it has already quoted is not said twice.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if sentence.is_empty() {
+            sentence = cause;
+        } else if !sentence.ends_with(&cause) {
+            sentence = format!("{sentence}: {cause}");
+        }
+    }
+    sentence
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {

@@ -179,7 +179,6 @@ fn check(file_type: &str, ceiling: f64) {
     let model = load(&workspace.tiny_plm(file_type, LATENT));
     let found: Distance =
         distance(&golden.logits.concat(), &golden_logits(&model, true, &golden), golden.vocab_size);
-    println!("{file_type}: {found:?}");
     assert!(found.mean_kl <= ceiling, "{file_type} is too far from the golden logits: {found:?}");
     let generated =
         context(&model, true).generate_greedy(&golden.sequences[0][..8], 16).expect("24 tokens fit");
