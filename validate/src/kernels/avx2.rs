@@ -29,21 +29,21 @@ fn tile_f32(activations: &[f32], weights: &[f32], tile: &mut Tile) {
                     let a = activations.as_ptr().add(step * TILE_TOKENS + token);
                     let w = weights.as_ptr().add(step * TILE_OUTPUTS + output);
                     let row = [_mm256_loadu_ps(w), _mm256_loadu_ps(w.add(8))];
-                    for (t, sums) in sums.iter_mut().enumerate() {
+                    unroll!(t in [0 1 2 3 4 5] {
                         let value = _mm256_set1_ps(*a.add(t));
-                        sums[0] = _mm256_fmadd_ps(value, row[0], sums[0]);
-                        sums[1] = _mm256_fmadd_ps(value, row[1], sums[1]);
-                    }
+                        sums[t][0] = _mm256_fmadd_ps(value, row[0], sums[t][0]);
+                        sums[t][1] = _mm256_fmadd_ps(value, row[1], sums[t][1]);
+                    });
                 }
             }
-            for (t, sums) in sums.iter().enumerate() {
+            unroll!(t in [0 1 2 3 4 5] {
                 let row = &mut tile[token + t][output..output + OUTPUTS];
                 // SAFETY: `row` holds two vectors.
                 unsafe {
-                    _mm256_storeu_ps(row.as_mut_ptr(), sums[0]);
-                    _mm256_storeu_ps(row.as_mut_ptr().add(8), sums[1]);
+                    _mm256_storeu_ps(row.as_mut_ptr(), sums[t][0]);
+                    _mm256_storeu_ps(row.as_mut_ptr().add(8), sums[t][1]);
                 }
-            }
+            });
         }
     }
 }
@@ -70,27 +70,27 @@ fn add_group(operands: &IntOperands<'_>, group: usize, token: usize, output: usi
             let a = operands.activations.as_ptr().add((step * TILE_TOKENS + token) * 2);
             let w = operands.weights.as_ptr().add((step * TILE_OUTPUTS + output) * 2);
             let row = [_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(16).cast())];
-            for (t, sums) in sums.iter_mut().enumerate() {
+            unroll!(t in [0 1 2 3 4 5] {
                 let pair = _mm256_set1_epi32(a.add(2 * t).cast::<i32>().read_unaligned());
-                sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(pair, row[0]));
-                sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(pair, row[1]));
-            }
+                sums[t][0] = _mm256_add_epi32(sums[t][0], _mm256_madd_epi16(pair, row[0]));
+                sums[t][1] = _mm256_add_epi32(sums[t][1], _mm256_madd_epi16(pair, row[1]));
+            });
         }
     }
     let w_scales = &operands.weight_scales[group * TILE_OUTPUTS + output..][..OUTPUTS];
-    for (t, sums) in sums.iter().enumerate() {
+    unroll!(t in [0 1 2 3 4 5] {
         let a_scale = _mm256_set1_ps(operands.activation_scales[group * TILE_TOKENS + token + t]);
         let row = &mut tile[token + t][output..output + OUTPUTS];
-        for (half, &sum) in sums.iter().enumerate() {
+        unroll!(half in [0 1] {
             // SAFETY: `row` and `w_scales` hold two vectors.
             unsafe {
                 let out = row.as_mut_ptr().add(8 * half);
                 let scale = _mm256_loadu_ps(w_scales.as_ptr().add(8 * half));
-                let sum = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), scale);
+                let sum = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[t][half]), scale);
                 _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), _mm256_mul_ps(sum, a_scale)));
             }
-        }
-    }
+        });
+    });
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -108,23 +108,23 @@ fn sparse(indices: &[u32], values: &[f32], weights: &[f32], out: &mut [f32; SPAR
     let (rows, _) = weights.as_chunks::<SPARSE_OUTPUTS>();
     const VECTORS: usize = SPARSE_OUTPUTS / 8;
     let mut sums = [_mm256_setzero_ps(); VECTORS];
-    for (v, sum) in sums.iter_mut().enumerate() {
+    unroll!(v in [0 1 2 3 4 5 6 7] {
         // SAFETY: `out` holds VECTORS vectors.
-        *sum = unsafe { _mm256_loadu_ps(out.as_ptr().add(8 * v)) };
-    }
+        sums[v] = unsafe { _mm256_loadu_ps(out.as_ptr().add(8 * v)) };
+    });
     for (&index, &value) in indices.iter().zip(values) {
         let row = &rows[index as usize];
         let value = _mm256_set1_ps(value);
-        for (v, sum) in sums.iter_mut().enumerate() {
+        unroll!(v in [0 1 2 3 4 5 6 7] {
             // SAFETY: a row holds VECTORS vectors.
             let weights = unsafe { _mm256_loadu_ps(row.as_ptr().add(8 * v)) };
-            *sum = _mm256_fmadd_ps(value, weights, *sum);
-        }
+            sums[v] = _mm256_fmadd_ps(value, weights, sums[v]);
+        });
     }
-    for (v, sum) in sums.iter().enumerate() {
+    unroll!(v in [0 1 2 3 4 5 6 7] {
         // SAFETY: `out` holds VECTORS vectors.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(8 * v), *sum) };
-    }
+        unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(8 * v), sums[v]) };
+    });
 }
 
 #[target_feature(enable = "avx2,fma")]

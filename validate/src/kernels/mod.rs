@@ -5,6 +5,17 @@
 //!
 //! Integer tiles give the same bits in every kernel. Float tiles agree to rounding (fused or not).
 
+/// Repeats a block for every listed number. Accumulators stay in registers only if every index is a constant,
+/// and whether the compiler unrolls a loop over them depends on its level of optimization.
+macro_rules! unroll {
+    ($i:ident in [$($n:literal)*] $body:block) => {
+        $({
+            let $i: usize = $n;
+            $body
+        })*
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -37,11 +37,11 @@ fn tile_f32(activations: &[f32], weights: &[f32], tile: &mut Tile) {
                     let a = activations.as_ptr().add(step * TILE_TOKENS + token);
                     let w = weights.as_ptr().add(step * TILE_OUTPUTS + output);
                     let row = [vld1q_f32(w), vld1q_f32(w.add(4)), vld1q_f32(w.add(8)), vld1q_f32(w.add(12))];
-                    for (t, sums) in sums.iter_mut().enumerate() {
-                        for (sum, row) in sums.iter_mut().zip(row) {
-                            *sum = vfmaq_n_f32(*sum, row, *a.add(t));
-                        }
-                    }
+                    unroll!(t in [0 1 2 3 4 5] {
+                        unroll!(v in [0 1 2 3] {
+                            sums[t][v] = vfmaq_n_f32(sums[t][v], row[v], *a.add(t));
+                        });
+                    });
                 }
             }
             for (t, sums) in sums.iter().enumerate() {
@@ -76,14 +76,14 @@ fn add_group(operands: &IntOperands<'_>, group: usize, token: usize, output: usi
         unsafe {
             let a = operands.activations.as_ptr().add((step * TILE_TOKENS + token) * 2);
             let w = operands.weights.as_ptr().add((step * TILE_OUTPUTS + output) * 2);
-            for v in 0..4 {
+            unroll!(v in [0 1 2 3] {
                 // Even and odd columns of four outputs.
                 let pairs = vld2_s16(w.add(8 * v));
-                for (t, sums) in sums.iter_mut().enumerate() {
-                    let sum = vmlal_n_s16(sums[v], pairs.0, *a.add(2 * t));
-                    sums[v] = vmlal_n_s16(sum, pairs.1, *a.add(2 * t + 1));
-                }
-            }
+                unroll!(t in [0 1 2 3 4 5] {
+                    let sum = vmlal_n_s16(sums[t][v], pairs.0, *a.add(2 * t));
+                    sums[t][v] = vmlal_n_s16(sum, pairs.1, *a.add(2 * t + 1));
+                });
+            });
         }
     }
     let w_scales = &operands.weight_scales[group * TILE_OUTPUTS + output..][..OUTPUTS];
