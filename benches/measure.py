@@ -10,7 +10,7 @@
                                     the same for reading the files whole, as `cat FILE... > /dev/null`
     measure.py median RESULTS LABEL COLUMN
                                     the median of a column: wall, user, system, cpu (seconds) or rss (MB)
-    measure.py field FILE NAME      a number of a JSON file
+    measure.py field NAME FILE...   the median of a number in JSON files
     measure.py machine              one line that names the machine
 
 wall, user and system are seconds, peak_rss is in bytes.
@@ -98,9 +98,12 @@ def median(results, label, column):
     print(f"{statistics.median(values):.2f}")
 
 
-def field(path, name):
-    with open(path, encoding="utf-8") as file:
-        print(f"{json.load(file)[name]:.4f}")
+def field(name, *paths):
+    values = []
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            values.append(json.load(file)[name])
+    print(f"{statistics.median(values):.4f}")
 
 
 def machine():

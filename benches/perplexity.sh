@@ -31,9 +31,9 @@ results="$scratch/results.tsv"
 
 for ((turn = 1; turn <= repeat; turn++)); do
     echo "turn $turn of $repeat" >&2
-    measure run "$results" ours "$scratch/ours.json" "$OURS" perplexity "$model" --text "$text" --ctx "$ctx" \
+    measure run "$results" ours "$scratch/ours-$turn.json" "$OURS" perplexity "$model" --text "$text" --ctx "$ctx" \
         --chunks "$chunks" --threads "$threads" --json "${ours_args[@]}"
-    measure run "$results" peer "$scratch/peer.json" "$PEERS/llama_perplexity" "$model" "$text" --ctx "$ctx" \
+    measure run "$results" peer "$scratch/peer-$turn.json" "$PEERS/llama_perplexity" "$model" "$text" --ctx "$ctx" \
         --chunks "$chunks" --threads "$threads"
 done
 
@@ -43,14 +43,14 @@ row() {
     local wall
     wall=$(median "$2" wall)
     echo "| $1 | $wall | $(median "$2" cpu) | $(ratio "$tokens" "$wall") | $(median "$2" rss) |" \
-        "$(measure field "$scratch/$2.json" perplexity) |"
+        "$(measure field tokens_per_second "$scratch/$2"-*.json) | $(measure field perplexity "$scratch/$2"-*.json) |"
 }
 cat <<TEXT
 $(measure machine); $threads threads; $(basename "$model"), $(stat -L -c %s "$model") bytes; $chunks windows of $ctx
 tokens; medians of $repeat, whole processes. llama.cpp: batches of 2048, flash attention off.
 
-| | s | CPU s | tokens/s | peak MB | perplexity |
-| --- | ---: | ---: | ---: | ---: | ---: |
+| | s | CPU s | tokens/s | peak MB | tokens/s without loading | perplexity |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |
 $(row plmconv ours)
 $(row llama.cpp peer)
 
