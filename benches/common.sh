@@ -28,4 +28,4 @@ build() {
 # The weights of a model folder, one a line.
 weights() { find -L "$1" -maxdepth 1 -name '*.safetensors' | sort; }
 
-ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", b > 0 ? a / b : 0 }'; }
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", (b > 0 ? a / b : 0) }'; }
