@@ -8,7 +8,7 @@ use tempfile::{Builder, NamedTempFile};
 use crate::error::{Error, Result};
 
 /// Names of temporaries begin with this, so that a later run can tell leftovers of a killed one.
-const PREFIX: &str = ".plmconv-";
+pub(crate) const PREFIX: &str = ".plmconv-";
 
 /// A file being written beside its final name. Dropped without [`commit`](Self::commit), it is gone.
 #[derive(Debug)]
@@ -69,7 +69,8 @@ impl AtomicFile {
     }
 }
 
-fn parent(path: &Path) -> &Path {
+/// The folder a path stands in.
+pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, TempDir};
 
+use crate::atomic::{PREFIX, parent};
 use crate::error::{Error, Result};
-
-/// Names of temporaries begin with this, so that a later run can tell leftovers of a killed one.
-const PREFIX: &str = ".plmconv-";
 
 /// Held locked in a temporary folder while its process lives; never part of the result.
 const LOCK: &str = ".lock";
@@ -99,13 +97,6 @@ impl AtomicFolder {
             std::fs::remove_dir_all(&aside).map_err(Error::io(&aside))?;
         }
         Ok(())
-    }
-}
-
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
     }
 }
 
