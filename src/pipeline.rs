@@ -1,9 +1,10 @@
 //! The only place that sequences stages: read rows, turn them into blocks, write them where the plan says.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use indicatif::ProgressBar;
@@ -54,20 +55,29 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
         plan.shards.iter().map(|shard| create_output(shard, plan.overwrite)).collect::<Result<_>>()?;
 
     let sync = BackgroundSync::default();
+    // The kernel lets one thread at a time write into a file and has the others spin; asleep, they leave their core
+    // to storing the blocks.
+    let write_turn = Mutex::new(());
     let chunks = chunks(plan)?;
-    chunks.par_iter().with_max_len(1).try_for_each_init(Buffers::default, |buffers, chunk| {
+    chunks.par_iter().with_max_len(1).try_for_each(|chunk| {
         if INTERRUPTED.load(Ordering::Relaxed) {
             return Err(Interrupted.into());
         }
         let output = &outputs[chunk.shard];
+        // Rayon may run another chunk on this thread inside `encode`, so the buffers are taken, not borrowed.
+        let mut buffers = BUFFERS.take();
         let blocks = buffers.encode(chunk)?;
-        write_all_at(output.file(), blocks, chunk.offset)
-            .map_err(plmconv_formats::Error::io(output.target()))?;
+        {
+            let _turn = write_turn.lock().unwrap_or_else(PoisonError::into_inner);
+            write_all_at(output.file(), blocks, chunk.offset)
+                .map_err(plmconv_formats::Error::io(output.target()))?;
+        }
         sync.written(output.file(), blocks.len() as u64);
         if chunk.rows.end == chunk.planned.tensor.source.rows() {
             console.detail(bar, || format!("{:<36} {}", chunk.planned.name, chunk.planned.dtype));
         }
         bar.inc((chunk.rows.len() * chunk.planned.tensor.source.row_bytes()) as u64);
+        BUFFERS.set(buffers);
         anyhow::Ok(())
     })?;
 
@@ -119,6 +129,11 @@ fn chunks(plan: &Plan) -> Result<Vec<Chunk<'_>>> {
     Ok(chunks)
 }
 
+thread_local! {
+    /// Rayon's own per-job state is made anew for every chunk, which costs a fresh mapping each time.
+    static BUFFERS: Cell<Buffers> = const { Cell::new(Buffers::EMPTY) };
+}
+
 /// What a worker keeps between chunks.
 #[derive(Default)]
 struct Buffers {
@@ -128,6 +143,8 @@ struct Buffers {
 }
 
 impl Buffers {
+    const EMPTY: Buffers = Buffers { stored: Vec::new(), values: Vec::new(), blocks: Vec::new() };
+
     /// The chunk's rows in the type the plan gives them.
     fn encode(&mut self, chunk: &Chunk<'_>) -> Result<&[u8]> {
         let PlannedTensor { tensor, name, dtype, .. } = chunk.planned;

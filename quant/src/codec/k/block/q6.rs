@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::super::SUPER_BLOCK;
 use super::super::batch::{BATCH, for_each_batch};
-use super::super::engine::{Engine, Levels, Steps, SymmetricFit, symmetric_one};
+use super::super::engine::{Engine, Levels, Steps, SymmetricFit};
 use super::super::rounding::{half_bits, half_value, nearest_int};
 use super::super::search::{Weighting, ZERO_BELOW};
 use super::peak_scale;
@@ -40,24 +40,33 @@ pub(in super::super) fn encode<E: Engine>(
         engine.symmetric(HALF, batch.x, weighting, fits);
         let blocks = batch.x.chunks_exact(SUPER_BLOCK).zip(batch.out.chunks_exact_mut(BLOCK_BYTES));
         for (index, ((x, out), fits)) in blocks.zip(fits.chunks_exact(SUBS)).enumerate() {
-            write_block(engine, x, fits, out, |sub, x| {
-                let first = index * SUPER_BLOCK + sub * SUB;
-                symmetric_one(HALF, x, weighting.slice(first..first + SUB)).1
+            write_block(engine, x, fits, out, || {
+                let first = index * SUPER_BLOCK;
+                searched_codes(engine, x, weighting.slice(first..first + SUPER_BLOCK))
             });
         }
     });
 }
 
+/// The codes of the search itself, for one super-block.
+fn searched_codes<E: Engine>(engine: E, x: &[f32], weighting: Weighting<'_>) -> [u8; SUPER_BLOCK] {
+    let mut weights = [0.0; SUPER_BLOCK];
+    let mut codes = [0; SUPER_BLOCK];
+    weighting.fill(x, &mut weights);
+    engine.symmetric_codes(HALF, x, &weights, &mut codes, &mut [0.0; SUBS]);
+    codes
+}
+
 /// Quantizes the scales relative to the one of largest magnitude, chooses the final codes and packs.
-/// `search_codes` gives the codes of a sub-block whose stored scale is zero: no better codes exist, so the
-/// reference encoder leaves those of its search.
+/// `search_codes` gives the codes of the search: where a stored scale is zero no better codes exist, and the
+/// reference encoder leaves those. One large value brings many such sub-blocks, so they are searched together.
 #[inline(always)]
 fn write_block<E: Engine>(
     engine: E,
     x: &[f32],
     fits: &[SymmetricFit],
     out: &mut [u8],
-    search_codes: impl Fn(usize, &[f32]) -> [u8; SUB],
+    search_codes: impl FnOnce() -> [u8; SUPER_BLOCK],
 ) {
     let peak = peak_scale(fits.iter().map(|fit| fit.scale));
     if peak.abs() < ZERO_BELOW {
@@ -76,10 +85,10 @@ fn write_block<E: Engine>(
     }
     let mut codes = [0; SUPER_BLOCK];
     engine.requantize(Levels { low: -HALF, high: HALF - 1 }, x, &steps, &mut codes);
-    for (sub, (x, codes)) in x.chunks_exact(SUB).zip(codes.chunks_exact_mut(SUB)).enumerate() {
-        if steps.step[sub] == 0.0 {
-            codes.copy_from_slice(&search_codes(sub, x));
-        }
+    if steps.step.contains(&0.0) {
+        let searched = search_codes();
+        let subs = codes.chunks_exact_mut(SUB).zip(searched.chunks_exact(SUB)).zip(&steps.step);
+        subs.filter(|(_, step)| **step == 0.0).for_each(|((code, searched), _)| code.copy_from_slice(searched));
     }
     pack_codes(&codes, out);
 }
