@@ -46,9 +46,13 @@ impl Symmetric {
     #[inline(always)]
     fn quantize(&self, kernel: impl Kernel, x: &[f32; BLOCK]) -> (f32, Codes) {
         let d = kernel.signed_max(x) / -f32::from(self.zero);
-        let codes = kernel.truncated(x, 0.0, inverse_or_zero(d), f32::from(self.zero) + 0.5);
+        let mut codes = kernel.truncated(x, 0.0, inverse_or_zero(d), f32::from(self.zero) + 0.5);
         let top = (2 * self.zero - 1) as i8;
-        (d, codes.map(|code| (code as i8).min(top) as u8))
+        // Not `codes.map`, which may be compiled apart, without the kernel's instructions.
+        for code in &mut codes {
+            *code = (*code as i8).min(top) as u8;
+        }
+        (d, codes)
     }
 }
 
