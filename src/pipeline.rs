@@ -1,16 +1,14 @@
 //! The only place that sequences stages: read rows, turn them into blocks, write them where the plan says.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use indicatif::ProgressBar;
 use plmconv_formats::atomic::AtomicFile;
 use plmconv_quant::codec;
-use rayon::prelude::*;
 
 use crate::error::Interrupted;
 use crate::guidance::Feedback;
@@ -54,32 +52,27 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
     let outputs: Vec<AtomicFile> =
         plan.shards.iter().map(|shard| create_output(shard, plan.overwrite)).collect::<Result<_>>()?;
 
-    let sync = BackgroundSync::default();
-    // The kernel lets one thread at a time write into a file and has the others spin; asleep, they leave their core
-    // to storing the blocks.
-    let write_turn = Mutex::new(());
     let chunks = chunks(plan)?;
-    chunks.par_iter().with_max_len(1).try_for_each(|chunk| {
-        if INTERRUPTED.load(Ordering::Relaxed) {
-            return Err(Interrupted.into());
+    let writer = Writer { outputs: &outputs, turn: Mutex::new(()), sync: BackgroundSync::default() };
+    // In file order, so that both files are read and written nearly front to back.
+    let next = AtomicUsize::new(0);
+    let finished = rayon::broadcast(|_| {
+        let mut buffers = Buffers::default();
+        while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let written = if interrupted() {
+                Err(Interrupted.into())
+            } else {
+                buffers.encode(chunk).and_then(|blocks| writer.write(chunk, blocks))
+            };
+            written.inspect_err(|_| next.store(chunks.len(), Ordering::Relaxed))?;
+            if chunk.rows.end == chunk.planned.tensor.source.rows() {
+                console.detail(bar, || format!("{:<36} {}", chunk.planned.name, chunk.planned.dtype));
+            }
+            bar.inc((chunk.rows.len() * chunk.planned.tensor.source.row_bytes()) as u64);
         }
-        let output = &outputs[chunk.shard];
-        // Rayon may run another chunk on this thread inside `encode`, so the buffers are taken, not borrowed.
-        let mut buffers = BUFFERS.take();
-        let blocks = buffers.encode(chunk)?;
-        {
-            let _turn = write_turn.lock().unwrap_or_else(PoisonError::into_inner);
-            write_all_at(output.file(), blocks, chunk.offset)
-                .map_err(plmconv_formats::Error::io(output.target()))?;
-        }
-        sync.written(output.file(), blocks.len() as u64);
-        if chunk.rows.end == chunk.planned.tensor.source.rows() {
-            console.detail(bar, || format!("{:<36} {}", chunk.planned.name, chunk.planned.dtype));
-        }
-        bar.inc((chunk.rows.len() * chunk.planned.tensor.source.row_bytes()) as u64);
-        BUFFERS.set(buffers);
         anyhow::Ok(())
-    })?;
+    });
+    finished.into_iter().collect::<Result<()>>()?;
 
     // A loader opens the first shard and then looks for the others: it must be the last to appear.
     for output in outputs.into_iter().rev() {
@@ -129,11 +122,6 @@ fn chunks(plan: &Plan) -> Result<Vec<Chunk<'_>>> {
     Ok(chunks)
 }
 
-thread_local! {
-    /// Rayon's own per-job state is made anew for every chunk, which costs a fresh mapping each time.
-    static BUFFERS: Cell<Buffers> = const { Cell::new(Buffers::EMPTY) };
-}
-
 /// What a worker keeps between chunks.
 #[derive(Default)]
 struct Buffers {
@@ -143,8 +131,6 @@ struct Buffers {
 }
 
 impl Buffers {
-    const EMPTY: Buffers = Buffers { stored: Vec::new(), values: Vec::new(), blocks: Vec::new() };
-
     /// The chunk's rows in the type the plan gives them.
     fn encode(&mut self, chunk: &Chunk<'_>) -> Result<&[u8]> {
         let PlannedTensor { tensor, name, dtype, .. } = chunk.planned;
@@ -173,6 +159,27 @@ impl Buffers {
             Some(feedback) => feedback.encode(dtype, chunk.rows.start, &mut self.values, &mut self.blocks),
             None => Ok(codec::encode_rows(dtype, &self.values, cols, chunk.importance, &mut self.blocks)?),
         }
+    }
+}
+
+/// Where blocks go.
+struct Writer<'a> {
+    outputs: &'a [AtomicFile],
+    /// The kernel lets one thread at a time write into a file and has the others spin; asleep, they leave their
+    /// core to storing the blocks.
+    turn: Mutex<()>,
+    sync: BackgroundSync,
+}
+
+impl Writer<'_> {
+    fn write(&self, chunk: &Chunk<'_>, blocks: &[u8]) -> Result<()> {
+        let output = &self.outputs[chunk.shard];
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        write_all_at(output.file(), blocks, chunk.offset)
+            .map_err(plmconv_formats::Error::io(output.target()))?;
+        drop(turn);
+        self.sync.written(output.file(), blocks.len() as u64);
+        Ok(())
     }
 }
 

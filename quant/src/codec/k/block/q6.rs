@@ -88,7 +88,8 @@ fn write_block<E: Engine>(
     if steps.step.contains(&0.0) {
         let searched = search_codes();
         let subs = codes.chunks_exact_mut(SUB).zip(searched.chunks_exact(SUB)).zip(&steps.step);
-        subs.filter(|(_, step)| **step == 0.0).for_each(|((code, searched), _)| code.copy_from_slice(searched));
+        subs.filter(|(_, step)| **step == 0.0)
+            .for_each(|((code, searched), _)| code.copy_from_slice(searched));
     }
     pack_codes(&codes, out);
 }
