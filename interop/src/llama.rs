@@ -4,7 +4,6 @@ mod context;
 mod log;
 mod model;
 
-pub(crate) use context::likeliest;
 pub use context::{Batch, Context, ContextOptions, Token};
 pub use log::{Level, Line, capture, text as log_text};
 pub use model::{LoadOptions, Model};
