@@ -11,10 +11,8 @@ mod model;
 pub mod proto;
 mod sidecar;
 mod spec;
-mod weights;
 
 pub use data::{Content, DataItem, HeadBlocks, Literal, Place};
 pub use model::{Export, build};
 pub use sidecar::{Sidecar, sidecars};
 pub use spec::{BlockFormat, ExportSpec, Opset, Profile, QuantFormat, WeightFormat};
-pub use weights::{GraphWeights, Stored};
