@@ -1,14 +1,16 @@
 //! `plmconv inspect FILE|FOLDER`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use plmconv_formats::gguf::{GgufFile, Value};
 use plmconv_formats::model::{Model, TensorKey};
+use plmconv_formats::onnx::OnnxFile;
 use plmconv_formats::safetensors::SafetensorsFile;
 use plmconv_formats::{Config, Error as FormatError};
 
 use crate::args::InspectArgs;
+use crate::error::UsageError;
 use crate::report::inspect::{Inspection, TensorLine, print};
 
 pub fn run(args: &InspectArgs) -> Result<()> {
@@ -21,17 +23,26 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 fn inspect(path: &Path) -> Result<Inspection> {
     let metadata = std::fs::metadata(path).map_err(FormatError::io(path))?;
     if metadata.is_dir() {
-        return inspect_folder(path);
+        return match graphs_in(path)?.as_slice() {
+            [] => inspect_folder(path),
+            [graph] => inspect_onnx(graph),
+            several => {
+                let message = format!("{}: {} graphs", path.display(), several.len());
+                Err(UsageError::with_hint(message, format!("name one, e.g. {}", several[0].display())).into())
+            }
+        };
     }
     match SniffedFormat::of(path)? {
         SniffedFormat::Gguf => inspect_gguf(path),
         SniffedFormat::Safetensors => inspect_safetensors(path),
+        SniffedFormat::Onnx => inspect_onnx(path),
     }
 }
 
 enum SniffedFormat {
     Gguf,
     Safetensors,
+    Onnx,
 }
 
 impl SniffedFormat {
@@ -47,6 +58,8 @@ impl SniffedFormat {
             Ok(SniffedFormat::Gguf)
         } else if magic.get(8) == Some(&b'{') || extension.eq_ignore_ascii_case("safetensors") {
             Ok(SniffedFormat::Safetensors)
+        } else if extension.eq_ignore_ascii_case("onnx") {
+            Ok(SniffedFormat::Onnx)
         } else {
             Err(FormatError::UnknownFormat { path: path.into() }.into())
         }
@@ -70,6 +83,7 @@ fn inspect_folder(path: &Path) -> Result<Inspection> {
         tensors: tensors.collect(),
         metadata: Vec::new(),
         config: Some(model.config),
+        onnx: None,
     })
 }
 
@@ -91,6 +105,7 @@ fn inspect_gguf(path: &Path) -> Result<Inspection> {
         tensors: tensors.collect(),
         metadata: file.metadata.iter().map(|(k, v)| (k.to_string(), to_json(v))).collect(),
         config,
+        onnx: None,
     })
 }
 
@@ -111,6 +126,42 @@ fn inspect_safetensors(path: &Path) -> Result<Inspection> {
         tensors: tensors.collect(),
         metadata: file.metadata.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect(),
         config: None,
+        onnx: None,
+    })
+}
+
+/// The graphs of an exported folder, sorted; none in a checkpoint's.
+fn graphs_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    let is_graph = |path: &PathBuf| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
+    let mut graphs = Vec::new();
+    for place in [folder.to_path_buf(), folder.join("onnx")] {
+        if place.is_dir() {
+            let entries = std::fs::read_dir(&place).map_err(FormatError::io(&place))?;
+            graphs.extend(entries.flatten().map(|entry| entry.path()).filter(is_graph));
+        }
+    }
+    graphs.sort();
+    Ok(graphs)
+}
+
+fn inspect_onnx(path: &Path) -> Result<Inspection> {
+    let file = OnnxFile::open(path)?;
+    let tensors = file.weights().into_iter().map(|w| TensorLine {
+        role: TensorKey::from_hugging_face(&w.name),
+        name: w.name,
+        shape: w.shape,
+        dtype: w.stored_as,
+        bytes: w.bytes,
+    });
+    Ok(Inspection {
+        path: path.display().to_string(),
+        format: "ONNX",
+        architecture: None,
+        file_bytes: file.file_bytes,
+        tensors: tensors.collect(),
+        metadata: Vec::new(),
+        config: None,
+        onnx: Some(file),
     })
 }
 
