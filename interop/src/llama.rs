@@ -3,11 +3,13 @@
 mod context;
 mod log;
 mod model;
+mod state;
 
 pub(crate) use context::likeliest;
 pub use context::{Batch, Context, ContextOptions, Token};
 pub use log::{Level, Line, capture, text as log_text};
 pub use model::{LoadOptions, Model};
+pub use state::SequenceState;
 
 use std::ffi::CString;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Speed of llama.cpp with one file at given depths of context, as JSON:
 //! `llama_generate MODEL.gguf [--depths 0,4096,16384] [--prompt 512] [--generate 64] [--batch 512] [--threads N]
-//! [--flash-attention]`
+//! [--flash-attention] [--compute-depths]`
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use plmconv_interop::options::Options;
 use plmconv_interop::speed::{SpeedOptions, speed};
 
 const USAGE: &str = "usage: llama_generate MODEL.gguf [--depths 0,4096,16384] [--prompt 512] [--generate 64] \
-                     [--batch 512] [--threads N] [--flash-attention]";
+                     [--batch 512] [--threads N] [--flash-attention] [--compute-depths]";
 
 fn main() -> ExitCode {
     match run() {
@@ -36,6 +36,7 @@ fn run() -> Result<(), String> {
         n_batch: options.value::<usize>("--batch")?.unwrap_or(512).max(1),
         threads: options.threads()?,
         flash_attention: options.flag("--flash-attention"),
+        compute_depths: options.flag("--compute-depths"),
     };
     let [path] = options.positional()?;
     let load = LoadOptions { memory_map: true, check_tensors: false, repack: true };
@@ -44,18 +45,9 @@ fn run() -> Result<(), String> {
     let mut report = serde_json::to_value(result).map_err(|error| error.to_string())?;
     report["model"] = model.description().into();
     report["tensor_bytes"] = model.tensor_bytes().into();
-    report["peak_resident_bytes"] = peak_resident_bytes().into();
     report["threads"] = speed_options.threads.into();
     report["flash_attention"] = speed_options.flash_attention.into();
     report["system_info"] = system_info().into();
     println!("{report:#}");
     Ok(())
-}
-
-/// The most memory this process has had resident (the mapped file's pages included), where Linux says it.
-fn peak_resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }
