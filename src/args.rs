@@ -1,15 +1,19 @@
 //! What the user may say. No I/O and no decisions: those are the plan's.
 
 mod evaluation;
+mod onnx;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::progress::Console;
+
 pub use evaluation::{
     DEFAULT_CTX, EvaluatorArgs, GenerateArgs, LimitArgs, PerplexityArgs, ReferenceArgs, ValidateArgs,
     WindowArgs,
 };
+pub use onnx::{OnnxArgs, OnnxBlockArgs, OnnxFloat, OpsetArg, ProfileArg, QuantFormatArg};
 
 /// Convert, quantize, inspect and validate PLM models.
 #[derive(Debug, Parser)]
@@ -31,22 +35,27 @@ pub enum Command {
     Generate(GenerateArgs),
 }
 
-/// Quantize a PLM checkpoint into a GGUF that llama.cpp runs
+/// Quantize a PLM checkpoint into a GGUF that llama.cpp runs, or a folder that ONNX Runtime runs
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Types: q4 (= q4_k_m), q8 (= q8_0), f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q2_k_s q3_k_s q3_k_m q3_k_l
-       q4_k_s q4_k_m q5_k_s q5_k_m q6_k iq4_nl iq4_xs tq1_0 tq2_0
-Every tensor's bytes equal those of llama.cpp's convert_hf_to_gguf.py followed by llama-quantize, unless
+GGUF types: q4 (= q4_k_m), q8 (= q8_0), f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q2_k_s q3_k_s
+            q3_k_m q3_k_l q4_k_s q4_k_m q5_k_s q5_k_m q6_k iq4_nl iq4_xs tq1_0 tq2_0
+ONNX types: q4 q8
+Every GGUF tensor's bytes equal those of llama.cpp's convert_hf_to_gguf.py followed by llama-quantize, unless
 --calibrate or --stats is given: then rounding errors are made up for, at the same size and in the same formats.
 
-Example: plmconv quantize q4 ./PLM-1.8B-Instruct")]
+Examples: plmconv quantize q4 ./PLM-1.8B-Instruct
+          plmconv quantize q4 ./PLM-1.8B-Instruct --to onnx --profile genai")]
 pub struct QuantizeArgs {
     /// Target type, in any case (see below)
     #[arg(value_name = "TYPE")]
     pub file_type: String,
     /// A Hugging Face folder, or a PLM GGUF of f32, f16 or bf16
     pub model: PathBuf,
-    /// Give every matrix the target's base type instead of llama-quantize's mixture
+    /// The format to write
+    #[arg(long, value_enum, default_value = "gguf")]
+    pub to: Format,
+    /// GGUF: give every matrix the target's base type instead of llama-quantize's mixture
     #[arg(long)]
     pub pure: bool,
     /// Type of the token embedding, which is also the output head
@@ -79,13 +88,17 @@ pub struct QuantizeArgs {
     pub output: OutputArgs,
     #[command(flatten)]
     pub check: CheckArgs,
+    #[command(flatten)]
+    pub onnx: OnnxArgs,
+    #[command(flatten)]
+    pub blocks: OnnxBlockArgs,
 }
 
 /// Validation right after writing.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Validation")]
 pub struct CheckArgs {
-    /// Validate the written file against MODEL on this text; a failure renames it to <OUT>.rejected (exit code 3)
+    /// GGUF: validate the written file against MODEL on this text; a failure renames it to <OUT>.rejected (exit code 3)
     #[arg(long, value_name = "TEXT", conflicts_with = "dry_run")]
     pub validate: Option<PathBuf>,
     /// Tokens of a window of the validation
@@ -152,11 +165,14 @@ pub struct ConvertArgs {
     /// The format to write
     #[arg(long, value_enum)]
     pub to: Format,
-    /// Type of the matrices; `auto` keeps each in its own (norms are always f32)
-    #[arg(long, value_enum, default_value = "auto")]
-    pub dtype: FloatType,
+    /// Type of the matrices. GGUF: f32, f16, bf16, or `auto`, which keeps each in its own (norms are always f32).
+    /// ONNX: f32 or f16, of everything [default: auto for GGUF, f32 for ONNX]
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatType>,
     #[command(flatten)]
     pub output: OutputArgs,
+    #[command(flatten)]
+    pub onnx: OnnxArgs,
 }
 
 /// Show what a model file or folder holds
@@ -182,7 +198,7 @@ pub struct InspectArgs {
 /// What the commands that write a model have in common.
 #[derive(Debug, Args)]
 pub struct OutputArgs {
-    /// File to write [default: <name>-<TYPE>.gguf in the current folder]
+    /// File to write, for ONNX the folder [default: <name>-<TYPE>.gguf, <name>-onnx-<TYPE>, in the current folder]
     #[arg(short, long, value_name = "OUT")]
     pub output: Option<PathBuf>,
     /// Replace the output if it exists
@@ -191,17 +207,17 @@ pub struct OutputArgs {
     /// Print the plan for each tensor and the exact size; write nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Split into shards of at most this size, e.g. 512M or 2G (powers of ten, as gguf-split counts)
+    /// GGUF: split into shards of at most this size, e.g. 512M or 2G (powers of ten, as gguf-split counts)
     #[arg(long, value_name = "SIZE")]
     pub split_max_size: Option<String>,
-    /// Architecture of the GGUF: `plm`, or `latent` for a small cache in stock llama.cpp (see below)
-    #[arg(long, value_enum, default_value = "plm")]
-    pub layout: LayoutArg,
+    /// GGUF: architecture, `plm`, or `latent` for a small cache in stock llama.cpp (see below) [default: plm]
+    #[arg(long, value_enum)]
+    pub layout: Option<LayoutArg>,
     /// Function-preserving rewrites before quantizing, comma separated: fold-latent-norm, turn-latent, turn-values,
     /// turn-keys, rescale-neurons, sort-neurons
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub passes: Vec<String>,
-    /// llama.cpp's name of the pre-tokenizer, where it cannot be derived (e.g. qwen2)
+    /// GGUF: llama.cpp's name of the pre-tokenizer, where it cannot be derived (e.g. qwen2)
     #[arg(long, value_name = "NAME")]
     pub tokenizer_pre: Option<String>,
     /// Worker threads [default: all cores]
@@ -229,6 +245,36 @@ pub enum LayoutArg {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Gguf,
+    Onnx,
+}
+
+impl OutputArgs {
+    /// How much the user wants to be told.
+    pub fn console(&self) -> Console {
+        Console { quiet: self.quiet, verbose: self.verbose }
+    }
+
+    /// The first given flag that only a GGUF has a use for.
+    pub fn gguf_only(&self) -> Option<&'static str> {
+        first_given(&[
+            ("--split-max-size", self.split_max_size.is_some()),
+            ("--layout", self.layout.is_some()),
+            ("--tokenizer-pre", self.tokenizer_pre.is_some()),
+        ])
+    }
+}
+
+impl QuantizeArgs {
+    /// The first given flag that only a GGUF has a use for.
+    pub fn gguf_only(&self) -> Option<&'static str> {
+        let own = [("--pure", self.pure), ("--validate", self.check.validate.is_some())];
+        first_given(&own).or(self.output.gguf_only())
+    }
+}
+
+/// The name of the first flag that was given.
+fn first_given(flags: &[(&'static str, bool)]) -> Option<&'static str> {
+    flags.iter().find(|(_, given)| *given).map(|(name, _)| *name)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

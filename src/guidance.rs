@@ -1,6 +1,7 @@
 //! What guides the rounding of weights: nothing, an importance matrix, or statistics of the model on text.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -80,16 +81,14 @@ impl Guidance {
         }
     }
 
-    /// The importance of a tensor's columns.
+    /// The importance of the `cols` columns of the tensor with this GGUF name.
     ///
     /// # Errors
     /// Importance of another length: it is of another model.
-    pub fn importance(&self, planned: &PlannedTensor) -> Result<Option<&[f32]>> {
-        let Some(values) = self.importance.get(&planned.name) else { return Ok(None) };
-        let cols = planned.tensor.source.cols();
+    pub fn importance(&self, name: &str, cols: usize) -> Result<Option<&[f32]>> {
+        let Some(values) = self.importance.get(name) else { return Ok(None) };
         if values.len() != cols {
-            let message =
-                format!("`{}` has {cols} columns, its importance {} values", planned.name, values.len());
+            let message = format!("`{name}` has {cols} columns, its importance {} values", values.len());
             return Err(UsageError::with_hint(message, "it is of another model").into());
         }
         Ok(Some(values))
@@ -126,7 +125,7 @@ pub struct Feedback<'a> {
     rows: usize,
     cols: usize,
     /// Rows that influence each other.
-    pub group_rows: usize,
+    group_rows: usize,
     groups_left: AtomicUsize,
     factors: Mutex<Option<Arc<Factors>>>,
 }
@@ -139,6 +138,12 @@ struct Factors {
 }
 
 impl Feedback<'_> {
+    /// The groups of rows that are encoded at a time.
+    pub fn groups(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (rows, step) = (self.rows, self.group_rows);
+        (0..rows).step_by(step).map(move |start| start..(start + step).min(rows))
+    }
+
     /// Encodes the group of rows that begins at `first_row`; `values` is used up.
     pub fn encode(
         &self,

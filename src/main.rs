@@ -6,6 +6,7 @@ mod error;
 mod evaluation;
 mod guidance;
 mod layouts;
+mod onnx;
 mod passes;
 mod pipeline;
 mod plan;

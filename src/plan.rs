@@ -13,6 +13,7 @@ use crate::error::UsageError;
 use crate::guidance::Guidance;
 use crate::passes::gate::Factors;
 use crate::passes::{self, Pass};
+use crate::report::outline::{FileLine, Outline, TensorLine};
 
 /// What to write: for each tensor its type, for each output file its layout.
 #[derive(Debug)]
@@ -118,30 +119,39 @@ impl Plan {
         })
     }
 
-    /// Bytes of all output files.
-    pub fn file_bytes(&self) -> u64 {
-        self.shards.iter().map(|s| s.directory.file_bytes).sum()
-    }
-
-    /// Bytes of all tensors' data.
-    pub fn tensor_bytes(&self) -> u64 {
-        self.shards.iter().flat_map(|s| &s.directory.entries).map(|e| e.bytes).sum()
-    }
-
     /// Bytes that will be read.
     pub fn source_bytes(&self) -> u64 {
-        self.tensors.iter().map(|t| (t.tensor.source.row_bytes() * t.tensor.source.rows()) as u64).sum()
+        self.tensors.iter().map(|t| t.tensor.source.stored_bytes()).sum()
     }
 
-    /// Average bits per weight over all tensors.
-    pub fn bits_per_weight(&self) -> f64 {
+    /// What a report says of it.
+    pub fn outline(&self) -> Outline {
+        let entries = || self.shards.iter().flat_map(|s| &s.directory.entries);
         let weights: usize = self.tensors.iter().map(|t| t.tensor.values()).sum();
-        self.tensor_bytes() as f64 * 8.0 / weights as f64
+        let tensor_bytes: u64 = entries().map(|e| e.bytes).sum();
+        let files = self.shards.iter();
+        let tensors = self.tensors.iter().zip(entries()).map(|(t, entry)| TensorLine {
+            name: t.name.clone(),
+            shape: t.tensor.shape.clone(),
+            from: t.tensor.source.dtype().name(),
+            to: t.dtype.name().into(),
+            instead_of: t.fallback_from.map(DType::name),
+            bytes: entry.bytes,
+        });
+        Outline {
+            file_type: self.file_type.clone(),
+            outputs: self.shards.iter().map(|s| s.path.clone()).collect(),
+            bytes: self.shards.iter().map(|s| s.directory.file_bytes).sum(),
+            source_bytes: self.source_bytes(),
+            bits_per_weight: tensor_bytes as f64 * 8.0 / weights as f64,
+            files: files.map(|s| FileLine { path: s.path.clone(), bytes: s.directory.file_bytes }).collect(),
+            tensors: tensors.collect(),
+        }
     }
 }
 
 /// The name a model goes by in a default output name: its folder's or its file's.
-fn model_name(path: &Path) -> String {
+pub fn model_name(path: &Path) -> String {
     let resolved = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
     let name = if resolved.is_dir() { resolved.file_name() } else { resolved.file_stem() };
     name.map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned())
@@ -166,7 +176,7 @@ fn rewrite(model: Model, target: &Target) -> Result<(Model, Vec<Factors>)> {
 }
 
 /// The two halves of a quantized pair cannot be told apart again.
-fn refuse_latent_source(model: &Model) -> Result<()> {
+pub fn refuse_latent_source(model: &Model) -> Result<()> {
     match model.config.layout {
         Layout::Plm => Ok(()),
         Layout::Latent => Err(UsageError::with_hint(
@@ -193,7 +203,8 @@ fn compensate_gates(tensors: &mut [PlannedTensor], factors: &[Factors]) {
     }
 }
 
-fn refuse_quantized_source(model: &Model) -> Result<()> {
+/// Quantizing again loses quality.
+pub fn refuse_quantized_source(model: &Model) -> Result<()> {
     match model.tensors.iter().find(|t| t.source.dtype().is_quantized()) {
         Some(t) => Err(UsageError::with_hint(
             format!(

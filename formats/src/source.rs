@@ -29,6 +29,11 @@ pub trait RowSource: fmt::Debug + Send + Sync {
             .encoded_len(self.cols())
             .expect("a source's rows are whole blocks, checked on construction")
     }
+
+    /// Encoded bytes of all rows.
+    fn stored_bytes(&self) -> u64 {
+        (self.row_bytes() * self.rows()) as u64
+    }
 }
 
 /// An open model file. Reads are positional, so threads share it without a lock and nothing is mapped:

@@ -11,7 +11,6 @@ use crate::args::{QuantizeArgs, WindowArgs};
 use crate::error::ParityFailure;
 use crate::evaluation::{Request, TextChoice, compare, read_text, windows_of};
 use crate::plan::{Plan, Target};
-use crate::progress::Console;
 use crate::report;
 use crate::report::validation::ValidationReport;
 
@@ -32,7 +31,7 @@ pub fn run(args: &QuantizeArgs, model: Model, target: Target, text: &Path) -> Re
     if !report.passed {
         reject(&mut plan)?;
     }
-    report::written::print(&plan, elapsed, args.output.json, Some(&report))?;
+    report::written::print(&plan.outline(), elapsed, args.output.json, Some(&report))?;
     if report.passed {
         return Ok(());
     }
@@ -57,7 +56,7 @@ fn validate(args: &QuantizeArgs, written: &Path, text: &Path) -> Result<Validati
         per_layer: false,
         limits: args.check.limits,
         options: Options { threads, ..Options::default() },
-        console: Console { quiet: args.output.quiet, verbose: args.output.verbose },
+        console: args.output.console(),
     })?;
     Ok(ValidationReport::new(&comparison, &args.model))
 }

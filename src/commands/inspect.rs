@@ -60,7 +60,7 @@ fn inspect_folder(path: &Path) -> Result<Inspection> {
         role: Some(t.key),
         shape: t.shape.clone(),
         dtype: t.source.dtype().name().into(),
-        bytes: (t.source.row_bytes() * t.source.rows()) as u64,
+        bytes: t.source.stored_bytes(),
     });
     Ok(Inspection {
         path: path.display().to_string(),

@@ -3,18 +3,26 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use plmconv_formats::Model;
-use plmconv_quant::policy::{FileType, Policy, parse_override, parse_tensor_type};
+use plmconv_formats::{DType, Model};
+use plmconv_quant::policy::{FileType, Policy, parse_override, parse_tensor_type, split_override};
 
 use super::{calibrate, checked, write};
-use crate::args::QuantizeArgs;
+use crate::args::{Format, QuantizeArgs};
 use crate::error::UsageError;
 use crate::guidance::{self, Guidance};
+use crate::onnx::{self, WeightType};
 use crate::pipeline;
 use crate::plan::{Target, Types};
-use crate::progress::Console;
 
 pub fn run(args: &QuantizeArgs) -> Result<()> {
+    match args.to {
+        Format::Gguf => gguf(args),
+        Format::Onnx => onnx(args),
+    }
+}
+
+fn gguf(args: &QuantizeArgs) -> Result<()> {
+    write::refuse_flag(args.onnx.given().or(args.blocks.given()), Format::Gguf)?;
     let mut policy = policy(args)?;
     let model = Model::open(&args.model)?;
     let guidance = guidance(args, &model)?;
@@ -31,6 +39,42 @@ pub fn run(args: &QuantizeArgs) -> Result<()> {
     }
 }
 
+fn onnx(args: &QuantizeArgs) -> Result<()> {
+    write::refuse_flag(args.gguf_only(), Format::Onnx)?;
+    let float = args.blocks.float_type.map_or(DType::F32, DType::from);
+    let overrides = overrides(args)?;
+    let override_type = |text: &String| -> Result<_> {
+        let (pattern, name) = split_override(text).map_err(usage)?;
+        Ok((pattern, WeightType::from_name(name, float)?))
+    };
+    let token_embedding = args.token_embedding_type.as_deref();
+    let target = onnx::Target {
+        overrides: overrides.iter().map(override_type).collect::<Result<_>>()?,
+        token_embedding: token_embedding.map(|name| WeightType::from_name(name, float)).transpose()?,
+        passes: write::passes(&args.output)?,
+        allow_requantize: args.allow_requantize,
+        output: args.output.output.clone(),
+        overwrite: args.output.force,
+        ..onnx::Target::new(&args.onnx, float, onnx_type(&args.file_type)?).with_blocks(&args.blocks)
+    };
+    let model = Model::open(&args.model)?;
+    let guidance = guidance(args, &model)?;
+    write::run_onnx(model, onnx::Target { guidance, ..target }, &args.output)
+}
+
+/// The type of most weights.
+fn onnx_type(name: &str) -> Result<WeightType> {
+    let hint = match name.to_ascii_lowercase().as_str() {
+        "q4" => return Ok(WeightType::Bits(4)),
+        "q8" => return Ok(WeightType::Bits(8)),
+        float @ ("f32" | "f16") => {
+            format!("plmconv convert MODEL --to onnx --dtype {float} writes it without quantizing")
+        }
+        _ => "q4 and q8 are possible; q4_k_m and the like are types of GGUF".into(),
+    };
+    Err(UsageError::with_hint(format!("`{name}` is no type that ONNX weights are quantized to"), hint).into())
+}
+
 /// What the rounding goes by; runs the calibration text first.
 fn guidance(args: &QuantizeArgs, model: &Model) -> Result<Guidance> {
     let effort = guidance::effort(args.effort);
@@ -43,7 +87,6 @@ fn guidance(args: &QuantizeArgs, model: &Model) -> Result<Guidance> {
     if args.calibrate.is_empty() {
         return Ok(Guidance::default());
     }
-    let console = Console { quiet: args.output.quiet, verbose: args.output.verbose };
     pipeline::on_interrupt()?;
     // Beside the output: statistics of a large model are gigabytes, and a temporary folder may be memory.
     let beside = args.output.output.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty());
@@ -52,8 +95,9 @@ fn guidance(args: &QuantizeArgs, model: &Model) -> Result<Guidance> {
         .tempdir_in(beside.unwrap_or(Path::new(".")))
         .context("a temporary folder for the statistics")?;
     let path = folder.path().join("statistics.gguf");
-    write::thread_pool(args.output.threads)?
-        .install(|| calibrate::collect(model, &args.calibrate, &args.sample, &path, false, console))?;
+    write::thread_pool(args.output.threads)?.install(|| {
+        calibrate::collect(model, &args.calibrate, &args.sample, &path, false, args.output.console())
+    })?;
     // The open file outlives its name.
     Guidance::from_statistics(&path, model, effort)
 }

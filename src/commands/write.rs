@@ -3,16 +3,20 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use indicatif::ProgressBar;
 use plmconv_formats::{Layout, Model};
+use rayon::ThreadPool;
 
-use crate::args::{LayoutArg, OutputArgs};
+use crate::args::{Format, LayoutArg, OutputArgs};
 use crate::error::UsageError;
 use crate::guidance::Guidance;
+use crate::onnx::{self, OnnxPlan};
 use crate::passes::Pass;
 use crate::pipeline;
 use crate::plan::{Plan, Target, Types, parse_size};
 use crate::progress::Console;
 use crate::report;
+use crate::report::outline::Outline;
 
 /// The part of a target that the common arguments say; the types are the command's.
 pub fn target(args: &OutputArgs) -> Result<Target> {
@@ -23,7 +27,7 @@ pub fn target(args: &OutputArgs) -> Result<Target> {
         tokenizer_pre: args.tokenizer_pre.clone(),
         split_max_size: args.split_max_size.as_deref().map(parse_size).transpose()?,
         allow_requantize: false,
-        layout: args.layout.into(),
+        layout: args.layout.map_or(Layout::Plm, Layout::from),
         passes: passes(args)?,
         guidance: Guidance::default(),
     })
@@ -39,7 +43,7 @@ impl From<LayoutArg> for Layout {
 }
 
 /// The passes the user names. None by default: none was measured to help a quantized file (docs/latent.md).
-fn passes(args: &OutputArgs) -> Result<Vec<Pass>> {
+pub fn passes(args: &OutputArgs) -> Result<Vec<Pass>> {
     let named = args.passes.iter().map(|n| n.trim()).filter(|n| !n.is_empty());
     let found = named.map(|name| {
         Pass::from_name(name).ok_or_else(|| {
@@ -51,32 +55,65 @@ fn passes(args: &OutputArgs) -> Result<Vec<Pass>> {
     found.collect()
 }
 
-/// Writes `model` as `target` says and prints what was written, or prints the plan.
+/// Refuses a flag that says nothing about `format`: `given`, the first of the other format's flags.
+pub fn refuse_flag(given: Option<&'static str>, format: Format) -> Result<()> {
+    let Some(flag) = given else { return Ok(()) };
+    let (other, hint) = match (format, flag) {
+        (Format::Gguf, _) => ("an ONNX graph", "add --to onnx, or leave it out"),
+        (Format::Onnx, "--layout") => {
+            ("a GGUF", "leave it out; --profile chooses the cache of an ONNX graph")
+        }
+        (Format::Onnx, _) => ("a GGUF", "leave it out, or write a GGUF with --to gguf"),
+    };
+    Err(UsageError::with_hint(format!("{flag} is about {other}"), hint).into())
+}
+
+/// Writes `model` as a GGUF and prints what was written, or prints the plan.
 pub fn run(model: Model, target: Target, args: &OutputArgs) -> Result<()> {
     match write(model, target, args)? {
-        Some((plan, elapsed)) => report::written::print(&plan, elapsed, args.json, None),
+        Some((plan, elapsed)) => report::written::print(&plan.outline(), elapsed, args.json, None),
         None => Ok(()),
     }
 }
 
-/// Writes `model` as `target` says: what was planned and the time it took. A dry run prints the plan instead.
+/// Writes `model` as a GGUF: what was planned and the time it took. A dry run prints the plan instead.
 pub fn write(model: Model, target: Target, args: &OutputArgs) -> Result<Option<(Plan, Duration)>> {
-    let console = Console { quiet: args.quiet, verbose: args.verbose };
     let pool = thread_pool(args.threads)?;
     let plan = pool.install(|| Plan::new(model, target))?;
-    report_fallbacks(&plan, console);
-    report_pair(&plan, console);
+    report_fallbacks(&plan, args.console());
+    report_pair(&plan, args.console());
+    let elapsed = carry_out(&plan.outline(), args, &pool, |bar| pipeline::run(&plan, bar, args.console()))?;
+    Ok(elapsed.map(|elapsed| (plan, elapsed)))
+}
+
+/// Writes `model` as an ONNX folder and prints what was written, or prints the plan.
+pub fn run_onnx(model: Model, target: onnx::Target, args: &OutputArgs) -> Result<()> {
+    let pool = thread_pool(args.threads)?;
+    let plan = pool.install(|| OnnxPlan::new(model, target))?;
+    let outline = plan.outline();
+    match carry_out(&outline, args, &pool, |bar| onnx::write(&plan, bar, args.console()))? {
+        Some(elapsed) => report::written::print(&outline, elapsed, args.json, None),
+        None => Ok(()),
+    }
+}
+
+/// Does what was planned, under a bar and on the workers: the time it took. A dry run prints the plan instead.
+fn carry_out(
+    outline: &Outline,
+    args: &OutputArgs,
+    pool: &ThreadPool,
+    work: impl FnOnce(&ProgressBar) -> Result<()> + Send,
+) -> Result<Option<Duration>> {
     if args.dry_run {
-        report::plan::print(&plan, args.json)?;
+        report::plan::print(outline, args.json)?;
         return Ok(None);
     }
-
     pipeline::on_interrupt()?;
     let started = Instant::now();
-    let bar = console.bar(plan.source_bytes(), "quantizing");
-    pool.install(|| pipeline::run(&plan, &bar, console))?;
+    let bar = args.console().bar(outline.source_bytes, "quantizing");
+    pool.install(|| work(&bar))?;
     bar.finish_and_clear();
-    Ok(Some((plan, started.elapsed())))
+    Ok(Some(started.elapsed()))
 }
 
 fn report_fallbacks(plan: &Plan, console: Console) {
@@ -101,7 +138,7 @@ fn report_pair(plan: &Plan, console: Console) {
 }
 
 /// The workers the user asked for.
-pub fn thread_pool(threads: Option<std::num::NonZeroUsize>) -> Result<rayon::ThreadPool> {
+pub fn thread_pool(threads: Option<std::num::NonZeroUsize>) -> Result<ThreadPool> {
     let threads = threads.map_or(0, |n| n.get());
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("starting the worker threads")
 }

@@ -82,7 +82,7 @@ impl Loaded {
 
     /// Bytes of all tensors.
     pub fn tensor_bytes(&self) -> u64 {
-        self.model.tensors.iter().map(|t| (t.source.row_bytes() * t.source.rows()) as u64).sum()
+        self.model.tensors.iter().map(|t| t.source.stored_bytes()).sum()
     }
 
     /// Average bits of a weight.

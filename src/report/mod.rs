@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "this is the one place that writes results")]
 
 pub mod inspect;
+pub mod outline;
 pub mod perplexity;
 pub mod plan;
 pub mod sparsity;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::data::HeadBlocks;
-use super::graph::{Attr, GraphBuilder, Value};
-use super::layers::{BlockPart, Network, block_linear, linear, rms_norm, rotate, scope_of, weight_name};
+use super::graph::{Attr, BlockPart, GraphBuilder, Value};
+use super::layers::{Network, block_linear, linear, rms_norm, rotate, scope_of, weight_name};
 use super::spec::{BlockFormat, Opset, Profile, WeightFormat};
 use crate::model::{Role, TensorKey};
 use crate::source::RowSource;
@@ -217,34 +217,37 @@ fn through_heads(g: &mut GraphBuilder<'_>, net: &Network<'_>, layer: usize, side
             g.op(&scope, "MatMul", &[x, &weight], &[])
         }
         WeightFormat::Block(format) => {
-            let each = |head| blocks(head..head + 1, side == Side::Key);
-            quantized_heads(g, &scope, &name, key, heads, each, format, x)
+            let transposed = side == Side::Key;
+            let parts = (0..heads).map(|head| blocks(head..head + 1, transposed)).collect();
+            quantized_heads(g, Heads { scope: &scope, name: &name, key, parts, transposed }, format, x)
         }
     }
 }
 
-/// MatMulNBits has no batch of weights, so every head gets its own node.
-#[allow(clippy::too_many_arguments, reason = "private; a struct for one call would say less")]
-fn quantized_heads(
-    g: &mut GraphBuilder<'_>,
-    scope: &str,
-    name: &str,
+/// One of kv_b's parts, head by head.
+struct Heads<'s> {
+    scope: &'s str,
+    name: &'s str,
     key: TensorKey,
-    heads: usize,
-    source: impl Fn(usize) -> Arc<dyn RowSource>,
-    format: BlockFormat,
-    x: &str,
-) -> Value {
+    parts: Vec<Arc<dyn RowSource>>,
+    transposed: bool,
+}
+
+/// MatMulNBits has no batch of weights, so every head gets its own node.
+fn quantized_heads(g: &mut GraphBuilder<'_>, of: Heads<'_>, format: BlockFormat, x: &str) -> Value {
+    let Heads { scope, name, key, parts: sources, transposed } = of;
+    let heads = sources.len();
     let attrs = [("axis", Attr::Int(1)), ("num_outputs", Attr::Int(heads as i64))];
     let parts = g.node(scope, "", "Split", &[x], &attrs, heads);
     let stem = name.trim_end_matches(".weight");
     let outputs: Vec<Value> = parts
         .iter()
+        .zip(sources)
         .enumerate()
-        .map(|(head, x)| {
+        .map(|(head, (x, source))| {
             let scope = format!("{scope}/head.{head}");
             let name = format!("{stem}.{head}.weight");
-            let part = BlockPart { scope: &scope, name: &name, key, source: source(head), exponent: 0 };
+            let part = BlockPart { scope: &scope, name: &name, key, source, exponent: 0, transposed };
             block_linear(g, part, format, g.spec.quant_format, x)
         })
         .collect();

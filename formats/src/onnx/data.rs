@@ -34,6 +34,8 @@ pub struct DataItem {
     pub source: Arc<dyn RowSource>,
     /// Values are multiplied by two to this power.
     pub exponent: i32,
+    /// The source's rows are the checkpoint tensor's columns.
+    pub transposed: bool,
     pub content: Content,
 }
 
@@ -104,11 +106,6 @@ pub(super) fn external_tensor(
 }
 
 impl DataItem {
-    /// Rows per step for a worker that holds about `values` values; packed pairs are never cut in two.
-    pub fn rows_per_step(&self, values: usize) -> usize {
-        (values / self.source.cols().max(1)).max(1).next_multiple_of(2)
-    }
-
     /// Total bytes that are written.
     pub fn bytes(&self) -> u64 {
         match &self.content {

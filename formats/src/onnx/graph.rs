@@ -39,6 +39,17 @@ pub(super) struct GraphBuilder<'a> {
     constants: HashSet<String>,
 }
 
+/// One block-quantized matrix of a layer: all of a checkpoint tensor or a head of it.
+pub(super) struct BlockPart<'s> {
+    pub scope: &'s str,
+    pub name: &'s str,
+    pub key: TensorKey,
+    pub source: Arc<dyn RowSource>,
+    pub exponent: i32,
+    /// The source's rows are the tensor's columns.
+    pub transposed: bool,
+}
+
 /// The initializers of a block-quantized weight.
 #[derive(Clone, Debug)]
 pub(super) struct BlockWeight {
@@ -163,20 +174,19 @@ impl<'a> GraphBuilder<'a> {
         let place = self.layout.place(bytes, self.spec.max_data_bytes);
         self.initializers.push(external_tensor(self.spec, name, element(dtype), dims, place));
         let content = Content::Float { dtype, place };
-        self.items.push(DataItem { name: name.into(), key, source, exponent, content });
-        name.to_string()
+        let name = name.to_string();
+        self.items.push(DataItem { name: name.clone(), key, source, exponent, transposed: false, content });
+        name
     }
 
     /// A block-quantized weight of `[rows, cols]`; the same name again gives the same initializers.
     pub(super) fn block_weight(
         &mut self,
-        name: &str,
-        key: TensorKey,
-        source: Arc<dyn RowSource>,
+        part: BlockPart<'_>,
         format: BlockFormat,
         quant_format: QuantFormat,
-        exponent: i32,
     ) -> BlockWeight {
+        let BlockPart { name, key, source, exponent, transposed, .. } = part;
         let codes_name = format!("{name}_Q{}", format.bits);
         let weight = BlockWeight {
             codes: codes_name.clone(),
@@ -213,7 +223,7 @@ impl<'a> GraphBuilder<'a> {
             }
             Content::Float { .. } => unreachable!("place_blocks makes block contents"),
         }
-        self.items.push(DataItem { name: name.into(), key, source, exponent, content });
+        self.items.push(DataItem { name: name.into(), key, source, exponent, transposed, content });
         weight
     }
 }

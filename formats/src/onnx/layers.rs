@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::graph::{Attr, GraphBuilder, Value};
+use super::graph::{Attr, BlockPart, GraphBuilder, Value};
 use super::proto::ElementType;
 use super::spec::{BlockFormat, Opset, QuantFormat, WeightFormat};
 use crate::DType;
@@ -119,19 +119,10 @@ pub(super) fn scaled_linear(
             g.op(&scope, "Gemm", &[x, &weight], &[("transB", Attr::Int(1))])
         }
         WeightFormat::Block(format) => {
-            let part = BlockPart { scope: &scope, name: &name, key, source, exponent };
+            let part = BlockPart { scope: &scope, name: &name, key, source, exponent, transposed: false };
             block_linear(g, part, format, g.spec.quant_format, x)
         }
     }
-}
-
-/// One block-quantized matrix of a layer: all of a checkpoint tensor or a head of it.
-pub(super) struct BlockPart<'s> {
-    pub scope: &'s str,
-    pub name: &'s str,
-    pub key: TensorKey,
-    pub source: Arc<dyn RowSource>,
-    pub exponent: i32,
 }
 
 /// `x [.., cols] → [.., rows]` with a block-quantized weight.
@@ -142,16 +133,16 @@ pub(super) fn block_linear(
     quant_format: QuantFormat,
     x: &str,
 ) -> Value {
-    let (rows, cols) = (part.source.rows(), part.source.cols());
-    let weight = g.block_weight(part.name, part.key, part.source, format, quant_format, part.exponent);
+    let (rows, cols, scope) = (part.source.rows(), part.source.cols(), part.scope);
+    let weight = g.block_weight(part, format, quant_format);
     let mut inputs = vec![weight.codes.as_str(), &weight.scales];
     if !weight.zero_points.is_empty() {
         inputs.push(&weight.zero_points);
     }
     if quant_format == QuantFormat::Qdq {
         let attrs = [("axis", Attr::Int(0)), ("block_size", Attr::Int(format.block_size as i64))];
-        let dense = g.op(part.scope, "DequantizeLinear", &inputs, &attrs);
-        return g.op(part.scope, "MatMul", &[x, &dense], &[]);
+        let dense = g.op(scope, "DequantizeLinear", &inputs, &attrs);
+        return g.op(scope, "MatMul", &[x, &dense], &[]);
     }
     inputs.insert(0, x);
     let attrs = [
@@ -161,7 +152,7 @@ pub(super) fn block_linear(
         ("block_size", Attr::Int(format.block_size as i64)),
         ("accuracy_level", Attr::Int(g.spec.accuracy_level)),
     ];
-    g.node(part.scope, MICROSOFT, "MatMulNBits", &inputs, &attrs, 1).remove(0)
+    g.node(scope, MICROSOFT, "MatMulNBits", &inputs, &attrs, 1).remove(0)
 }
 
 /// cos and sin for every position, and how they are applied.
@@ -302,7 +293,8 @@ fn gather_blocks(
 ) -> Value {
     let scope = "/model/embed_tokens";
     let (vocab, hidden) = (source.rows(), source.cols());
-    let weight = g.block_weight(name, key, source, format, QuantFormat::NBits, 0);
+    let part = BlockPart { scope, name, key, source, exponent: 0, transposed: false };
+    let weight = g.block_weight(part, format, QuantFormat::NBits);
     let row_bytes = (format.blocks(hidden) * format.block_bytes()) as i64;
     let shape = g.ints(&[vocab as i64, row_bytes]);
     let codes = g.op(scope, "Reshape", &[&weight.codes, &shape], &[]);
@@ -356,7 +348,7 @@ pub(super) fn head(
         }
         WeightFormat::Block(format) => {
             // The lookup and the head share their codes, so the head stays MatMulNBits in either format.
-            let part = BlockPart { scope, name: &name, key, source, exponent: 0 };
+            let part = BlockPart { scope, name: &name, key, source, exponent: 0, transposed: false };
             block_linear(g, part, format, QuantFormat::NBits, &normed)
         }
     };

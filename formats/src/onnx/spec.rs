@@ -137,6 +137,14 @@ impl ExportSpec {
         self.weights.get(&key).copied().unwrap_or(WeightFormat::Float)
     }
 
+    /// The folder that the graph and its data stand in, relative to the export's: empty, or with a slash at its end.
+    pub fn folder(&self) -> &'static str {
+        match self.profile {
+            Profile::Hf => "onnx/",
+            Profile::Latent | Profile::Genai => "",
+        }
+    }
+
     /// The name of the n-th external data file: what genai and transformers.js look for.
     pub fn data_name(&self, index: usize) -> String {
         let separator = if self.profile == Profile::Hf { "_" } else { "." };

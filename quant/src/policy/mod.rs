@@ -206,6 +206,15 @@ impl Policy {
 /// # Errors
 /// When there is no `=` with something on both sides, or either side is invalid.
 pub fn parse_override(text: &str) -> Result<(Regex, DType), Error> {
+    let (regex, name) = split_override(text)?;
+    Ok((regex, parse_tensor_type(name)?))
+}
+
+/// `PATTERN=TYPE` as a case-insensitive pattern and the type's name.
+///
+/// # Errors
+/// When there is no `=` with something on both sides, or the pattern is invalid.
+pub fn split_override(text: &str) -> Result<(Regex, &str), Error> {
     let malformed = || Error::MalformedOverride { text: text.to_owned() };
     let (pattern, name) = text.split_once('=').ok_or_else(malformed)?;
     if pattern.is_empty() || name.is_empty() {
@@ -214,7 +223,7 @@ pub fn parse_override(text: &str) -> Result<(Regex, DType), Error> {
     let regex = RegexBuilder::new(pattern).case_insensitive(true).build();
     let regex = regex
         .map_err(|source| Error::BadPattern { pattern: pattern.to_owned(), source: Box::new(source) })?;
-    Ok((regex, parse_tensor_type(name)?))
+    Ok((regex, name))
 }
 
 /// The encodable type of this name, case-insensitive.

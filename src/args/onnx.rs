@@ -1,0 +1,102 @@
+//! What `--to onnx` adds to the commands that write a model.
+
+use clap::{Args, ValueEnum};
+
+use super::first_given;
+
+/// The graph's interface and operators.
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "ONNX")]
+pub struct OnnxArgs {
+    /// Whose inputs and outputs the graph has [default: latent]
+    #[arg(long, value_enum)]
+    pub profile: Option<ProfileArg>,
+    /// Operators: 21 for the oldest runtimes, 23 with RMSNormalization, RotaryEmbedding and Attention [default: 21]
+    #[arg(long, value_enum)]
+    pub opset: Option<OpsetArg>,
+    /// Add the input `num_logits_to_keep` (0 keeps all)
+    #[arg(long)]
+    pub num_logits_to_keep: bool,
+}
+
+/// How `quantize --to onnx` stores weights.
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "ONNX")]
+pub struct OnnxBlockArgs {
+    /// MatMulNBits nodes, or DequantizeLinear before MatMul [default: nbits]
+    #[arg(long, value_enum)]
+    pub quant_format: Option<QuantFormatArg>,
+    /// Weights of a row that share a scale: 16, 32, 64, 128 or 256 [default: 32]
+    #[arg(long, value_name = "N", value_parser = block_size)]
+    pub block_size: Option<usize>,
+    /// Give every block a zero point too
+    #[arg(long)]
+    pub asymmetric: bool,
+    /// What MatMulNBits may round activations to: 0 the runtime's choice, 1 f32, 2 f16, 3 bf16, 4 int8 [default: 4]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(i64).range(0..=4))]
+    pub accuracy_level: Option<i64>,
+    /// Type of activations, norms, scales and the cache [default: f32]
+    #[arg(long, value_enum)]
+    pub float_type: Option<OnnxFloat>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProfileArg {
+    /// One latent cache tensor a layer: the smallest cache
+    Latent,
+    /// The latent in two halves, for onnxruntime-genai
+    Genai,
+    /// Expanded keys and values, for optimum and transformers.js
+    Hf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OpsetArg {
+    #[value(name = "21")]
+    V21,
+    #[value(name = "23")]
+    V23,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum QuantFormatArg {
+    Nbits,
+    Qdq,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnnxFloat {
+    F32,
+    F16,
+}
+
+impl OnnxArgs {
+    /// The first of these flags that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        first_given(&[
+            ("--profile", self.profile.is_some()),
+            ("--opset", self.opset.is_some()),
+            ("--num-logits-to-keep", self.num_logits_to_keep),
+        ])
+    }
+}
+
+impl OnnxBlockArgs {
+    /// The first of these flags that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        first_given(&[
+            ("--quant-format", self.quant_format.is_some()),
+            ("--block-size", self.block_size.is_some()),
+            ("--asymmetric", self.asymmetric),
+            ("--accuracy-level", self.accuracy_level.is_some()),
+            ("--float-type", self.float_type.is_some()),
+        ])
+    }
+}
+
+fn block_size(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(size @ (16 | 32 | 64 | 128 | 256)) => Ok(size),
+        _ => Err("16, 32, 64, 128 and 256 are possible".into()),
+    }
+}

@@ -1,0 +1,10 @@
+//! `--to onnx`: arguments and a model become a checked plan, the plan becomes a folder.
+
+mod plan;
+mod range;
+mod target;
+mod writer;
+
+pub use plan::OnnxPlan;
+pub use target::{Target, WeightType};
+pub use writer::write;

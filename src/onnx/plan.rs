@@ -1,0 +1,161 @@
+//! Every decision of an export, made before a byte is written.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use plmconv_formats::model::Tensor;
+use plmconv_formats::onnx::{
+    Content, DataItem, Export, ExportSpec, Profile, Sidecar, WeightFormat, build, sidecars,
+};
+use plmconv_formats::{DType, Model, Role};
+use plmconv_quant::Error as QuantError;
+
+use super::range::ffn_shifts;
+use super::target::{Target, WeightType};
+use crate::guidance::Guidance;
+use crate::passes;
+use crate::plan::{model_name, refuse_latent_source, refuse_quantized_source};
+use crate::report::outline::{FileLine, Outline, TensorLine};
+
+/// What to write.
+#[derive(Debug)]
+pub struct OnnxPlan {
+    pub model: Model,
+    pub spec: ExportSpec,
+    pub export: Export,
+    /// The files beside the graph and its data.
+    pub sidecars: Vec<Sidecar>,
+    pub guidance: Guidance,
+    /// The folder.
+    pub output: PathBuf,
+    pub overwrite: bool,
+    pub type_name: String,
+}
+
+impl OnnxPlan {
+    /// Decides everything.
+    ///
+    /// # Errors
+    /// A quantized source without leave to requantize, a pattern that matches nothing, a profile that cannot
+    /// hold the model.
+    pub fn new(model: Model, target: Target) -> Result<OnnxPlan> {
+        refuse_latent_source(&model)?;
+        if !target.allow_requantize {
+            refuse_quantized_source(&model)?;
+        }
+        let model = passes::apply(model, &target.passes)?;
+        let type_name = target.type_name();
+        let mut spec = ExportSpec::new(target.profile, target.opset);
+        spec.float = target.float;
+        spec.quant_format = target.quant_format;
+        spec.accuracy_level = target.accuracy_level;
+        spec.num_logits_to_keep = target.num_logits_to_keep;
+        // Only transformers.js chooses among several graphs in a folder; the others want the plain name.
+        spec.file_name = match (target.profile, target.type_suffix()) {
+            (Profile::Latent | Profile::Genai, _) | (Profile::Hf, "") => "model.onnx".into(),
+            (Profile::Hf, suffix) => format!("model_{suffix}.onnx"),
+        };
+        assign_weights(&model, &target, &mut spec)?;
+        if spec.float == DType::F16 {
+            spec.ffn_shift = ffn_shifts(&model)?;
+        }
+        let export = build(&model, &spec)?;
+        let sidecars = sidecars(&model, &spec, export.data_bytes.len())?;
+        let output = target
+            .output
+            .unwrap_or_else(|| PathBuf::from(format!("{}-onnx-{type_name}", model_name(model.path()))));
+        Ok(OnnxPlan {
+            model,
+            spec,
+            export,
+            sidecars,
+            guidance: target.guidance,
+            output,
+            overwrite: target.overwrite,
+            type_name,
+        })
+    }
+
+    /// The graph's path inside the folder.
+    pub fn graph_path(&self) -> String {
+        format!("{}{}", self.spec.folder(), self.spec.file_name)
+    }
+
+    /// The external data's paths inside the folder, and their sizes.
+    pub fn data_paths(&self) -> impl Iterator<Item = (String, u64)> {
+        let data = self.export.data_bytes.iter().enumerate();
+        data.map(|(i, &bytes)| (format!("{}{}", self.spec.folder(), self.spec.data_name(i)), bytes))
+    }
+
+    /// Bytes that will be read.
+    pub fn source_bytes(&self) -> u64 {
+        self.export.items.iter().map(|item| item.source.stored_bytes()).sum()
+    }
+
+    /// What a report says of it.
+    pub fn outline(&self) -> Outline {
+        let files = self.files();
+        let tensors: Vec<TensorLine> = self.model.tensors.iter().map(|tensor| self.line(tensor)).collect();
+        let weights: usize = self.model.tensors.iter().map(Tensor::values).sum();
+        let tensor_bytes: u64 = tensors.iter().map(|t| t.bytes).sum();
+        Outline {
+            file_type: self.type_name.clone(),
+            outputs: vec![self.output.clone()],
+            bytes: files.iter().map(|f| f.bytes).sum(),
+            source_bytes: self.source_bytes(),
+            bits_per_weight: tensor_bytes as f64 * 8.0 / weights as f64,
+            files,
+            tensors,
+        }
+    }
+
+    fn files(&self) -> Vec<FileLine> {
+        let graph = (self.graph_path(), self.export.model.len() as u64);
+        let sidecars = self.sidecars.iter().map(|s| (s.path.display().to_string(), s.bytes.len() as u64));
+        let all = std::iter::once(graph).chain(self.data_paths()).chain(sidecars);
+        all.map(|(path, bytes)| FileLine { path: self.output.join(path), bytes }).collect()
+    }
+
+    /// A tensor of the model, which may have become several weights.
+    fn line(&self, tensor: &Tensor) -> TensorLine {
+        let mut items = self.export.items.iter().filter(|item| item.key == tensor.key).peekable();
+        TensorLine {
+            name: tensor.key.gguf_name(),
+            shape: tensor.shape.clone(),
+            from: tensor.source.dtype().name(),
+            to: items.peek().map(|item| stored_as(item)).unwrap_or_default(),
+            instead_of: None,
+            bytes: items.map(DataItem::bytes).sum(),
+        }
+    }
+}
+
+/// How an item is stored: `F32`, or `Q4 x32` for 4-bit codes in blocks of 32.
+pub fn stored_as(item: &DataItem) -> String {
+    match &item.content {
+        Content::Float { dtype, .. } => dtype.name().into(),
+        Content::NBits { format, .. } | Content::Qdq { format, .. } => {
+            let kind = if format.symmetric { "" } else { " asymmetric" };
+            format!("Q{} x{}{kind}", format.bits, format.block_size)
+        }
+    }
+}
+
+fn assign_weights(model: &Model, target: &Target, spec: &mut ExportSpec) -> Result<()> {
+    let matrices = || model.tensors.iter().filter(|t| !t.key.role.is_norm());
+    for (pattern, _) in &target.overrides {
+        if !matrices().any(|t| pattern.is_match(&t.key.gguf_name())) {
+            return Err(QuantError::UnmatchedPattern { pattern: pattern.to_string() }.into());
+        }
+    }
+    for tensor in matrices() {
+        let name = tensor.key.gguf_name();
+        let overridden = target.overrides.iter().find(|(pattern, _)| pattern.is_match(&name));
+        let embedding = target.token_embedding.filter(|_| tensor.key.role == Role::TokenEmbedding);
+        let weight = embedding.or(overridden.map(|(_, weight)| *weight)).unwrap_or(target.weights);
+        if let WeightType::Bits(bits) = weight {
+            spec.weights.insert(tensor.key, WeightFormat::Block(target.block_format(bits)));
+        }
+    }
+    Ok(())
+}
