@@ -11,12 +11,10 @@
 #   THREADS=$(nproc)
 #   SCRATCH=DIR                          where the two files go; a new folder in target/ by default, removed at the end
 set -euo pipefail
-if [ $# -ne 1 ]; then
-    sed -n '2,/^set/p' "$0" | sed '$d' | sed 's/^# \{0,1\}//' >&2
-    exit 2
-fi
-model="$(realpath "$1")"
 source "$(dirname "$0")/common.sh"
+expect_arguments 1 $#
+model="$(realpath "$1")"
+enter_repository
 type="${TYPE:-q4}"
 threads="${THREADS:-$(nproc)}"
 build

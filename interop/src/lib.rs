@@ -10,12 +10,12 @@
 //! Tests use the former, `benches/` the latter. The block quantizers are not in the part that these flags reach
 //! (`ggml-base` is always baseline x86-64, without fused multiply-add), so both builds quantize to the same bytes.
 
+pub mod cli;
 pub mod converter;
 pub mod error;
 pub mod gguf;
 pub mod golden;
 pub mod llama;
-pub mod options;
 pub mod perplexity;
 pub mod quantize;
 pub mod speed;
