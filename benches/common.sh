@@ -1,6 +1,15 @@
 # Shared by the scripts beside it: builds both sides and finds the tools. Sourced, not run.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# expect_arguments WANTED GIVEN: else prints the comment that heads the script, which says how to call it.
+expect_arguments() {
+    [ "$1" -eq "$2" ] && return
+    sed -n '2,/^set/p' "$0" | sed '$d' | sed 's/^# \{0,1\}//' >&2
+    exit 2
+}
+
+# To the repository's root; paths among the arguments are resolved before.
+enter_repository() { cd "$(dirname "${BASH_SOURCE[0]}")/.."; }
 
 measure() { python3 benches/measure.py "$@"; }
 

@@ -10,12 +10,10 @@
 #   SCRATCH=DIR                          where outputs go (the bf16 file and one output at a time); a new folder in
 #                                        target/ by default, removed at the end
 set -euo pipefail
-if [ $# -ne 1 ]; then
-    sed -n '2,/^set/p' "$0" | sed '$d' | sed 's/^# \{0,1\}//' >&2
-    exit 2
-fi
-model="$(realpath "$1")"
 source "$(dirname "$0")/common.sh"
+expect_arguments 1 $#
+model="$(realpath "$1")"
+enter_repository
 types="${TYPES:-f16 q8_0 q4_0 q4_k_m}"
 repeat="${REPEAT:-3}"
 threads="${THREADS:-$(nproc)}"

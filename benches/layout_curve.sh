@@ -7,13 +7,11 @@
 #   CTX=256 CHUNKS=60                    windows
 #   PLMCONV=target/release/plmconv       built where it is missing
 set -euo pipefail
-if [ $# -ne 2 ]; then
-    sed -n '2,/^set/p' "$0" | sed '$d' | sed 's/^# \{0,1\}//' >&2
-    exit 2
-fi
+source "$(dirname "$0")/common.sh"
+expect_arguments 2 $#
 model="$(realpath "$1")"
 text="$(realpath "$2")"
-cd "$(dirname "$0")/.."
+enter_repository
 plmconv="${PLMCONV:-target/release/plmconv}"
 [ -x "$plmconv" ] || cargo build --release --quiet -p plmconv >&2
 mkdir -p target

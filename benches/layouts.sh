@@ -5,17 +5,16 @@
 #   benches/layouts.sh FOLDER            a PLM checkpoint; `benches/random_plm.py FOLDER` writes one of full size
 #
 #   TYPE=q4
-#   DEPTHS=0,4096,16384                  tokens in the cache; each file is one process up to the deepest
+#   DEPTHS=0,4096,16384                  tokens in the cache: keys and values of the first 512, over and over (what they
+#                                        are does not change how long anything takes); COMPUTE_DEPTHS=1 computes all
 #   PROMPT=128 GENERATE=32               tokens read and generated at each depth
 #   THREADS=$(nproc)
 #   SCRATCH=DIR                          where the two files go; a new folder in target/ by default, removed at the end
 set -euo pipefail
-if [ $# -ne 1 ]; then
-    sed -n '2,/^set/p' "$0" | sed '$d' | sed 's/^# \{0,1\}//' >&2
-    exit 2
-fi
-model="$(realpath "$1")"
 source "$(dirname "$0")/common.sh"
+expect_arguments 1 $#
+model="$(realpath "$1")"
+enter_repository
 type="${TYPE:-q4}"
 threads="${THREADS:-$(nproc)}"
 build
@@ -35,10 +34,11 @@ echo "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
 for layout in plm latent; do
     file="$scratch/$layout.gguf"
     "$OURS" quantize "$type" "$model" --layout "$layout" --force --quiet -o "$file" >&2
-    flash=()
-    [ "$layout" = plm ] || flash=(--flash-attention)
+    flags=()
+    [ "$layout" = plm ] || flags=(--flash-attention)
+    [ -z "${COMPUTE_DEPTHS:-}" ] || flags+=(--compute-depths)
     "$PEERS/llama_generate" "$file" --depths "${DEPTHS:-0,4096,16384}" --prompt "${PROMPT:-128}" \
-        --generate "${GENERATE:-32}" --threads "$threads" "${flash[@]}" >"$scratch/$layout.json"
+        --generate "${GENERATE:-32}" --threads "$threads" "${flags[@]}" >"$scratch/$layout.json"
     python3 - "$layout" "$file" "$scratch/$layout.json" <<'PYTHON'
 import json, os, sys
 

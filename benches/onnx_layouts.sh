@@ -8,12 +8,10 @@
 #   DEPTHS=0,3000 TOKENS=16 THREADS=2    lengths of the past, tokens timed at each
 #   PLMCONV=target/release/plmconv       built where it is missing
 set -euo pipefail
-if [ $# -ne 1 ]; then
-    sed -n '2,/^set/p' "$0" | sed '$d' | sed 's/^# \{0,1\}//' >&2
-    exit 2
-fi
+source "$(dirname "$0")/common.sh"
+expect_arguments 1 $#
 model="$(realpath "$1")"
-cd "$(dirname "$0")/.."
+enter_repository
 plmconv="${PLMCONV:-target/release/plmconv}"
 [ -x "$plmconv" ] || cargo build --release --quiet -p plmconv >&2
 mkdir -p target
@@ -28,4 +26,4 @@ for profile in latent genai hf; do
 done
 "${PYTHON:-python3}" benches/onnx_layouts.py "${THREADS:-2}" "${TOKENS:-16}" "${DEPTHS:-0,3000}" "${graphs[@]}"
 "${PYTHON:-python3}" -c 'import onnxruntime; print("\nONNX Runtime", onnxruntime.__version__)'
-python3 benches/measure.py machine
+measure machine

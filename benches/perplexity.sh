@@ -10,13 +10,11 @@
 #   THREADS=$(nproc)
 #   OURS_ARGS=""   further arguments for plmconv, such as --exact
 set -euo pipefail
-if [ $# -ne 2 ]; then
-    sed -n '2,/^set/p' "$0" | sed '$d' | sed 's/^# \{0,1\}//' >&2
-    exit 2
-fi
+source "$(dirname "$0")/common.sh"
+expect_arguments 2 $#
 model="$(realpath "$1")"
 text="$(realpath "$2")"
-source "$(dirname "$0")/common.sh"
+enter_repository
 ctx="${CTX:-512}"
 chunks="${CHUNKS:-8}"
 repeat="${REPEAT:-3}"

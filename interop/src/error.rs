@@ -24,6 +24,8 @@ pub enum Error {
     BatchTooLong { tokens: usize, limit: usize },
     #[error("llama_decode returns {status} for a batch of {tokens} tokens")]
     Decode { status: i32, tokens: usize },
+    #[error("a saved sequence cannot be repeated or restored: {why}")]
+    State { why: &'static str },
     #[error("the batch asks for no logits, so there are none to read")]
     NoLogits,
     #[error(

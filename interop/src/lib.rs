@@ -10,6 +10,7 @@
 //! Tests use the former, `benches/` the latter. The block quantizers are not in the part that these flags reach
 //! (`ggml-base` is always baseline x86-64, without fused multiply-add), so both builds quantize to the same bytes.
 
+pub mod cli;
 pub mod converter;
 pub mod error;
 #[cfg(feature = "llama")]
@@ -17,7 +18,6 @@ pub mod gguf;
 pub mod golden;
 #[cfg(feature = "llama")]
 pub mod llama;
-pub mod options;
 #[cfg(feature = "llama")]
 pub mod perplexity;
 #[cfg(feature = "llama")]

@@ -3,10 +3,12 @@
 mod context;
 mod log;
 mod model;
+mod state;
 
 pub use context::{Batch, Context, ContextOptions, Token};
 pub use log::{Level, Line, capture, text as log_text};
 pub use model::{LoadOptions, Model};
+pub use state::SequenceState;
 
 use std::ffi::CString;
 use std::path::Path;

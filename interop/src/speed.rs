@@ -17,7 +17,12 @@ pub struct SpeedOptions {
     pub n_batch: usize,
     pub threads: usize,
     pub flash_attention: bool,
+    /// Compute every token of a depth instead of repeating the keys and values of the first [`COMPUTED`].
+    pub compute_depths: bool,
 }
+
+/// Tokens whose keys and values fill a deep cache, over and over: what they are does not change how long anything takes.
+pub const COMPUTED: usize = 512;
 
 /// Speeds at one depth, tokens per second.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
@@ -35,10 +40,12 @@ pub struct Speeds {
     pub n_ctx: usize,
     /// Its bytes, as llama.cpp logs them.
     pub kv_cache_bytes: Option<f64>,
+    /// The most memory this process had resident (the mapped file's pages included) at the deepest, where Linux says it.
+    pub peak_resident_bytes: Option<u64>,
 }
 
 /// Measures `model` at each depth, in rising order. One context serves all: it is filled up to a depth, measured, and
-/// what the measurement added is taken out again, so that a deep context is computed once.
+/// what the measurement added is taken out again.
 ///
 /// # Errors
 /// Those of [`Context`].
@@ -66,7 +73,14 @@ pub fn speed(model: &Model, options: &SpeedOptions) -> Result<Speeds> {
     let mut filled = 0;
     let mut speeds = Vec::with_capacity(depths.len());
     for depth in depths {
-        run.prompt(&mut context, filled, depth - filled)?;
+        let computed = if options.compute_depths { depth } else { depth.min(COMPUTED) };
+        run.prompt(&mut context, filled, computed.saturating_sub(filled))?;
+        if computed < depth {
+            let state = context.sequence_state()?.repeated(depth)?;
+            context.restore_sequence(&state)?;
+            drop(state);
+            forget_peak_resident();
+        }
         filled = depth;
         let prompt = timed(options.prompt, || run.prompt(&mut context, depth, options.prompt))?;
         context.forget_from(depth);
@@ -74,7 +88,21 @@ pub fn speed(model: &Model, options: &SpeedOptions) -> Result<Speeds> {
         context.forget_from(depth);
         speeds.push(Speed { depth, prompt, generate });
     }
-    Ok(Speeds { speeds, n_ctx, kv_cache_bytes: context.kv_cache_bytes() })
+    let peak_resident_bytes = peak_resident_bytes();
+    Ok(Speeds { speeds, n_ctx, kv_cache_bytes: context.kv_cache_bytes(), peak_resident_bytes })
+}
+
+fn peak_resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Takes the present size for the peak: copies of a cache are no part of running a model. Where Linux does not allow
+/// it, the peak just stays too high.
+fn forget_peak_resident() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
 fn timed(tokens: usize, work: impl FnOnce() -> Result<()>) -> Result<f64> {

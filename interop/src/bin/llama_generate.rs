@@ -1,61 +1,63 @@
-//! Speed of llama.cpp with one file at given depths of context, as JSON:
-//! `llama_generate MODEL.gguf [--depths 0,4096,16384] [--prompt 512] [--generate 64] [--batch 512] [--threads N]
-//! [--flash-attention]`
+//! Speed of llama.cpp with one file at given depths of context, as JSON.
 
+use std::error::Error;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::Parser;
+use plmconv_interop::cli::{all_cores, finish};
 use plmconv_interop::llama::{LoadOptions, Model, system_info};
-use plmconv_interop::options::Options;
 use plmconv_interop::speed::{SpeedOptions, speed};
 
-const USAGE: &str = "usage: llama_generate MODEL.gguf [--depths 0,4096,16384] [--prompt 512] [--generate 64] \
-                     [--batch 512] [--threads N] [--flash-attention]";
+/// Measure how fast llama.cpp reads and generates tokens
+#[derive(Debug, Parser)]
+struct Arguments {
+    model: PathBuf,
+    /// Tokens in the cache before each measurement
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    depths: Vec<usize>,
+    /// Tokens to read at each depth
+    #[arg(long, default_value_t = 512)]
+    prompt: usize,
+    /// Tokens to generate at each depth
+    #[arg(long, default_value_t = 64)]
+    generate: usize,
+    /// Tokens of a batch
+    #[arg(long, default_value = "512")]
+    batch: NonZeroUsize,
+    #[arg(long, default_value_t = all_cores())]
+    threads: usize,
+    #[arg(long)]
+    flash_attention: bool,
+    /// Compute every token in the cache instead of repeating the first ones
+    #[arg(long)]
+    compute_depths: bool,
+}
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("{message}");
-            ExitCode::FAILURE
-        }
-    }
+    finish(run(&Arguments::parse()))
 }
 
 #[allow(clippy::print_stdout, reason = "its result goes to stdout")]
-fn run() -> Result<(), String> {
-    let mut options = Options::from_env(USAGE);
-    let depths: String = options.value("--depths")?.unwrap_or_else(|| "0".to_owned());
-    let speed_options = SpeedOptions {
-        depths: depths
-            .split(',')
-            .map(|depth| depth.parse().map_err(|_| format!("--depths cannot be `{depth}`\n{USAGE}")))
-            .collect::<Result<_, _>>()?,
-        prompt: options.value("--prompt")?.unwrap_or(512),
-        generate: options.value("--generate")?.unwrap_or(64),
-        n_batch: options.value::<usize>("--batch")?.unwrap_or(512).max(1),
-        threads: options.threads()?,
-        flash_attention: options.flag("--flash-attention"),
+fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let options = SpeedOptions {
+        depths: arguments.depths.clone(),
+        prompt: arguments.prompt,
+        generate: arguments.generate,
+        n_batch: arguments.batch.get(),
+        threads: arguments.threads,
+        flash_attention: arguments.flash_attention,
+        compute_depths: arguments.compute_depths,
     };
-    let [path] = options.positional()?;
     let load = LoadOptions { memory_map: true, check_tensors: false, repack: true };
-    let model = Model::load(&PathBuf::from(path), load).map_err(|error| error.to_string())?;
-    let result = speed(&model, &speed_options).map_err(|error| error.to_string())?;
-    let mut report = serde_json::to_value(result).map_err(|error| error.to_string())?;
+    let model = Model::load(&arguments.model, load)?;
+    let mut report = serde_json::to_value(speed(&model, &options)?)?;
     report["model"] = model.description().into();
     report["tensor_bytes"] = model.tensor_bytes().into();
-    report["peak_resident_bytes"] = peak_resident_bytes().into();
-    report["threads"] = speed_options.threads.into();
-    report["flash_attention"] = speed_options.flash_attention.into();
+    report["threads"] = options.threads.into();
+    report["flash_attention"] = options.flash_attention.into();
     report["system_info"] = system_info().into();
     println!("{report:#}");
     Ok(())
-}
-
-/// The most memory this process has had resident (the mapped file's pages included), where Linux says it.
-fn peak_resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }

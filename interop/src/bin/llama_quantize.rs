@@ -1,39 +1,43 @@
-//! llama.cpp's own quantizer, to be timed beside ours:
-//! `llama_quantize INPUT.gguf OUTPUT.gguf TYPE [--threads N] [--pure] [--imatrix FILE.gguf] [--allow-requantize]`
+//! llama.cpp's own quantizer, to be timed beside ours.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use plmconv_interop::options::Options;
+use clap::Parser;
+use plmconv_interop::cli::finish;
 use plmconv_interop::quantize::{Importance, QuantizeOptions, file_type, quantize};
 
-const USAGE: &str = "usage: llama_quantize INPUT.gguf OUTPUT.gguf TYPE \
-                     [--threads N] [--pure] [--imatrix FILE.gguf] [--allow-requantize]";
-
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("{message}");
-            ExitCode::FAILURE
-        }
-    }
+/// Quantize with llama.cpp's own quantizer
+#[derive(Debug, Parser)]
+struct Arguments {
+    input: PathBuf,
+    output: PathBuf,
+    #[arg(value_name = "TYPE")]
+    file_type: String,
+    /// 0: as many as there are cores
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    #[arg(long)]
+    pure: bool,
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    #[arg(long)]
+    allow_requantize: bool,
 }
 
-fn run() -> Result<(), String> {
-    let mut options = Options::from_env(USAGE);
-    let importance: Option<PathBuf> = options.value("--imatrix")?;
-    let quantize_options = QuantizeOptions {
-        threads: options.value("--threads")?.unwrap_or(0),
-        pure: options.flag("--pure"),
-        allow_requantize: options.flag("--allow-requantize"),
-        importance: importance
-            .map(|path| Importance::open(&path))
-            .transpose()
-            .map_err(|error| error.to_string())?,
+fn main() -> ExitCode {
+    finish(run(Arguments::parse()))
+}
+
+fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
+    let options = QuantizeOptions {
+        threads: arguments.threads,
+        pure: arguments.pure,
+        allow_requantize: arguments.allow_requantize,
+        importance: arguments.imatrix.map(|path| Importance::open(&path)).transpose()?,
     };
-    let [input, output, name] = options.positional()?;
-    let number = file_type(&name).ok_or_else(|| format!("`{name}` is no file type that plmconv writes"))?;
-    quantize(&PathBuf::from(input), &PathBuf::from(output), number, &quantize_options)
-        .map_err(|error| error.to_string())
+    let name = &arguments.file_type;
+    let number = file_type(name).ok_or_else(|| format!("`{name}` is no file type that plmconv writes"))?;
+    Ok(quantize(&arguments.input, &arguments.output, number, &options)?)
 }

@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::{Line, Model, capture, log_text};
+use super::{Line, Model, SequenceState, capture, log_text};
 use crate::error::{Error, Result};
 
 /// A token's id.
@@ -149,6 +149,37 @@ impl<'model> Context<'model> {
     pub fn sequence_state_bytes(&mut self) -> usize {
         // SAFETY: the context is live.
         unsafe { sys::llama_state_seq_get_size(self.pointer.as_ptr(), 0) }
+    }
+
+    /// Saves sequence 0.
+    ///
+    /// # Errors
+    /// [`Error::State`] where llama.cpp does not.
+    pub fn sequence_state(&mut self) -> Result<SequenceState> {
+        let mut bytes = vec![0; self.sequence_state_bytes()];
+        // SAFETY: the context is live; llama.cpp writes at most `bytes.len()` bytes.
+        let written = unsafe {
+            sys::llama_state_seq_get_data(self.pointer.as_ptr(), bytes.as_mut_ptr(), bytes.len(), 0)
+        };
+        if written != bytes.len() {
+            return Err(Error::State { why: "llama.cpp does not save it" });
+        }
+        Ok(SequenceState { bytes })
+    }
+
+    /// Restores sequence 0, replacing what is there.
+    ///
+    /// # Errors
+    /// [`Error::State`] where llama.cpp refuses it.
+    pub fn restore_sequence(&mut self, state: &SequenceState) -> Result<()> {
+        let bytes = &state.bytes;
+        // SAFETY: the context is live; llama.cpp reads at most `bytes.len()` bytes.
+        let read =
+            unsafe { sys::llama_state_seq_set_data(self.pointer.as_ptr(), bytes.as_ptr(), bytes.len(), 0) };
+        if read != bytes.len() {
+            return Err(Error::State { why: "llama.cpp does not restore it" });
+        }
+        Ok(())
     }
 
     /// Computes a batch.

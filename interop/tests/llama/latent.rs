@@ -3,7 +3,7 @@
 
 use plmconv_interop::converter;
 use plmconv_interop::golden::{Distance, Golden, distance};
-use plmconv_interop::llama::{Context, ContextOptions, Model, Token};
+use plmconv_interop::llama::{Batch, Context, ContextOptions, Model, Token};
 
 use super::checkpoint::Shape;
 use super::{Workspace, load};
@@ -216,4 +216,43 @@ file_types! {
     q2_k:   0.033;
     tq1_0:  2.3;
     tq2_0:  2.3;
+}
+
+#[test]
+fn a_repeated_state_is_as_long_and_as_usable_as_a_computed_one() {
+    for (more, flash_attention) in [(&[][..], false), (LATENT, true), (LATENT, false)] {
+        let model = load(&Workspace::new().tiny_plm("q8_0", more));
+        let mut context = context(&model, flash_attention);
+        let tokens: Vec<Token> = (0..96).map(|i| (i * 37 + 5) % 4000).collect();
+        context.logits_of(&tokens).expect("96 tokens fit");
+        let computed_bytes = context.sequence_state_bytes();
+        context.logits_of(&tokens[..32]).expect("32 tokens fit");
+        let state = context.sequence_state().unwrap_or_else(|error| panic!("{error}"));
+        let repeated = state.repeated(96).unwrap_or_else(|error| panic!("{error}"));
+        context.restore_sequence(&repeated).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(context.sequence_state_bytes(), computed_bytes);
+        let mut batch = Batch::default();
+        batch.push(tokens[0], 96, 0, true);
+        context.decode(&mut batch).unwrap_or_else(|error| panic!("{error}"));
+        assert!(context.logits().expect("asked for").iter().all(|x| x.is_finite()));
+    }
+}
+
+#[test]
+fn a_state_repeated_to_its_own_length_is_itself() {
+    let model = load(&Workspace::new().tiny_plm("q8_0", &[]));
+    let mut context = context(&model, false);
+    let tokens: Vec<Token> = (0..32).collect();
+    let following = |context: &mut Context<'_>| {
+        let mut batch = Batch::default();
+        batch.push(7, 32, 0, true);
+        context.decode(&mut batch).unwrap_or_else(|error| panic!("{error}"));
+        context.logits().expect("asked for").to_vec()
+    };
+    context.logits_of(&tokens).expect("32 tokens fit");
+    let state = context.sequence_state().unwrap_or_else(|error| panic!("{error}"));
+    let expected = following(&mut context);
+    let same = state.repeated(32).unwrap_or_else(|error| panic!("{error}"));
+    context.restore_sequence(&same).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(following(&mut context), expected);
 }
