@@ -1,6 +1,6 @@
 //! `plmconv inspect FILE|FOLDER`
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 use plmconv_formats::gguf::{GgufFile, Value};
@@ -10,7 +10,7 @@ use plmconv_formats::safetensors::SafetensorsFile;
 use plmconv_formats::{Config, Error as FormatError};
 
 use crate::args::InspectArgs;
-use crate::error::UsageError;
+use crate::onnx::find_graph;
 use crate::report::inspect::{Inspection, TensorLine, print};
 
 pub fn run(args: &InspectArgs) -> Result<()> {
@@ -21,28 +21,22 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 }
 
 fn inspect(path: &Path) -> Result<Inspection> {
+    if let Some(graph) = find_graph(path)? {
+        return inspect_onnx(&graph);
+    }
     let metadata = std::fs::metadata(path).map_err(FormatError::io(path))?;
     if metadata.is_dir() {
-        return match graphs_in(path)?.as_slice() {
-            [] => inspect_folder(path),
-            [graph] => inspect_onnx(graph),
-            several => {
-                let message = format!("{}: {} graphs", path.display(), several.len());
-                Err(UsageError::with_hint(message, format!("name one, e.g. {}", several[0].display())).into())
-            }
-        };
+        return inspect_folder(path);
     }
     match SniffedFormat::of(path)? {
         SniffedFormat::Gguf => inspect_gguf(path),
         SniffedFormat::Safetensors => inspect_safetensors(path),
-        SniffedFormat::Onnx => inspect_onnx(path),
     }
 }
 
 enum SniffedFormat {
     Gguf,
     Safetensors,
-    Onnx,
 }
 
 impl SniffedFormat {
@@ -58,8 +52,6 @@ impl SniffedFormat {
             Ok(SniffedFormat::Gguf)
         } else if magic.get(8) == Some(&b'{') || extension.eq_ignore_ascii_case("safetensors") {
             Ok(SniffedFormat::Safetensors)
-        } else if extension.eq_ignore_ascii_case("onnx") {
-            Ok(SniffedFormat::Onnx)
         } else {
             Err(FormatError::UnknownFormat { path: path.into() }.into())
         }
@@ -128,20 +120,6 @@ fn inspect_safetensors(path: &Path) -> Result<Inspection> {
         config: None,
         onnx: None,
     })
-}
-
-/// The graphs of an exported folder, sorted; none in a checkpoint's.
-fn graphs_in(folder: &Path) -> Result<Vec<PathBuf>> {
-    let is_graph = |path: &PathBuf| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
-    let mut graphs = Vec::new();
-    for place in [folder.to_path_buf(), folder.join("onnx")] {
-        if place.is_dir() {
-            let entries = std::fs::read_dir(&place).map_err(FormatError::io(&place))?;
-            graphs.extend(entries.flatten().map(|entry| entry.path()).filter(is_graph));
-        }
-    }
-    graphs.sort();
-    Ok(graphs)
 }
 
 fn inspect_onnx(path: &Path) -> Result<Inspection> {

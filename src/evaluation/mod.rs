@@ -3,6 +3,7 @@
 pub mod chat;
 mod compare;
 mod digest;
+#[cfg(feature = "ort")]
 mod onnx;
 mod runnable;
 mod side;

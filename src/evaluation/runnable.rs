@@ -6,10 +6,10 @@ use anyhow::Result;
 use plmconv_formats::{DType, TextTokenizer};
 use plmconv_validate::{Options, Runner};
 
-use super::onnx::OnnxExport;
 #[cfg(feature = "ort")]
 use super::onnx::OnnxSession;
 use super::side::{Loaded, load_model};
+use crate::onnx::find_graph;
 
 /// A model with its tokenizer.
 pub enum Runnable {
@@ -36,24 +36,21 @@ pub struct Description {
 /// # Errors
 /// Whatever may be wrong with it; an ONNX export where this program was built without ONNX Runtime.
 pub fn open_runnable(path: &Path, options: Options) -> Result<Runnable> {
-    match OnnxExport::find(path)? {
-        Some(export) => open_export(export, options),
+    match find_graph(path)? {
+        Some(graph) => open_graph(graph, options),
         None => Ok(Runnable::Loaded(Box::new(load_model(path, options)?))),
     }
 }
 
 #[cfg(feature = "ort")]
-fn open_export(export: OnnxExport, options: Options) -> Result<Runnable> {
-    Ok(Runnable::Onnx(Box::new(OnnxSession::open(export, options.threads)?)))
+fn open_graph(graph: PathBuf, options: Options) -> Result<Runnable> {
+    Ok(Runnable::Onnx(Box::new(OnnxSession::open(graph, options.threads)?)))
 }
 
 #[cfg(not(feature = "ort"))]
-fn open_export(export: OnnxExport, _: Options) -> Result<Runnable> {
+fn open_graph(graph: PathBuf, _: Options) -> Result<Runnable> {
     Err(crate::error::UsageError::with_hint(
-        format!(
-            "{}: an ONNX export, and this plmconv was built without ONNX Runtime",
-            export.graph.display()
-        ),
+        format!("{}: an ONNX export, and this plmconv was built without ONNX Runtime", graph.display()),
         "build it with `cargo build --release --features ort`; docs/onnx.md says what it needs to run",
     )
     .into())
@@ -91,7 +88,7 @@ impl Runnable {
         match self {
             Runnable::Loaded(loaded) => loaded.model.path(),
             #[cfg(feature = "ort")]
-            Runnable::Onnx(session) => &session.export.graph,
+            Runnable::Onnx(session) => &session.graph,
         }
     }
 

@@ -8,8 +8,8 @@ use plmconv_formats::{DType, Model, TextTokenizer};
 use plmconv_validate::reference::Reference;
 use plmconv_validate::{Evaluator, Options};
 
-use super::onnx::OnnxExport;
 use crate::error::UsageError;
+use crate::onnx::find_graph;
 
 /// A model in memory with its tokenizer.
 pub struct Loaded {
@@ -49,11 +49,10 @@ pub fn load_model(path: &Path, options: Options) -> Result<Loaded> {
         )
         .into());
     }
-    if let Some(export) = OnnxExport::find(path)? {
+    if let Some(graph) = find_graph(path)? {
         return Err(UsageError::with_hint(
-            format!("{}: an ONNX export, which plmconv's own evaluator does not read", export.graph.display()),
-            "`validate` (as the candidate), `perplexity` and `generate` run ONNX; elsewhere name the folder or GGUF it \
-             was made from",
+            format!("{}: an ONNX export, which plmconv's own evaluator does not read", graph.display()),
+            "`validate` (as the candidate), `perplexity` and `generate` run ONNX; elsewhere name the model it was made from",
         )
         .into());
     }
