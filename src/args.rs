@@ -178,7 +178,7 @@ pub struct ConvertArgs {
 /// Show what a model file or folder holds
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// Any GGUF or safetensors file, or a Hugging Face folder
+    /// Any GGUF, safetensors or ONNX file, a Hugging Face folder, or an exported ONNX folder
     pub path: PathBuf,
     /// Run the model on this text and show how sparse its FFN activations are, layer by layer
     #[arg(long, value_name = "TEXT")]

@@ -127,6 +127,14 @@ fn evaluator_hint(error: &EvaluatorError) -> Option<String> {
             EvaluatorError::Reference { .. } => {
                 "`plmconv reference` writes such a file; docs/validation.md says what it holds"
             }
+            EvaluatorError::RuntimeLibrary { .. } => {
+                "set ORT_DYLIB_PATH to ONNX Runtime's library, 1.18 or newer; `pip install onnxruntime` brings one: \
+                 onnxruntime/capi/libonnxruntime.so.*"
+            }
+            EvaluatorError::Runtime { .. } => {
+                "this needs a graph that `plmconv convert --to onnx` or `plmconv quantize --to onnx` wrote; --opset 23 \
+                 needs ONNX Runtime 1.23 or newer"
+            }
             EvaluatorError::Temperature { .. } => "--temp 0 always takes the most likely token",
             _ => return None,
         }

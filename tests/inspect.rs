@@ -69,10 +69,7 @@ fn neither_is_told() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("notes.txt");
     std::fs::write(&path, "hello").expect("write");
-    plmconv()
-        .arg("inspect")
-        .arg(&path)
-        .assert()
-        .code(1)
-        .stderr(predicate::str::contains("neither a Hugging Face folder nor a GGUF or safetensors file"));
+    plmconv().arg("inspect").arg(&path).assert().code(1).stderr(predicate::str::contains(
+        "neither a Hugging Face folder nor a GGUF, safetensors or ONNX file",
+    ));
 }

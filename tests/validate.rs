@@ -251,3 +251,42 @@ fn not_a_number_is_told_with_its_layer() {
         .code(1)
         .stderr(predicate::str::contains("layer 3").or(predicate::str::contains("blk.3")));
 }
+
+/// An export in float32, without the checkpoint's files around it.
+fn exported(dir: &Path) -> PathBuf {
+    let out = dir.join("export");
+    plmconv()
+        .arg("convert")
+        .arg(tiny_plm())
+        .args(["--to", "onnx", "--dtype", "f32", "-o"])
+        .arg(&out)
+        .assert()
+        .success();
+    out
+}
+
+#[test]
+#[cfg(not(feature = "ort"))]
+fn without_onnx_runtime_an_export_is_refused_with_a_hint() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let export = exported(dir.path());
+    for named in [export.clone(), export.join("model.onnx")] {
+        let refused =
+            predicate::str::contains("model.onnx: an ONNX export, and this plmconv was built without")
+                .and(predicate::str::contains("--features ort"));
+        validate(&named).assert().code(2).stderr(refused);
+    }
+}
+
+#[test]
+fn an_export_is_no_reference_and_one_of_several_has_to_be_named() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let export = exported(dir.path());
+    let mut command = plmconv();
+    command.arg("validate").arg(tiny_plm()).arg("--against").arg(&export).arg("--text").arg(own_text());
+    command.assert().code(2).stderr(predicate::str::contains("evaluator does not read"));
+    std::fs::copy(export.join("model.onnx"), export.join("model_2.onnx")).expect("copy");
+    let ambiguous =
+        predicate::str::contains("there are 2 ONNX graphs").and(predicate::str::contains("name one"));
+    validate(&export).assert().code(2).stderr(ambiguous);
+}

@@ -8,7 +8,11 @@ use tempfile::{Builder, NamedTempFile};
 use crate::error::{Error, Result};
 
 /// Names of temporaries begin with this, so that a later run can tell leftovers of a killed one.
-pub(crate) const PREFIX: &str = ".plmconv-";
+const PREFIX: &str = ".plmconv-";
+/// And end with this.
+pub(crate) const SUFFIX: &str = ".tmp";
+/// Held locked in a temporary folder while its process lives; never part of the result.
+pub(crate) const LOCK: &str = ".lock";
 
 /// A file being written beside its final name. Dropped without [`commit`](Self::commit), it is gone.
 #[derive(Debug)]
@@ -28,17 +32,12 @@ impl AtomicFile {
         if target.is_dir() || (!overwrite && target.exists()) {
             return Err(Error::Exists { path: target });
         }
-        let folder = parent(&target);
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        remove_leftovers(folder, &name);
-        let temporary = Builder::new()
-            .prefix(&format!("{PREFIX}{name}."))
-            .suffix(".tmp")
-            .tempfile_in(folder)
-            .map_err(Error::io(folder))?;
+        let (folder, prefix) = temporaries(&target);
+        let temporary =
+            Builder::new().prefix(&prefix).suffix(SUFFIX).tempfile_in(&folder).map_err(Error::io(&folder))?;
         let lock = temporary.as_file().try_lock();
-        lock.map_err(|e| Error::Io { path: folder.to_path_buf(), source: e.into() })?;
-        make_readable(temporary.as_file(), folder)?;
+        lock.map_err(|e| Error::Io { path: folder.clone(), source: e.into() })?;
+        make_readable(temporary.as_file(), &folder)?;
         Ok(AtomicFile { temporary, target, overwrite })
     }
 
@@ -77,19 +76,26 @@ pub(crate) fn parent(path: &Path) -> &Path {
     }
 }
 
-/// A killed run leaves its temporary. The lock tells it from one that another process is writing now.
-fn remove_leftovers(folder: &Path, target_name: &str) {
-    let prefix = format!("{PREFIX}{target_name}.");
+/// The folder for a temporary of `target` and what its name begins with. What killed runs left there is removed.
+pub(crate) fn temporaries(target: &Path) -> (PathBuf, String) {
+    let folder = parent(target);
+    let prefix = format!("{PREFIX}{}.", target.file_name().unwrap_or_default().to_string_lossy());
+    remove_leftovers(folder, &prefix);
+    (folder.to_path_buf(), prefix)
+}
+
+/// A killed run leaves its temporary, a file or a folder. The lock tells it from one that another process is writing
+/// now; a folder without a lock file is one whose lock is about to be made, or was just given up for the final name.
+fn remove_leftovers(folder: &Path, prefix: &str) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with(&prefix) && name.ends_with(".tmp") {
-            let unused = File::open(entry.path()).is_ok_and(|f| f.try_lock().is_ok());
-            if unused {
-                // A leftover that cannot be removed is only wasted space; the run itself goes on.
-                let _ = std::fs::remove_file(entry.path());
-            }
+    let is_temporary = |name: &str| name.starts_with(prefix) && name.ends_with(SUFFIX);
+    for entry in entries.flatten().filter(|entry| is_temporary(&entry.file_name().to_string_lossy())) {
+        let path = entry.path();
+        let is_folder = path.is_dir();
+        let lock = if is_folder { path.join(LOCK) } else { path.clone() };
+        if File::open(lock).is_ok_and(|file| file.try_lock().is_ok()) {
+            // A leftover that cannot be removed is only wasted space; the run itself goes on.
+            let _ = if is_folder { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
         }
     }
 }

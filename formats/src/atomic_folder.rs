@@ -5,11 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, TempDir};
 
-use crate::atomic::{PREFIX, parent};
+use crate::atomic::{LOCK, SUFFIX, parent, temporaries};
 use crate::error::{Error, Result};
-
-/// Held locked in a temporary folder while its process lives; never part of the result.
-const LOCK: &str = ".lock";
 
 /// A folder being filled beside its final name. Dropped without [`commit`](Self::commit), it is gone.
 #[derive(Debug)]
@@ -30,14 +27,9 @@ impl AtomicFolder {
         if target.is_file() || (!overwrite && target.exists()) {
             return Err(Error::Exists { path: target });
         }
-        let parent = parent(&target);
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        remove_leftovers(parent, &name);
-        let temporary = Builder::new()
-            .prefix(&format!("{PREFIX}{name}."))
-            .suffix(".tmp")
-            .tempdir_in(parent)
-            .map_err(Error::io(parent))?;
+        let (parent, prefix) = temporaries(&target);
+        let temporary =
+            Builder::new().prefix(&prefix).suffix(SUFFIX).tempdir_in(&parent).map_err(Error::io(&parent))?;
         make_readable(temporary.path())?;
         let lock_path = temporary.path().join(LOCK);
         let lock = File::create(&lock_path).map_err(Error::io(&lock_path))?;
@@ -119,27 +111,6 @@ fn sync(path: &Path) -> Result<()> {
         return Ok(());
     }
     File::options().write(true).open(path).and_then(|f| f.sync_all()).map_err(Error::io(path))
-}
-
-/// A killed run leaves its temporary. The lock tells it from one that another process is filling now.
-fn remove_leftovers(folder: &Path, target_name: &str) {
-    let prefix = format!("{PREFIX}{target_name}.");
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let path = entry.path();
-        if name.starts_with(&prefix) && name.ends_with(".tmp") && path.is_dir() && is_unused(&path) {
-            // A leftover that cannot be removed is only wasted space; the run itself goes on.
-            let _ = std::fs::remove_dir_all(path);
-        }
-    }
-}
-
-/// Unlocked, and not a folder whose lock is about to be made (or was just given up for the final name).
-fn is_unused(folder: &Path) -> bool {
-    let lock = File::open(folder.join(LOCK));
-    lock.is_ok_and(|f| f.try_lock().is_ok())
 }
 
 /// tempfile makes folders for the owner only; an output is for whoever may read what the user writes.

@@ -12,7 +12,7 @@ pub enum Error {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: no such file or folder", path.display())]
     NotFound { path: PathBuf },
-    #[error("{}: neither a Hugging Face folder nor a GGUF or safetensors file", path.display())]
+    #[error("{}: neither a Hugging Face folder nor a GGUF, safetensors or ONNX file", path.display())]
     UnknownFormat { path: PathBuf },
     #[error("{}: bad magic {found:02x?}: not a GGUF file", path.display())]
     BadMagic { path: PathBuf, found: [u8; 4] },

@@ -36,10 +36,19 @@ pub fn plmconv() -> PathBuf {
 pub fn quantize(file_type: &str, model: &Path, output: &Path, more: &[&str]) -> Result<()> {
     let mut command = Command::new(plmconv());
     command.arg("quantize").arg(file_type).arg(model).arg("-o").arg(output).args(more);
+    stdout_of(&mut command).map(drop)
+}
+
+/// Runs a command and returns what it writes to stdout.
+///
+/// # Errors
+/// [`Error::Command`] with its stderr if it fails.
+pub fn stdout_of(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
-    let done = command.output().map_err(|source| Error::Io { path: plmconv(), source })?;
+    let program = PathBuf::from(command.get_program());
+    let done = command.output().map_err(|source| Error::Io { path: program, source })?;
     if done.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
     }
     let stderr = String::from_utf8_lossy(&done.stderr).into_owned();
     Err(Error::Command { command: shown, status: done.status, stderr })

@@ -1,4 +1,4 @@
-//! What can go wrong between us and llama.cpp.
+//! What can go wrong between us and the runtimes.
 
 use std::path::PathBuf;
 

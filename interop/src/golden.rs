@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
-use crate::llama::Token;
+
+/// A token's id, as llama.cpp has it.
+pub type Token = i32;
 
 /// The checkout's folder of fixtures.
 pub fn fixtures() -> PathBuf {
@@ -94,13 +96,24 @@ pub fn distance(reference: &[f32], found: &[f32], vocab_size: usize) -> Distance
         }
         let (log_p, log_q) = (log_softmax(reference), log_softmax(found));
         kl += log_p.iter().zip(&log_q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
-        same += usize::from(crate::llama::likeliest(reference) == crate::llama::likeliest(found));
+        same += usize::from(likeliest(reference) == likeliest(found));
     }
     Distance {
         of_range: worst / f64::from(largest - smallest),
         mean_kl: kl / positions as f64,
         same_top: same as f64 / positions as f64,
     }
+}
+
+/// Index of the largest value, the first of equals.
+pub(crate) fn likeliest(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (index, value) in logits.iter().enumerate() {
+        if *value > logits[best] {
+            best = index;
+        }
+    }
+    best
 }
 
 fn log_softmax(logits: &[f32]) -> Vec<f64> {

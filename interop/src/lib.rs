@@ -1,5 +1,5 @@
-//! What the project's files do in llama.cpp itself: a small safe wrapper over its C interface, the measures that
-//! llama.cpp's own tools make, and the golden values that the tests compare with.
+//! What the project's files do in llama.cpp and ONNX Runtime themselves: a small safe wrapper over llama.cpp's C
+//! interface, the measures that its own tools make, and the golden values that the tests compare with.
 //!
 //! # How llama.cpp is built here
 //!
@@ -13,11 +13,16 @@
 pub mod cli;
 pub mod converter;
 pub mod error;
+#[cfg(feature = "llama")]
 pub mod gguf;
 pub mod golden;
+#[cfg(feature = "llama")]
 pub mod llama;
+#[cfg(feature = "llama")]
 pub mod perplexity;
+#[cfg(feature = "llama")]
 pub mod quantize;
+#[cfg(feature = "llama")]
 pub mod speed;
 
 pub use error::{Error, Result};

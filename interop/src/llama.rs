@@ -5,7 +5,6 @@ mod log;
 mod model;
 mod state;
 
-pub(crate) use context::likeliest;
 pub use context::{Batch, Context, ContextOptions, Token};
 pub use log::{Level, Line, capture, text as log_text};
 pub use model::{LoadOptions, Model};

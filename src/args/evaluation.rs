@@ -15,7 +15,7 @@ pub const DEFAULT_CTX: usize = 512;
 #[derive(Debug, Args)]
 #[command(after_help = "Example: plmconv perplexity model-q4_k_m.gguf --text wiki.test.raw")]
 pub struct PerplexityArgs {
-    /// A Hugging Face folder, or a PLM GGUF of any type
+    /// A Hugging Face folder, a PLM GGUF of any type, or an ONNX folder (feature `ort`)
     pub model: PathBuf,
     /// UTF-8 text to score
     #[arg(long, value_name = "FILE")]
@@ -37,7 +37,7 @@ Without --text the reference writes the text itself (--self N, reproducible by -
 
 Example: plmconv validate model-q4_k_m.gguf --against ./PLM-1.8B-Instruct --text wiki.test.raw --html report.html")]
 pub struct ValidateArgs {
-    /// The model to judge: a Hugging Face folder, or a PLM GGUF of any type
+    /// The model to judge: a Hugging Face folder, a PLM GGUF of any type, or an ONNX folder (feature `ort`)
     pub candidate: PathBuf,
     /// What it is judged by: a folder, a GGUF of any type, or stored outputs (.safetensors)
     #[arg(long, value_name = "REFERENCE")]
@@ -107,7 +107,7 @@ pub struct ReferenceArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example: plmconv generate --chat model-q4_k_m.gguf \"Name three rivers.\"")]
 pub struct GenerateArgs {
-    /// A Hugging Face folder, or a PLM GGUF of any type
+    /// A Hugging Face folder, a PLM GGUF of any type, or an ONNX folder (feature `ort`)
     pub model: PathBuf,
     /// The text to continue, or with --chat the user's message
     pub prompt: String,

@@ -3,22 +3,23 @@
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result};
+use plmconv_formats::TextTokenizer;
 use plmconv_validate::generate::{GenerateOptions, generate};
 
 use crate::args::GenerateArgs;
-use crate::evaluation::{Loaded, chat, load_model};
+use crate::evaluation::{chat, open_runnable};
 use crate::report::stream::Stream;
 
 pub fn run(args: &GenerateArgs) -> Result<()> {
-    let loaded = load_model(&args.model, args.evaluator.options()?)?;
-    let prompt = prompt_tokens(&loaded, args).context("the prompt")?;
-    let tokenizer = &loaded.tokenizer;
+    let model = open_runnable(&args.model, args.evaluator.options()?)?;
+    let tokenizer = model.tokenizer();
+    let prompt = prompt_tokens(tokenizer, args).context("the prompt")?;
     let options = GenerateOptions {
         max_tokens: args.tokens,
         temperature: args.temperature,
         seed: args.seed,
         stop: (0..tokenizer.vocab_size() as u32).filter(|id| tokenizer.ends_generation(*id)).collect(),
-        vocabulary: Some(loaded.meaningful_ids()),
+        vocabulary: Some(model.meaningful_ids()),
     };
     let mut stream = Stream::new(tokenizer);
     // A closed pipe is a reader that has seen enough.
@@ -26,13 +27,12 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         Ok(()) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),
     };
-    generate(&loaded.evaluator, &prompt, &options, on_token)?;
+    generate(model.runner(), &prompt, &options, on_token)?;
     stream.finish();
     Ok(())
 }
 
-fn prompt_tokens(loaded: &Loaded, args: &GenerateArgs) -> Result<Vec<u32>> {
-    let tokenizer = &loaded.tokenizer;
+fn prompt_tokens(tokenizer: &TextTokenizer, args: &GenerateArgs) -> Result<Vec<u32>> {
     if args.chat {
         return Ok(tokenizer.encode_chat(&chat::render_user_message(tokenizer, &args.prompt)?)?);
     }

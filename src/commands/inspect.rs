@@ -5,10 +5,12 @@ use std::path::Path;
 use anyhow::Result;
 use plmconv_formats::gguf::{GgufFile, Value};
 use plmconv_formats::model::{Model, TensorKey};
+use plmconv_formats::onnx::OnnxFile;
 use plmconv_formats::safetensors::SafetensorsFile;
 use plmconv_formats::{Config, Error as FormatError};
 
 use crate::args::InspectArgs;
+use crate::onnx::find_graph;
 use crate::report::inspect::{Inspection, TensorLine, print};
 
 pub fn run(args: &InspectArgs) -> Result<()> {
@@ -19,6 +21,9 @@ pub fn run(args: &InspectArgs) -> Result<()> {
 }
 
 fn inspect(path: &Path) -> Result<Inspection> {
+    if let Some(graph) = find_graph(path)? {
+        return inspect_onnx(&graph);
+    }
     let metadata = std::fs::metadata(path).map_err(FormatError::io(path))?;
     if metadata.is_dir() {
         return inspect_folder(path);
@@ -70,6 +75,7 @@ fn inspect_folder(path: &Path) -> Result<Inspection> {
         tensors: tensors.collect(),
         metadata: Vec::new(),
         config: Some(model.config),
+        onnx: None,
     })
 }
 
@@ -91,6 +97,7 @@ fn inspect_gguf(path: &Path) -> Result<Inspection> {
         tensors: tensors.collect(),
         metadata: file.metadata.iter().map(|(k, v)| (k.to_string(), to_json(v))).collect(),
         config,
+        onnx: None,
     })
 }
 
@@ -111,6 +118,28 @@ fn inspect_safetensors(path: &Path) -> Result<Inspection> {
         tensors: tensors.collect(),
         metadata: file.metadata.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect(),
         config: None,
+        onnx: None,
+    })
+}
+
+fn inspect_onnx(path: &Path) -> Result<Inspection> {
+    let file = OnnxFile::open(path)?;
+    let tensors = file.weights().into_iter().map(|w| TensorLine {
+        role: TensorKey::from_hugging_face(&w.name),
+        name: w.name,
+        shape: w.shape,
+        dtype: w.stored_as,
+        bytes: w.bytes,
+    });
+    Ok(Inspection {
+        path: path.display().to_string(),
+        format: "ONNX",
+        architecture: None,
+        file_bytes: file.file_bytes,
+        tensors: tensors.collect(),
+        metadata: Vec::new(),
+        config: None,
+        onnx: Some(file),
     })
 }
 

@@ -11,7 +11,8 @@ use plmconv_validate::reference::{Reference, TEXT_DIGEST};
 use plmconv_validate::{Options, Windows};
 
 use super::digest::text_digest;
-use super::side::{Loaded, ReferenceSide, load_model};
+use super::runnable::{Runnable, open_runnable};
+use super::side::{Loaded, ReferenceSide};
 use super::text::{read_text, windows_of};
 use super::thresholds::{Limits, limits_for};
 use crate::args::{DEFAULT_CTX, LimitArgs, WindowArgs};
@@ -63,7 +64,7 @@ pub struct UsedText {
 
 /// All that a report is made of.
 pub struct Comparison {
-    pub candidate: Loaded,
+    pub candidate: Runnable,
     pub reference: ReferenceSide,
     pub text: UsedText,
     pub ctx: usize,
@@ -79,7 +80,7 @@ pub struct Comparison {
 /// # Errors
 /// Sides that cannot be compared, a text that cannot be used, and whatever running a model may end with.
 pub fn compare(request: &Request<'_>) -> Result<Comparison> {
-    let candidate = load_model(request.candidate, request.options)?;
+    let candidate = open_runnable(request.candidate, request.options)?;
     let reference = ReferenceSide::open(request.reference, request.options)?;
     check_sides(&candidate, &reference)?;
     let (tokens, text, ctx) = tokens_for(request, &candidate, &reference)?;
@@ -94,7 +95,7 @@ pub fn compare(request: &Request<'_>) -> Result<Comparison> {
                 ReferenceSide::Model(_) => None,
             };
             let chunks = [request.windows.chunks, stored].into_iter().flatten().min();
-            windows_of(tokens.as_deref().unwrap_or_default(), &candidate.tokenizer, ctx, chunks)?
+            windows_of(tokens.as_deref().unwrap_or_default(), candidate.tokenizer(), ctx, chunks)?
         }
     };
     let (ctx, count) = (windows.ctx(), windows.count());
@@ -115,7 +116,7 @@ pub fn compare(request: &Request<'_>) -> Result<Comparison> {
 
 fn run(
     request: &Request<'_>,
-    candidate: &Loaded,
+    candidate: &Runnable,
     reference: &ReferenceSide,
     windows: &Windows<'_>,
 ) -> Result<(Divergence, (Duration, usize))> {
@@ -130,9 +131,16 @@ fn run(
         )
         .into());
     }
+    if request.per_layer && candidate.runner().evaluator().is_none() {
+        return Err(UsageError::with_hint(
+            "--per-layer needs a candidate that plmconv's own evaluator runs; ONNX Runtime shows no layers",
+            "leave --per-layer away, or judge a GGUF",
+        )
+        .into());
+    }
     let detail = Detail { worst_tokens: WORST_TOKENS, per_layer: request.per_layer };
     let bar = request.console.window_bar(windows.count(), "comparing");
-    let (divergence, elapsed) = compare_models(&candidate.evaluator, side, windows, detail, |p| {
+    let (divergence, elapsed) = compare_models(candidate.runner(), side, windows, detail, |p| {
         bar.set_position(p.windows_done as u64);
     })?;
     bar.finish_and_clear();
@@ -140,7 +148,7 @@ fn run(
 }
 
 fn check_sides(candidate: &Loaded, reference: &ReferenceSide) -> Result<()> {
-    let vocab_size = candidate.evaluator.config().vocab_size;
+    let vocab_size = candidate.runner().vocab_size();
     let (other_size, other_digest) = match reference {
         ReferenceSide::Model(model) => (model.evaluator.config().vocab_size, Some(model.tokenizer.digest())),
         ReferenceSide::Stored(stored) => {
@@ -152,7 +160,7 @@ fn check_sides(candidate: &Loaded, reference: &ReferenceSide) -> Result<()> {
         return Err(error.into());
     }
     match other_digest {
-        Some(digest) if digest != candidate.tokenizer.digest() => Err(TokenizerMismatch.into()),
+        Some(digest) if digest != candidate.tokenizer().digest() => Err(TokenizerMismatch.into()),
         _ => Ok(()),
     }
 }
@@ -160,7 +168,7 @@ fn check_sides(candidate: &Loaded, reference: &ReferenceSide) -> Result<()> {
 /// The tokens to compare on (none: those that were stored), what they are, and the window's length.
 fn tokens_for(
     request: &Request<'_>,
-    candidate: &Loaded,
+    candidate: &Runnable,
     reference: &ReferenceSide,
 ) -> Result<(Option<Vec<u32>>, UsedText, usize)> {
     let asked = request.windows.ctx;
@@ -182,9 +190,9 @@ fn tokens_for(
 /// Tokens that the reference writes where no text is given.
 const DEFAULT_WRITTEN: usize = 1024;
 
-fn file_text(path: &Path, side: &Loaded) -> Result<(Vec<u32>, UsedText)> {
+fn file_text(path: &Path, side: &Runnable) -> Result<(Vec<u32>, UsedText)> {
     let text = read_text(path)?;
-    let tokens = side.tokenizer.encode(&text)?;
+    let tokens = side.tokenizer().encode(&text)?;
     let used = UsedText {
         origin: "file",
         path: Some(path.into()),
@@ -197,7 +205,7 @@ fn file_text(path: &Path, side: &Loaded) -> Result<(Vec<u32>, UsedText)> {
 
 fn stored_text(
     asked: Option<usize>,
-    candidate: &Loaded,
+    candidate: &Runnable,
     stored: &Reference,
     choice: &TextChoice,
 ) -> Result<(Option<Vec<u32>>, UsedText, usize)> {

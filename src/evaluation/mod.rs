@@ -3,11 +3,15 @@
 pub mod chat;
 mod compare;
 mod digest;
+#[cfg(feature = "ort")]
+mod onnx;
+mod runnable;
 mod side;
 mod text;
 mod thresholds;
 
 pub use compare::{Comparison, Request, TOKENIZER_DIGEST, TextChoice, compare};
 pub use digest::{model_digest, text_digest};
+pub use runnable::{Description, Runnable, open_runnable};
 pub use side::{Loaded, ReferenceSide, load_model};
 pub use text::{read_text, windows_of};

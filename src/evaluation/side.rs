@@ -9,6 +9,7 @@ use plmconv_validate::reference::Reference;
 use plmconv_validate::{Evaluator, Options};
 
 use crate::error::UsageError;
+use crate::onnx::find_graph;
 
 /// A model in memory with its tokenizer.
 pub struct Loaded {
@@ -39,12 +40,19 @@ impl ReferenceSide {
 /// Reads a model and its tokenizer.
 ///
 /// # Errors
-/// Whatever may be wrong with either; outputs where a model is needed.
+/// Whatever may be wrong with either; outputs or an ONNX export where a model is needed.
 pub fn load_model(path: &Path, options: Options) -> Result<Loaded> {
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && path.is_file() {
         return Err(UsageError::with_hint(
             format!("{}: a model is needed here, not one safetensors file", path.display()),
             "name the folder that holds config.json and the weights, or a .gguf file",
+        )
+        .into());
+    }
+    if let Some(graph) = find_graph(path)? {
+        return Err(UsageError::with_hint(
+            format!("{}: an ONNX export, which plmconv's own evaluator does not read", graph.display()),
+            "`validate` (as the candidate), `perplexity` and `generate` run ONNX; elsewhere name the model it was made from",
         )
         .into());
     }
@@ -88,14 +96,5 @@ impl Loaded {
     /// Average bits of a weight.
     pub fn bits_per_weight(&self) -> f64 {
         self.tensor_bytes() as f64 * 8.0 / self.model.parameter_count().max(1) as f64
-    }
-
-    /// Ids that stand for some text: a vocabulary may be padded at its end with ids that mean nothing.
-    pub fn meaningful_ids(&self) -> usize {
-        let mut count = self.tokenizer.vocab_size();
-        while count > 1 && self.tokenizer.token_bytes(count as u32 - 1).is_empty() {
-            count -= 1;
-        }
-        count
     }
 }

@@ -1,10 +1,12 @@
 //! `--to onnx`: arguments and a model become a checked plan, the plan becomes a folder.
 
+mod locate;
 mod plan;
 mod range;
 mod target;
 mod writer;
 
+pub use locate::find_graph;
 pub use plan::OnnxPlan;
 pub use target::{Target, WeightType};
 pub use writer::write;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use plmconv_formats::model::Tensor;
 use plmconv_formats::onnx::{
-    Content, DataItem, Export, ExportSpec, Profile, Sidecar, WeightFormat, build, sidecars,
+    Content, DataItem, Export, ExportSpec, Profile, Sidecar, WeightFormat, blocks_name, build, sidecars,
 };
 use plmconv_formats::{DType, Model, Role};
 use plmconv_quant::Error as QuantError;
@@ -135,8 +135,7 @@ pub fn stored_as(item: &DataItem) -> String {
     match &item.content {
         Content::Float { dtype, .. } => dtype.name().into(),
         Content::NBits { format, .. } | Content::Qdq { format, .. } => {
-            let kind = if format.symmetric { "" } else { " asymmetric" };
-            format!("Q{} x{}{kind}", format.bits, format.block_size)
+            blocks_name(format.bits, format.block_size, format.symmetric)
         }
     }
 }

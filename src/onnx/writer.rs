@@ -21,7 +21,7 @@ use crate::progress::Console;
 pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()> {
     let folder = AtomicFolder::create(&plan.output, plan.overwrite)?;
     let data = DataFiles::create(&folder, plan)?;
-    write_small(&folder, &plan.graph_path(), &plan.export.model)?;
+    write_small(&folder, plan.graph_path(), &plan.export.model)?;
     for sidecar in &plan.sidecars {
         write_small(&folder, &sidecar.path, &sidecar.bytes)?;
     }

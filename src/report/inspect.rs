@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use plmconv_formats::Config;
 use plmconv_formats::model::TensorKey;
+use plmconv_formats::onnx::OnnxFile;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::graph::{self, GraphJson};
 use super::{human_bytes, human_shape, print_json, print_table, table};
 use crate::layouts::{self, LayoutSizes};
 
@@ -24,6 +26,7 @@ pub struct Inspection {
     pub tensors: Vec<TensorLine>,
     pub metadata: Vec<(String, Value)>,
     pub config: Option<Config>,
+    pub onnx: Option<OnnxFile>,
 }
 
 /// One tensor.
@@ -50,6 +53,8 @@ struct InspectionJson<'a> {
     metadata: serde_json::Map<String, Value>,
     /// What `quantize q4` would give in each layout; empty for what is no PLM.
     layouts: Vec<LayoutSizes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    graph: Option<GraphJson<'a>>,
 }
 
 #[derive(Serialize)]
@@ -64,7 +69,9 @@ struct TensorJson<'a> {
 
 impl Inspection {
     fn parameters(&self) -> u64 {
-        self.tensors.iter().map(|t| t.shape.iter().map(|&n| n as u64).product::<u64>()).sum()
+        // An ONNX graph's shapes are what the file says, not what its bytes hold.
+        let values = |t: &TensorLine| t.shape.iter().fold(1u64, |all, &n| all.saturating_mul(n as u64));
+        self.tensors.iter().map(values).fold(0, u64::saturating_add)
     }
 
     fn tensor_bytes(&self) -> u64 {
@@ -105,6 +112,7 @@ fn to_json(i: &Inspection) -> InspectionJson<'_> {
             .collect(),
         metadata: i.metadata.iter().cloned().collect(),
         layouts: i.config.as_ref().map(layouts::sizes).unwrap_or_default(),
+        graph: i.onnx.as_ref().map(GraphJson::new),
     }
 }
 
@@ -135,6 +143,9 @@ fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
         for (key, value) in &i.metadata {
             println!("  {key} = {}", shown(value, verbose));
         }
+    }
+    if let Some(onnx) = &i.onnx {
+        graph::print(onnx);
     }
     println!();
     let mut rows = table(&["tensor", "role", "shape", "type", "bytes"], &[4]);

@@ -1,6 +1,7 @@
 //! Results on stdout: text for people, JSON for machines.
 #![allow(clippy::print_stdout, reason = "this is the one place that writes results")]
 
+mod graph;
 pub mod inspect;
 pub mod outline;
 pub mod perplexity;

@@ -7,7 +7,7 @@ use plmconv_validate::perplexity::Perplexity;
 use serde::Serialize;
 
 use super::print_json;
-use crate::evaluation::Loaded;
+use crate::evaluation::{Loaded, Runnable};
 
 #[derive(Serialize)]
 struct PerplexityJson {
@@ -20,19 +20,39 @@ struct PerplexityJson {
     windows: usize,
     seconds: f64,
     tokens_per_second: f64,
+    /// What only the evaluator knows.
+    #[serde(flatten)]
+    evaluator: Option<EvaluatorJson>,
+}
+
+#[derive(Serialize)]
+struct EvaluatorJson {
     active_neurons: f64,
     multiplications_spared: f64,
     kernel: String,
     exact: bool,
 }
 
+impl EvaluatorJson {
+    /// None for a model that runs elsewhere.
+    fn new(model: &Runnable, found: &Perplexity) -> Option<EvaluatorJson> {
+        let (loaded, active_neurons) = model.loaded().zip(found.active_neurons)?;
+        let options = loaded.evaluator.options();
+        Some(EvaluatorJson {
+            active_neurons,
+            multiplications_spared: spared(loaded, active_neurons),
+            kernel: options.kernel.to_string(),
+            exact: options.exact,
+        })
+    }
+}
+
 /// Prints a finished measurement.
-pub fn print(loaded: &Loaded, windows: &Windows<'_>, found: &Perplexity, json: bool) -> Result<()> {
-    let spared = spared(loaded, found.active_neurons);
-    let options = loaded.evaluator.options();
+pub fn print(model: &Runnable, windows: &Windows<'_>, found: &Perplexity, json: bool) -> Result<()> {
+    let evaluator = EvaluatorJson::new(model, found);
     if json {
         return print_json(&PerplexityJson {
-            model: loaded.model.path().display().to_string(),
+            model: model.path().display().to_string(),
             perplexity: found.perplexity.value,
             standard_error: found.perplexity.error,
             tokens_scored: found.tokens_scored,
@@ -41,27 +61,26 @@ pub fn print(loaded: &Loaded, windows: &Windows<'_>, found: &Perplexity, json: b
             windows: windows.count(),
             seconds: found.elapsed.as_secs_f64(),
             tokens_per_second: found.tokens_per_second(),
-            active_neurons: found.active_neurons,
-            multiplications_spared: spared,
-            kernel: options.kernel.to_string(),
-            exact: options.exact,
+            evaluator,
         });
     }
     println!("perplexity {:.4} ± {:.4}", found.perplexity.value, found.perplexity.error);
     println!(
-        "{} tokens scored in {} windows of {}; {:.1} s, {:.1} tokens/s, kernel {}",
+        "{} tokens scored in {} windows of {}; {:.1} s, {:.1} tokens/s, {}",
         found.tokens_scored,
         windows.count(),
         windows.ctx(),
         found.elapsed.as_secs_f64(),
         found.tokens_per_second(),
-        options.kernel
+        evaluator.as_ref().map_or("ONNX Runtime".into(), |e| format!("kernel {}", e.kernel))
     );
-    println!(
-        "{:.1} % of the FFN's neurons were active; their zeros take {:.1} % off the layers' multiplications",
-        found.active_neurons * 100.0,
-        spared * 100.0
-    );
+    if let Some(seen) = evaluator {
+        println!(
+            "{:.1} % of the FFN's neurons were active; their zeros take {:.1} % off the layers' multiplications",
+            seen.active_neurons * 100.0,
+            seen.multiplications_spared * 100.0
+        );
+    }
     Ok(())
 }
 

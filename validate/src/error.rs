@@ -54,6 +54,10 @@ pub enum Error {
     NotMeasurable { what: &'static str },
     #[error("calibration: {what} of layer {layer} are not finite")]
     NonFiniteCalibration { layer: usize, what: &'static str },
+    #[error("ONNX Runtime's library cannot be used: {detail}")]
+    RuntimeLibrary { detail: String },
+    #[error("{}: ONNX Runtime: {detail}", path.display())]
+    Runtime { path: PathBuf, detail: String },
     #[error("calibration: the temporary file for activations: {0}")]
     Spill(#[source] std::io::Error),
 }

@@ -183,33 +183,16 @@ impl Evaluator {
     /// # Errors
     /// Logits that are not finite.
     pub fn logits(&self, hidden: &Hidden) -> Result<Vec<f32>> {
-        let mut all = vec![0.0; hidden.rows * self.config.vocab_size];
-        self.for_logit_tiles(hidden, |first, width, tile| {
-            let rows = all.chunks_exact_mut(self.config.vocab_size);
-            for (out, row) in rows.zip(tile.chunks_exact(width)) {
-                out[first..first + width].copy_from_slice(row);
-            }
-        })?;
-        Ok(all)
-    }
-
-    /// Computes logits some columns of the vocabulary at a time, so that memory does not grow with it:
-    /// calls `each(first column, columns, [rows, columns])` from the first column to the last.
-    ///
-    /// # Errors
-    /// Logits that are not finite.
-    pub fn for_logit_tiles(
-        &self,
-        hidden: &Hidden,
-        mut each: impl FnMut(usize, usize, &[f32]) + Send,
-    ) -> Result<()> {
+        let vocab_size = self.config.vocab_size;
+        let mut all = vec![0.0; hidden.rows * vocab_size];
         let head = self.head(hidden);
         let mut tile = Vec::new();
-        for columns in logit_columns(self.config.vocab_size) {
+        for columns in logit_columns(vocab_size) {
             self.logit_tile(&head, columns.clone(), &mut tile)?;
-            self.pool.install(|| each(columns.start, columns.len(), &tile));
+            let rows = all.chunks_exact_mut(vocab_size).zip(tile.chunks_exact(columns.len()));
+            rows.for_each(|(out, row)| out[columns.clone()].copy_from_slice(row));
         }
-        Ok(())
+        Ok(all)
     }
 
     /// Hidden states made ready for [`logit_tile`](Self::logit_tile).

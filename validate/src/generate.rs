@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::error::{Error, Result};
-use crate::evaluator::{Evaluator, Sequence};
+use crate::runner::Runner;
 
 /// How the next token is chosen, and when to stop.
 #[derive(Clone, Debug)]
@@ -30,8 +30,8 @@ impl Default for GenerateOptions {
 /// # Errors
 /// An empty prompt or one longer than the context, a negative temperature, and what running a model may end
 /// with.
-pub fn generate(
-    evaluator: &Evaluator,
+pub fn generate<'a>(
+    runner: impl Into<Runner<'a>>,
     prompt: &[u32],
     options: &GenerateOptions,
     mut on_token: impl FnMut(u32) -> ControlFlow<()>,
@@ -41,21 +41,19 @@ pub fn generate(
         return Err(Error::Temperature { temperature });
     }
     let mut random = Random(options.seed);
-    let mut cache = evaluator.new_cache();
+    let runner = runner.into();
+    let mut sequence = runner.start()?;
     let mut written = Vec::new();
     let mut input = prompt.to_vec();
     while written.len() < options.max_tokens {
-        let last = input.len();
-        let wanted = last.saturating_sub(1)..last;
-        let logits =
-            evaluator.forward(&mut [Sequence { tokens: &input, wanted, cache: Some(&mut cache) }])?;
+        let logits = sequence.extend(&input)?;
         let allowed = options.vocabulary.unwrap_or(logits.len()).clamp(1, logits.len());
         let token = choose(&logits[..allowed], temperature, &mut random);
         if options.stop.contains(&token) {
             break;
         }
         written.push(token);
-        if on_token(token).is_break() || cache.len() >= evaluator.context() {
+        if on_token(token).is_break() || sequence.len() >= runner.context() {
             break;
         }
         input = vec![token];

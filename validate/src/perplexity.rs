@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use crate::error::Result;
-use crate::evaluator::{Evaluator, Hidden, Sequence};
+use crate::evaluator::{Evaluator, Hidden, Sequence, logit_columns};
 use crate::forward::Observer;
+use crate::outputs::Outputs;
+use crate::runner::Runner;
 use crate::statistics::{Estimate, Mean};
 use crate::windows::Windows;
 
@@ -19,8 +21,8 @@ pub struct Perplexity {
     /// Tokens run through the model.
     pub tokens: usize,
     pub elapsed: Duration,
-    /// Share of FFN activations that were not zero.
-    pub active_neurons: f64,
+    /// Share of FFN activations that were not zero; a runtime does not show them.
+    pub active_neurons: Option<f64>,
 }
 
 impl Perplexity {
@@ -41,26 +43,28 @@ pub struct Progress {
 /// Runs all windows and scores their second halves; `progress` is called after every batch.
 ///
 /// # Errors
-/// As [`Evaluator::hidden`] and [`Evaluator::logits`].
-pub fn perplexity(
-    evaluator: &Evaluator,
+/// As [`Evaluator::hidden`] and [`Evaluator::logits`], or those of a runtime.
+pub fn perplexity<'a>(
+    runner: impl Into<Runner<'a>>,
     windows: &Windows<'_>,
     mut observer: Option<Observer<'_>>,
     mut progress: impl FnMut(Progress),
 ) -> Result<Perplexity> {
+    let runner = runner.into();
     let start = Instant::now();
     let mut nll = Mean::default();
     let (mut tokens, mut active, mut neurons) = (0, 0u64, 0u64);
-    for batch in windows.batches() {
+    for batch in runner.batches(windows) {
         let observer = observer.as_mut().map(|o| &mut **o as Observer<'_>);
-        let hidden = hidden_of(evaluator, windows, batch.clone(), observer)?;
+        let outputs = runner.run(windows, batch.clone(), observer)?;
         let targets: Vec<u32> = batch.clone().flat_map(|w| windows.targets(w)).copied().collect();
-        for likelihood in negative_log_likelihoods(evaluator, &hidden, &targets)? {
+        for likelihood in negative_log_likelihoods(runner, &outputs, &targets)? {
             nll.add(likelihood);
         }
         tokens += batch.len() * windows.ctx();
-        active += hidden.active_neurons;
-        neurons += hidden.neurons;
+        let (seen_active, seen) = outputs.activity().unwrap_or_default();
+        active += seen_active;
+        neurons += seen;
         progress(Progress {
             windows_done: batch.end,
             windows: windows.count(),
@@ -72,7 +76,7 @@ pub fn perplexity(
         tokens_scored: nll.count(),
         tokens,
         elapsed: start.elapsed(),
-        active_neurons: active as f64 / neurons.max(1) as f64,
+        active_neurons: (neurons > 0).then(|| active as f64 / neurons as f64),
     })
 }
 
@@ -97,23 +101,29 @@ struct LogSumExp {
     target: f32,
 }
 
-/// `-log p(target)` for every row of `hidden`, in f64 from f32 logits.
-fn negative_log_likelihoods(evaluator: &Evaluator, hidden: &Hidden, targets: &[u32]) -> Result<Vec<f64>> {
-    assert_eq!(targets.len(), hidden.rows);
-    let kernels = evaluator.linear.kernels;
-    let mut rows = vec![LogSumExp { max: f32::NEG_INFINITY, sum: 0.0, target: f32::NAN }; hidden.rows];
-    evaluator.for_logit_tiles(hidden, |first, width, tile| {
-        let work = rows.par_iter_mut().zip(tile.par_chunks_exact(width)).zip(targets);
-        work.for_each_init(Vec::new, |scratch, ((row, logits), &target)| {
-            if let Some(&logit) = (target as usize).checked_sub(first).and_then(|i| logits.get(i)) {
-                row.target = logit;
-            }
-            let max = logits.iter().fold(row.max, |m, &x| if x > m { x } else { m });
-            scratch.clear();
-            scratch.extend_from_slice(logits);
-            row.sum = row.sum * ((row.max - max) as f64).exp() + kernels.exp_minus(scratch, max) as f64;
-            row.max = max;
+/// `-log p(target)` for every row of `outputs`, in f64 from f32 logits.
+fn negative_log_likelihoods(runner: Runner<'_>, outputs: &Outputs<'_>, targets: &[u32]) -> Result<Vec<f64>> {
+    let kernels = runner.kernels()?;
+    let tiles = outputs.tiles();
+    let mut rows = vec![LogSumExp { max: f32::NEG_INFINITY, sum: 0.0, target: f32::NAN }; targets.len()];
+    let mut tile = Vec::new();
+    for columns in logit_columns(runner.vocab_size()) {
+        tiles.read(columns.clone(), &mut tile)?;
+        assert_eq!(tile.len(), targets.len() * columns.len());
+        let work = rows.par_iter_mut().zip(tile.par_chunks_exact(columns.len())).zip(targets);
+        runner.install(|| {
+            work.for_each_init(Vec::new, |scratch, ((row, logits), &target)| {
+                if let Some(&logit) = (target as usize).checked_sub(columns.start).and_then(|i| logits.get(i))
+                {
+                    row.target = logit;
+                }
+                let max = logits.iter().fold(row.max, |m, &x| if x > m { x } else { m });
+                scratch.clear();
+                scratch.extend_from_slice(logits);
+                row.sum = row.sum * ((row.max - max) as f64).exp() + kernels.exp_minus(scratch, max) as f64;
+                row.max = max;
+            });
         });
-    })?;
+    }
     Ok(rows.iter().map(|row| row.sum.ln() + (row.max - row.target) as f64).collect())
 }

@@ -86,13 +86,38 @@ impl<'a> Windows<'a> {
     }
 
     /// Runs of windows that are computed at once.
-    pub fn batches(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (step, count) = ((BATCH_TOKENS / self.ctx).max(1), self.count);
-        (0..count).step_by(step).map(move |start| start..(start + step).min(count))
+    pub fn batches(&self) -> Batches {
+        self.batches_of(BATCH_TOKENS)
+    }
+
+    /// Runs of windows of so many tokens together, or of one window if it is longer.
+    pub(crate) fn batches_of(&self, tokens: usize) -> Batches {
+        let (step, count) = ((tokens / self.ctx).max(1), self.count);
+        Batches { step, rest: 0..count }
     }
 
     fn original(&self, index: usize) -> &'a [u32] {
         &self.tokens[index * self.ctx..(index + 1) * self.ctx]
+    }
+}
+
+/// Runs of windows, from the first to the last.
+#[derive(Clone, Debug)]
+pub struct Batches {
+    step: usize,
+    rest: Range<usize>,
+}
+
+impl Iterator for Batches {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let start = self.rest.start;
+        self.rest.start = (start + self.step).min(self.rest.end);
+        Some(start..self.rest.start)
     }
 }
 

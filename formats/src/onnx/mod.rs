@@ -1,7 +1,7 @@
 //! PLM as an ONNX graph with external data, for ONNX Runtime and the clients built on it.
 //!
 //! [`build`] makes the graph with every byte's place known; who writes the data follows
-//! [`Export::items`] and [`Export::literals`].
+//! [`Export::items`] and [`Export::literals`]. [`OnnxFile`] reads what any ONNX model holds.
 
 mod attention;
 mod data;
@@ -9,10 +9,15 @@ mod graph;
 mod layers;
 mod model;
 pub mod proto;
+mod read;
 mod sidecar;
 mod spec;
+mod weights;
+mod wire;
 
 pub use data::{Content, DataItem, HeadBlocks, Literal, Place};
 pub use model::{Export, build};
+pub use read::{Initializer, OnnxFile, Port};
 pub use sidecar::{Sidecar, sidecars};
 pub use spec::{BlockFormat, ExportSpec, Opset, Profile, QuantFormat, WeightFormat};
+pub use weights::{Weight, blocks_name};

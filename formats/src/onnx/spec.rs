@@ -25,6 +25,17 @@ pub enum Opset {
     V23,
 }
 
+impl Profile {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Latent => "latent",
+            Profile::Genai => "genai",
+            Profile::Hf => "hf",
+        }
+    }
+}
+
 impl Opset {
     /// The version of the default domain.
     pub fn version(self) -> i64 {

@@ -42,12 +42,17 @@ impl TextTokenizer {
     /// No tokenizer, a malformed one, or splits that are not known here.
     pub fn from_model(model: &Model) -> Result<TextTokenizer> {
         match &model.origin {
-            Origin::HuggingFace(folder) => {
-                let metadata = describe_tokenizer(folder, model.config.vocab_size)?;
-                TextTokenizer::from_metadata(folder, &metadata)
-            }
+            Origin::HuggingFace(folder) => TextTokenizer::from_folder(folder, model.config.vocab_size),
             Origin::Gguf(file) => TextTokenizer::from_metadata(file.path(), &file.metadata),
         }
+    }
+
+    /// The tokenizer of a folder, for a model with `vocab_size` logits.
+    ///
+    /// # Errors
+    /// As [`TextTokenizer::from_model`].
+    pub fn from_folder(folder: &Path, vocab_size: usize) -> Result<TextTokenizer> {
+        TextTokenizer::from_metadata(folder, &describe_tokenizer(folder, vocab_size)?)
     }
 
     /// The tokenizer that a GGUF's metadata describes. `path` names the file in errors.

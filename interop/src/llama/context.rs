@@ -265,7 +265,7 @@ impl<'model> Context<'model> {
         let mut generated = Vec::with_capacity(count);
         while generated.len() < count {
             self.decode(&mut batch)?;
-            let token = likeliest(self.logits()?);
+            let token = crate::golden::likeliest(self.logits()?) as Token;
             batch.clear();
             batch.push(token, prompt.len() + generated.len(), 0, true);
             generated.push(token);
@@ -279,17 +279,6 @@ impl Drop for Context<'_> {
         // SAFETY: the pointer came from llama.cpp and is freed once, before the model it borrows.
         unsafe { sys::llama_free(self.pointer.as_ptr()) };
     }
-}
-
-/// Index of the largest value, the first of equals.
-pub(crate) fn likeliest(logits: &[f32]) -> Token {
-    let mut best = 0;
-    for (index, value) in logits.iter().enumerate() {
-        if *value > logits[best] {
-            best = index;
-        }
-    }
-    best as Token
 }
 
 fn small<T: TryFrom<usize>>(what: &'static str, value: usize) -> Result<T> {

@@ -11,7 +11,7 @@ use plmconv_validate::divergence::WorstToken;
 use plmconv_validate::statistics::Estimate;
 use serde::Serialize;
 
-use crate::evaluation::{Comparison, ReferenceSide};
+use crate::evaluation::{Comparison, Description, ReferenceSide};
 
 /// Version of the JSON form; raised when a key changes its meaning or goes. docs/validation.md describes it.
 const SCHEMA: &str = "plmconv.validation/1";
@@ -166,9 +166,9 @@ impl ValidationReport {
             version: env!("CARGO_PKG_VERSION"),
             passed: checks.iter().all(|check| check.passed),
             checks,
-            candidate: side(&c.candidate),
+            candidate: side(c.candidate.describe()),
             reference: match &c.reference {
-                ReferenceSide::Model(model) => side(model),
+                ReferenceSide::Model(model) => side(model.describe()),
                 ReferenceSide::Stored(_) => SideReport {
                     path: reference_path.display().to_string(),
                     format: "stored outputs",
@@ -275,22 +275,22 @@ fn checks(c: &Comparison) -> Vec<Check> {
     ]
 }
 
-fn side(loaded: &crate::evaluation::Loaded) -> SideReport {
+fn side(description: Description) -> SideReport {
     SideReport {
-        path: loaded.model.path().display().to_string(),
-        format: loaded.format(),
-        dtype: Some(loaded.prevailing_type().name().to_string()),
-        bits_per_weight: Some(loaded.bits_per_weight()),
-        tensor_bytes: Some(loaded.tensor_bytes()),
+        path: description.path.display().to_string(),
+        format: description.format,
+        dtype: Some(description.dtype),
+        bits_per_weight: Some(description.bits_per_weight),
+        tensor_bytes: Some(description.tensor_bytes),
     }
 }
 
 fn worst(c: &Comparison, w: &WorstToken) -> WorstReport {
-    let text = |id: u32| String::from_utf8_lossy(&c.candidate.tokenizer.token_bytes(id)).into_owned();
+    let text = |id: u32| String::from_utf8_lossy(&c.candidate.tokenizer().token_bytes(id)).into_owned();
     WorstReport {
         kl_divergence: w.kld,
         position: w.position,
-        context: c.candidate.tokenizer.decode(&w.context),
+        context: c.candidate.tokenizer().decode(&w.context),
         token: text(w.token),
         top_reference: text(w.top_reference),
         top_candidate: text(w.top_candidate),

@@ -8,16 +8,19 @@ mod summary;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use plmconv_formats::Config;
 use rayon::prelude::*;
 
 pub use layers::LayerDivergence;
 pub use summary::{Divergence, WorstToken};
 
 use crate::error::{Error, Result};
-use crate::evaluator::{Evaluator, Hidden, logit_columns};
+use crate::evaluator::{Evaluator, logit_columns};
 use crate::forward::Observer;
-use crate::perplexity::{Progress, hidden_of};
-use crate::reference::{Reference, Stored};
+use crate::outputs::Outputs;
+use crate::perplexity::Progress;
+use crate::reference::{Reference, Stored, TopK};
+use crate::runner::Runner;
 use crate::statistics::Estimate;
 use crate::windows::Windows;
 use layers::LayerProbe;
@@ -31,12 +34,24 @@ pub enum Side<'a> {
     Stored(&'a Reference),
 }
 
-impl Side<'_> {
+impl<'a> Side<'a> {
     /// Logits per position.
-    pub fn vocab_size(&self) -> usize {
+    pub fn vocab_size(self) -> usize {
         match self {
             Side::Model(evaluator) => evaluator.config().vocab_size,
             Side::Stored(reference) => reference.vocab_size(),
+        }
+    }
+
+    fn outputs(
+        self,
+        windows: &Windows<'_>,
+        batch: Range<usize>,
+        observer: Option<Observer<'_>>,
+    ) -> Result<Outputs<'a>> {
+        match self {
+            Side::Model(evaluator) => Runner::Evaluator(evaluator).run(windows, batch, observer),
+            Side::Stored(reference) => Ok(Outputs::Stored(reference, batch)),
         }
     }
 }
@@ -46,7 +61,7 @@ impl Side<'_> {
 pub struct Detail {
     /// How many of the tokens that diverge most are kept.
     pub worst_tokens: usize,
-    /// Compare the residual stream after every layer (needs a reference that runs).
+    /// Compare the residual stream after every layer (both sides have to run in the evaluator).
     pub per_layer: bool,
 }
 
@@ -69,15 +84,16 @@ pub struct Elapsed {
 /// # Errors
 /// Different vocabularies, a stored reference of other windows or unreadable, and whatever running a model
 /// may end with.
-pub fn compare(
-    candidate: &Evaluator,
-    reference: Side<'_>,
+pub fn compare<'a>(
+    candidate: impl Into<Runner<'a>>,
+    reference: Side<'a>,
     windows: &Windows<'_>,
     detail: Detail,
     mut progress: impl FnMut(Progress),
 ) -> Result<(Divergence, Elapsed)> {
+    let candidate = candidate.into();
     let start = Instant::now();
-    let vocab_size = candidate.config().vocab_size;
+    let vocab_size = candidate.vocab_size();
     if reference.vocab_size() != vocab_size {
         return Err(Error::Vocabulary { candidate: vocab_size, reference: reference.vocab_size() });
     }
@@ -85,29 +101,22 @@ pub fn compare(
         stored.check_windows(windows)?;
     }
     let mut summary = Summary::new(detail.worst_tokens);
-    let comparable = |other: &Evaluator| {
-        other.config().hidden_size == candidate.config().hidden_size
-            && other.config().num_hidden_layers == candidate.config().num_hidden_layers
-    };
-    let mut probe = match reference {
-        Side::Model(model) if detail.per_layer && comparable(model) => {
-            Some(LayerProbe::new(candidate.config()))
-        }
-        _ => None,
-    };
-    for batch in windows.batches() {
-        let scored = match reference {
-            Side::Model(model) => {
-                let see_first = probe.as_mut().map(LayerProbe::store);
-                let first = run(model, windows, batch.clone(), see_first)?;
-                let see_second = probe.as_mut().map(LayerProbe::compare);
-                let second = run(candidate, windows, batch.clone(), see_second)?;
-                score_models(model, &first, candidate, &second, &targets(windows, batch.clone()))?
+    let mut probe = layer_probe(candidate, reference).filter(|_| detail.per_layer);
+    for batch in candidate.batches(windows) {
+        let mut see_first = probe.as_mut().map(LayerProbe::store);
+        let observer = see_first.as_mut().map(|o| o as Observer<'_>);
+        let first = reference.outputs(windows, batch.clone(), observer)?;
+        drop(see_first);
+        let mut see_second = probe.as_mut().map(LayerProbe::compare);
+        let observer = see_second.as_mut().map(|o| o as Observer<'_>);
+        let second = candidate.run(windows, batch.clone(), observer)?;
+        drop(see_second);
+        let targets: Vec<u32> = batch.clone().flat_map(|w| windows.targets(w)).copied().collect();
+        let scored = match &first {
+            Outputs::Stored(stored, batch) if stored.stored() == Stored::TopK => {
+                score_top_k(stored.read_top_k(batch.clone())?, candidate, &second, &targets)?
             }
-            Side::Stored(stored) => {
-                let hidden = run(candidate, windows, batch.clone(), None::<fn(_, &[f32])>)?;
-                score_stored(stored, candidate, &hidden, windows, batch.clone())?
-            }
+            first => score(first, candidate, &second, &targets)?,
         };
         summary.add(windows, batch.clone(), &scored);
         progress(Progress {
@@ -120,89 +129,53 @@ pub fn compare(
     Ok((summary.finish(probe.map(LayerProbe::finish)), elapsed))
 }
 
-fn run(
-    evaluator: &Evaluator,
-    windows: &Windows<'_>,
-    batch: Range<usize>,
-    observer: Option<impl FnMut(crate::Site, &[f32]) + Send>,
-) -> Result<Hidden> {
-    match observer {
-        None => hidden_of(evaluator, windows, batch, None),
-        Some(mut observer) => hidden_of(evaluator, windows, batch, Some(&mut observer as Observer<'_>)),
-    }
+/// Two evaluators of like layers can be compared layer by layer.
+fn layer_probe(candidate: Runner<'_>, reference: Side<'_>) -> Option<LayerProbe> {
+    let (Runner::Evaluator(a), Side::Model(b)) = (candidate, reference) else { return None };
+    let same = |value: fn(&Config) -> usize| value(a.config()) == value(b.config());
+    let comparable = same(|c| c.hidden_size) && same(|c| c.num_hidden_layers);
+    comparable.then(|| LayerProbe::new(a.config()))
 }
 
-fn targets(windows: &Windows<'_>, batch: Range<usize>) -> Vec<u32> {
-    batch.flat_map(|w| windows.targets(w)).copied().collect()
-}
-
-fn score_models(
-    model: &Evaluator,
-    model_hidden: &Hidden,
-    candidate: &Evaluator,
-    candidate_hidden: &Hidden,
+fn score(
+    reference: &Outputs<'_>,
+    candidate: Runner<'_>,
+    outputs: &Outputs<'_>,
     targets: &[u32],
 ) -> Result<Vec<Scored>> {
-    let (model_head, candidate_head) = (model.head(model_hidden), candidate.head(candidate_hidden));
+    let (first, second) = (reference.tiles(), outputs.tiles());
     let mut pairs = vec![Pair::default(); targets.len()];
-    let (mut first, mut second) = (Vec::new(), Vec::new());
-    for columns in logit_columns(candidate.config().vocab_size) {
-        model.logit_tile(&model_head, columns.clone(), &mut first)?;
-        candidate.logit_tile(&candidate_head, columns.clone(), &mut second)?;
-        add_tiles(candidate, &mut pairs, columns, &first, &second, targets);
+    let (mut known, mut found) = (Vec::new(), Vec::new());
+    for columns in logit_columns(candidate.vocab_size()) {
+        first.read(columns.clone(), &mut known)?;
+        second.read(columns.clone(), &mut found)?;
+        let width = columns.len();
+        candidate.install(|| {
+            let tiles = known.par_chunks_exact(width).zip(found.par_chunks_exact(width));
+            let rows = pairs.par_iter_mut().zip(tiles).zip(targets);
+            rows.for_each(|((pair, (r, c)), &target)| pair.add(columns.start, r, c, target));
+        });
     }
     Ok(pairs.iter().map(Pair::finish).collect())
 }
 
-fn add_tiles(
-    evaluator: &Evaluator,
-    pairs: &mut [Pair],
-    columns: Range<usize>,
-    reference: &[f32],
-    candidate: &[f32],
+fn score_top_k(
+    known: Vec<TopK>,
+    candidate: Runner<'_>,
+    outputs: &Outputs<'_>,
     targets: &[u32],
-) {
-    let width = columns.len();
-    evaluator.install(|| {
-        let tiles = reference.par_chunks_exact(width).zip(candidate.par_chunks_exact(width));
-        let rows = pairs.par_iter_mut().zip(tiles).zip(targets);
-        rows.for_each(|((pair, (r, c)), &target)| pair.add(columns.start, r, c, target));
-    });
-}
-
-fn score_stored(
-    stored: &Reference,
-    candidate: &Evaluator,
-    hidden: &Hidden,
-    windows: &Windows<'_>,
-    batch: Range<usize>,
 ) -> Result<Vec<Scored>> {
-    let targets = targets(windows, batch.clone());
-    let head = candidate.head(hidden);
+    let mut pairs: Vec<_> = known.into_iter().map(TopKPair::new).collect();
+    let tiles = outputs.tiles();
     let mut tile = Vec::new();
-    match stored.stored() {
-        Stored::Logits => {
-            let mut pairs = vec![Pair::default(); targets.len()];
-            let mut known = Vec::new();
-            for columns in logit_columns(candidate.config().vocab_size) {
-                candidate.logit_tile(&head, columns.clone(), &mut tile)?;
-                stored.read_logits(batch.clone(), columns.clone(), &mut known)?;
-                add_tiles(candidate, &mut pairs, columns, &known, &tile, &targets);
-            }
-            Ok(pairs.iter().map(Pair::finish).collect())
-        }
-        Stored::TopK => {
-            let mut pairs: Vec<_> = stored.read_top_k(batch)?.into_iter().map(TopKPair::new).collect();
-            for columns in logit_columns(candidate.config().vocab_size) {
-                candidate.logit_tile(&head, columns.clone(), &mut tile)?;
-                candidate.install(|| {
-                    let rows = pairs.par_iter_mut().zip(tile.par_chunks_exact(columns.len())).zip(&targets);
-                    rows.for_each(|((pair, tile), &target)| pair.add(columns.start, tile, target));
-                });
-            }
-            Ok(pairs.iter().map(TopKPair::finish).collect())
-        }
+    for columns in logit_columns(candidate.vocab_size()) {
+        tiles.read(columns.clone(), &mut tile)?;
+        candidate.install(|| {
+            let rows = pairs.par_iter_mut().zip(tile.par_chunks_exact(columns.len())).zip(targets);
+            rows.for_each(|((pair, tile), &target)| pair.add(columns.start, tile, target));
+        });
     }
+    Ok(pairs.iter().map(TopKPair::finish).collect())
 }
 
 /// A ratio of counts with its standard error.

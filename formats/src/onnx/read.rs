@@ -1,0 +1,346 @@
+//! What an ONNX file holds, without its weights: interface, operators, initializers and where their bytes lie.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use prost::Message;
+
+use super::layers::MICROSOFT;
+use super::proto::{
+    AttributeProto, DimensionProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto,
+};
+use super::spec::Profile;
+use super::wire::{Field, Payload, Wire};
+use crate::error::{Error, Result};
+use crate::source::InputFile;
+
+/// The longest name or string that is read.
+const MAX_STRING: u64 = 64 << 10;
+/// The longest node, interface entry or opset that is read. Nodes may hold small constants.
+const MAX_MESSAGE: u64 = 16 << 20;
+
+/// An ONNX model.
+#[derive(Debug, Default)]
+pub struct OnnxFile {
+    pub path: PathBuf,
+    pub ir_version: u64,
+    /// Name and version of what wrote it.
+    pub producer: String,
+    /// Version per domain; the default domain is called `ai.onnx`.
+    pub opsets: BTreeMap<String, i64>,
+    pub inputs: Vec<Port>,
+    pub outputs: Vec<Port>,
+    /// How many nodes there are of each operator, with its domain if that is not the default.
+    pub operators: BTreeMap<String, usize>,
+    pub initializers: Vec<Initializer>,
+    /// Weights in blocks, as nodes read them; in node order, each once.
+    pub blocks: Vec<Blocks>,
+    /// Bytes of the graph and of all files it refers to.
+    pub file_bytes: u64,
+}
+
+/// An input or output of the graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    pub name: String,
+    pub element: &'static str,
+    /// Numbers, or names of open dimensions.
+    pub shape: Vec<String>,
+}
+
+/// A stored tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Initializer {
+    pub name: String,
+    pub element: &'static str,
+    pub shape: Vec<usize>,
+    pub bytes: u64,
+}
+
+/// A weight in blocks: `rows x cols` values in codes, scales and, if asymmetric, zero points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    pub codes: String,
+    pub scales: String,
+    pub zero_points: Option<String>,
+    pub rows: usize,
+    pub cols: usize,
+    pub bits: usize,
+    pub block_size: usize,
+}
+
+impl OnnxFile {
+    /// Reads everything but the weights and checks that external data is there.
+    ///
+    /// # Errors
+    /// What is no ONNX model, and external data that is missing, too short or outside the model's folder.
+    pub fn open(path: &Path) -> Result<OnnxFile> {
+        let file = InputFile::open(path)?;
+        let len = file.len();
+        let mut reader = Reader {
+            wire: Wire::new(Arc::clone(&file)),
+            model: OnnxFile { path: path.into(), file_bytes: len, ..OnnxFile::default() },
+            external: HashMap::new(),
+            block_codes: BTreeSet::new(),
+            has_graph: false,
+        };
+        reader.model(len)?;
+        if !reader.has_graph {
+            return Err(Error::Header { path: path.into(), detail: "no graph: not an ONNX model".into() });
+        }
+        let Reader { mut model, external, .. } = reader;
+        model.file_bytes += external.values().sum::<u64>();
+        Ok(model)
+    }
+
+    /// The profile whose inputs it has.
+    pub fn profile(&self) -> Option<Profile> {
+        let cache = |suffix: &str| {
+            let name = format!("past_key_values.0.{suffix}");
+            self.inputs.iter().find(|port| port.name == name)
+        };
+        if cache("latent").is_some() {
+            return Some(Profile::Latent);
+        }
+        let (key, value) = (cache("key")?, cache("value")?);
+        let one_head = key.shape.get(1).is_some_and(|heads| heads == "1");
+        Some(if one_head && key.shape == value.shape { Profile::Genai } else { Profile::Hf })
+    }
+}
+
+/// Reads one file.
+struct Reader {
+    wire: Wire,
+    model: OnnxFile,
+    /// Lengths of the files that the graph refers to.
+    external: HashMap<String, u64>,
+    block_codes: BTreeSet<String>,
+    has_graph: bool,
+}
+
+impl Reader {
+    /// ModelProto.
+    fn model(&mut self, end: u64) -> Result<()> {
+        let (mut producer, mut version) = (String::new(), String::new());
+        while let Some(Field { number, payload }) = self.wire.field(end)? {
+            match (number, payload) {
+                (1, Payload::Number(n)) => self.model.ir_version = n,
+                (2, Payload::Bytes { end }) => producer = self.string(end)?,
+                (3, Payload::Bytes { end }) => version = self.string(end)?,
+                (7, Payload::Bytes { end }) => {
+                    self.has_graph = true;
+                    self.graph(end)?;
+                }
+                (8, Payload::Bytes { end }) => {
+                    let opset: OperatorSetIdProto = self.message(end)?;
+                    let domain = opset.domain.filter(|d| !d.is_empty()).unwrap_or("ai.onnx".into());
+                    self.model.opsets.insert(domain, opset.version.unwrap_or_default());
+                }
+                (_, payload) => self.skip(payload),
+            }
+        }
+        self.model.producer = format!("{producer} {version}").trim().into();
+        Ok(())
+    }
+
+    /// GraphProto.
+    fn graph(&mut self, end: u64) -> Result<()> {
+        while let Some(Field { number, payload }) = self.wire.field(end)? {
+            match (number, payload) {
+                (1, Payload::Bytes { end }) => {
+                    let node = self.message(end)?;
+                    self.node(node);
+                }
+                (5, Payload::Bytes { end }) => self.initializer(end)?,
+                (11, Payload::Bytes { end }) => {
+                    let port = port(self.message(end)?);
+                    self.model.inputs.push(port);
+                }
+                (12, Payload::Bytes { end }) => {
+                    let port = port(self.message(end)?);
+                    self.model.outputs.push(port);
+                }
+                (_, payload) => self.skip(payload),
+            }
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, node: NodeProto) {
+        let domain = node.domain.as_deref().unwrap_or_default();
+        let operator = node.op_type.as_deref().unwrap_or_default();
+        let full = if domain.is_empty() { operator.into() } else { format!("{domain}.{operator}") };
+        *self.model.operators.entry(full).or_default() += 1;
+        let weight = match (domain, operator) {
+            (MICROSOFT, "MatMulNBits") => nbits(&node),
+            ("", "DequantizeLinear") => qdq(&node),
+            _ => None,
+        };
+        if let Some(weight) = weight
+            && self.block_codes.insert(weight.codes.clone())
+        {
+            self.model.blocks.push(weight);
+        }
+    }
+
+    /// TensorProto: everything but its values.
+    fn initializer(&mut self, end: u64) -> Result<()> {
+        let (mut name, mut element, mut shape, mut inline) = (String::new(), 0, Vec::new(), 0);
+        let mut external: HashMap<String, String> = HashMap::new();
+        while let Some(Field { number, payload }) = self.wire.field(end)? {
+            match (number, payload) {
+                (1, Payload::Number(n)) => shape.push(n),
+                (1, Payload::Bytes { end }) => {
+                    while self.wire.position() < end {
+                        shape.push(self.wire.varint(end)?);
+                    }
+                }
+                (2, Payload::Number(n)) => element = n,
+                (8, Payload::Bytes { end }) => name = self.string(end)?,
+                (13, Payload::Bytes { end }) => {
+                    let entry: StringStringEntryProto = self.message(end)?;
+                    external.insert(entry.key.unwrap_or_default(), entry.value.unwrap_or_default());
+                }
+                (4..=7 | 9..=11, Payload::Bytes { end }) => {
+                    inline += end - self.wire.position();
+                    self.wire.skip_to(end);
+                }
+                (_, payload) => self.skip(payload),
+            }
+        }
+        if name.is_empty() {
+            return Err(self.wire.malformed("an initializer has no name".into()));
+        }
+        let shape = shape.iter().map(|&n| usize::try_from(n).ok().filter(|_| n as i64 >= 0));
+        let Some(shape) = shape.collect::<Option<Vec<usize>>>() else {
+            return Err(self.wire.malformed(format!("`{name}` has a negative dimension")));
+        };
+        let bytes = if external.is_empty() { inline } else { self.external_bytes(&name, &external)? };
+        let element = element_name(element);
+        self.model.initializers.push(Initializer { name, element, shape, bytes });
+        Ok(())
+    }
+
+    /// Bytes of a tensor in another file, which has to hold them.
+    fn external_bytes(&mut self, tensor: &str, entries: &HashMap<String, String>) -> Result<u64> {
+        let location = entries.get("location").map(String::as_str).unwrap_or_default();
+        let inside = Path::new(location).components().all(|c| matches!(c, Component::Normal(_)));
+        if location.is_empty() || !inside {
+            let detail = format!("`{tensor}` lies in `{location}`, which is no file beside the graph");
+            return Err(self.wire.malformed(detail));
+        }
+        let path = crate::atomic::parent(&self.model.path).join(location);
+        let len = match self.external.get(location) {
+            Some(&len) => len,
+            None => {
+                let len = InputFile::open(&path)?.len();
+                self.external.insert(location.into(), len);
+                len
+            }
+        };
+        let number = |key: &str, default: u64| match entries.get(key) {
+            Some(text) => text.parse().ok(),
+            None => Some(default),
+        };
+        let offset = number("offset", 0);
+        let length = offset.and_then(|offset| number("length", len.saturating_sub(offset)));
+        let (Some(offset), Some(length)) = (offset, length) else {
+            return Err(self.wire.malformed(format!("`{tensor}`: offset or length is no number")));
+        };
+        match offset.checked_add(length) {
+            Some(end) if end <= len => Ok(length),
+            end => {
+                let what = format!("tensor `{tensor}`");
+                Err(Error::Truncated { path, what, end: end.unwrap_or(u64::MAX), len })
+            }
+        }
+    }
+
+    fn skip(&mut self, payload: Payload) {
+        if let Payload::Bytes { end } = payload {
+            self.wire.skip_to(end);
+        }
+    }
+
+    fn string(&mut self, end: u64) -> Result<String> {
+        let bytes = self.wire.bytes(end, MAX_STRING)?;
+        String::from_utf8(bytes).map_err(|_| self.wire.malformed("a name is not UTF-8".into()))
+    }
+
+    fn message<M: Message + Default>(&mut self, end: u64) -> Result<M> {
+        let bytes = self.wire.bytes(end, MAX_MESSAGE)?;
+        M::decode(bytes.as_slice()).map_err(|e| self.wire.malformed(e.to_string()))
+    }
+}
+
+fn attribute(node: &NodeProto, name: &str) -> Option<usize> {
+    let named = |a: &&AttributeProto| a.name.as_deref() == Some(name);
+    node.attribute.iter().find(named)?.i.and_then(|i| usize::try_from(i).ok())
+}
+
+/// `MatMulNBits(x, codes, scales, zero points)`.
+fn nbits(node: &NodeProto) -> Option<Blocks> {
+    Some(Blocks {
+        codes: node.input.get(1)?.clone(),
+        scales: node.input.get(2)?.clone(),
+        zero_points: node.input.get(3).filter(|name| !name.is_empty()).cloned(),
+        rows: attribute(node, "N")?,
+        cols: attribute(node, "K")?,
+        bits: attribute(node, "bits").unwrap_or(4),
+        block_size: attribute(node, "block_size")?,
+    })
+}
+
+/// `DequantizeLinear(codes, scales, zero points)`; rows and columns stand in the codes' shape.
+fn qdq(node: &NodeProto) -> Option<Blocks> {
+    Some(Blocks {
+        codes: node.input.first()?.clone(),
+        scales: node.input.get(1)?.clone(),
+        zero_points: node.input.get(2).filter(|name| !name.is_empty()).cloned(),
+        rows: 0,
+        cols: 0,
+        bits: 0,
+        block_size: attribute(node, "block_size").filter(|&size| size > 0)?,
+    })
+}
+
+fn port(proto: ValueInfoProto) -> Port {
+    let tensor = proto.r#type.and_then(|t| t.tensor_type);
+    let element = tensor.as_ref().and_then(|t| t.elem_type).unwrap_or_default();
+    let dims = tensor.and_then(|t| t.shape).map(|s| s.dim).unwrap_or_default();
+    let shape =
+        dims.into_iter().map(|DimensionProto { dim_value, dim_param }| match (dim_value, dim_param) {
+            (Some(n), _) => n.to_string(),
+            (None, Some(name)) => name,
+            (None, None) => "?".into(),
+        });
+    Port {
+        name: proto.name.unwrap_or_default(),
+        element: element_name(u64::try_from(element).unwrap_or_default()),
+        shape: shape.collect(),
+    }
+}
+
+/// The name of a `TensorProto.DataType`, as this project calls types.
+fn element_name(element: u64) -> &'static str {
+    match element {
+        1 => "F32",
+        2 => "U8",
+        3 => "I8",
+        4 => "U16",
+        5 => "I16",
+        6 => "I32",
+        7 => "I64",
+        8 => "string",
+        9 => "bool",
+        10 => "F16",
+        11 => "F64",
+        12 => "U32",
+        13 => "U64",
+        16 => "BF16",
+        21 => "U4",
+        22 => "I4",
+        _ => "another type",
+    }
+}

@@ -1,0 +1,142 @@
+//! A model that can be run, by whatever runs it.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use plmconv_formats::{DType, TextTokenizer};
+use plmconv_validate::{Options, Runner};
+
+#[cfg(feature = "ort")]
+use super::onnx::OnnxSession;
+use super::side::{Loaded, load_model};
+use crate::onnx::find_graph;
+
+/// A model with its tokenizer.
+pub enum Runnable {
+    /// In plmconv's own evaluator.
+    Loaded(Box<Loaded>),
+    /// In ONNX Runtime.
+    #[cfg(feature = "ort")]
+    Onnx(Box<OnnxSession>),
+}
+
+/// What a report says of a model.
+pub struct Description {
+    pub path: PathBuf,
+    /// `Hugging Face folder`, `GGUF` or `ONNX`
+    pub format: &'static str,
+    /// The prevailing type as its format calls it.
+    pub dtype: String,
+    pub bits_per_weight: f64,
+    pub tensor_bytes: u64,
+}
+
+/// Opens a Hugging Face folder, a GGUF, or an ONNX export: its folder or its graph.
+///
+/// # Errors
+/// Whatever may be wrong with it; an ONNX export where this program was built without ONNX Runtime.
+pub fn open_runnable(path: &Path, options: Options) -> Result<Runnable> {
+    match find_graph(path)? {
+        Some(graph) => open_graph(graph, options),
+        None => Ok(Runnable::Loaded(Box::new(load_model(path, options)?))),
+    }
+}
+
+#[cfg(feature = "ort")]
+fn open_graph(graph: PathBuf, options: Options) -> Result<Runnable> {
+    Ok(Runnable::Onnx(Box::new(OnnxSession::open(graph, options.threads)?)))
+}
+
+#[cfg(not(feature = "ort"))]
+fn open_graph(graph: PathBuf, _: Options) -> Result<Runnable> {
+    Err(crate::error::UsageError::with_hint(
+        format!("{}: an ONNX export, and this plmconv was built without ONNX Runtime", graph.display()),
+        "build it with `cargo build --release --features ort`; docs/onnx.md says what it needs to run",
+    )
+    .into())
+}
+
+impl Runnable {
+    /// What runs it.
+    pub fn runner(&self) -> Runner<'_> {
+        match self {
+            Runnable::Loaded(loaded) => Runner::Evaluator(&loaded.evaluator),
+            #[cfg(feature = "ort")]
+            Runnable::Onnx(session) => Runner::Runtime(&session.model),
+        }
+    }
+
+    /// The evaluator's model, if that is what runs it.
+    pub fn loaded(&self) -> Option<&Loaded> {
+        match self {
+            Runnable::Loaded(loaded) => Some(loaded),
+            #[cfg(feature = "ort")]
+            Runnable::Onnx(_) => None,
+        }
+    }
+
+    pub fn tokenizer(&self) -> &TextTokenizer {
+        match self {
+            Runnable::Loaded(loaded) => &loaded.tokenizer,
+            #[cfg(feature = "ort")]
+            Runnable::Onnx(session) => &session.tokenizer,
+        }
+    }
+
+    /// The file or folder.
+    pub fn path(&self) -> &Path {
+        match self {
+            Runnable::Loaded(loaded) => loaded.model.path(),
+            #[cfg(feature = "ort")]
+            Runnable::Onnx(session) => &session.graph,
+        }
+    }
+
+    /// The type by which its limits are chosen, see [`Loaded::prevailing_type`].
+    pub fn prevailing_type(&self) -> DType {
+        match self {
+            Runnable::Loaded(loaded) => loaded.prevailing_type(),
+            #[cfg(feature = "ort")]
+            Runnable::Onnx(session) => session.prevailing_type(),
+        }
+    }
+
+    /// Ids that stand for some text, see [`meaningful_ids`].
+    pub fn meaningful_ids(&self) -> usize {
+        meaningful_ids(self.tokenizer())
+    }
+
+    pub fn describe(&self) -> Description {
+        match self {
+            Runnable::Loaded(loaded) => loaded.describe(),
+            #[cfg(feature = "ort")]
+            Runnable::Onnx(session) => session.describe(),
+        }
+    }
+}
+
+impl Loaded {
+    pub fn describe(&self) -> Description {
+        Description {
+            path: self.model.path().into(),
+            format: self.format(),
+            dtype: self.prevailing_type().name().into(),
+            bits_per_weight: self.bits_per_weight(),
+            tensor_bytes: self.tensor_bytes(),
+        }
+    }
+
+    /// Ids that stand for some text, see [`meaningful_ids`].
+    pub fn meaningful_ids(&self) -> usize {
+        meaningful_ids(&self.tokenizer)
+    }
+}
+
+/// How many ids stand for some text: a vocabulary may be padded at its end with ids that mean nothing.
+fn meaningful_ids(tokenizer: &TextTokenizer) -> usize {
+    let mut count = tokenizer.vocab_size();
+    while count > 1 && tokenizer.token_bytes(count as u32 - 1).is_empty() {
+        count -= 1;
+    }
+    count
+}
