@@ -147,7 +147,7 @@ fn graphs_in(folder: &Path) -> Result<Vec<PathBuf>> {
 fn inspect_onnx(path: &Path) -> Result<Inspection> {
     let file = OnnxFile::open(path)?;
     let tensors = file.weights().into_iter().map(|w| TensorLine {
-        role: TensorKey::from_hugging_face(&w.name),
+        role: w.key(),
         name: w.name,
         shape: w.shape,
         dtype: w.stored_as,
