@@ -9,13 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use plmconv_formats::gguf::{Metadata, Value};
-use plmconv_formats::{Imatrix, Model};
+use plmconv_formats::{DType, Imatrix, Model};
 use plmconv_quant::calibration::mean_squares;
 use plmconv_quant::feedback;
 use plmconv_quant::feedback::{ColumnFactor, Effort, RowFactor};
 
 use crate::error::UsageError;
-use crate::plan::PlannedTensor;
 use crate::statistics::{Statistics, model_digest};
 
 /// Rows of the embedding that are rounded at a time: they do not influence each other.
@@ -94,22 +93,26 @@ impl Guidance {
         Ok(Some(values))
     }
 
-    /// Error feedback for a tensor, where there is something to feed back.
-    pub fn feedback<'a>(&'a self, planned: &PlannedTensor) -> Option<Feedback<'a>> {
+    /// Error feedback for a tensor of this GGUF name, where there is something to feed back. Without `whole`, the
+    /// rows are some of the tensor's, and errors are fed back along each row only.
+    pub fn feedback<'a>(
+        &'a self,
+        name: &str,
+        dtype: DType,
+        [rows, cols]: [usize; 2],
+        whole: bool,
+    ) -> Option<Feedback<'a>> {
         let (statistics, effort) = self.statistics.as_ref()?;
-        let (rows, cols) = (planned.tensor.source.rows(), planned.tensor.source.cols());
-        let known = feedback::supports(planned.dtype) && statistics.has_curvature(&planned.name);
+        let known = feedback::supports(dtype) && statistics.has_curvature(name);
+        let across_rows = whole && statistics.has_outputs(name);
         known.then(|| Feedback {
             statistics,
             effort: *effort,
-            name: planned.name.clone(),
+            name: name.to_string(),
             rows,
             cols,
-            group_rows: if statistics.has_outputs(&planned.name) {
-                plmconv_validate::curvature::OUTPUT_BLOCK
-            } else {
-                FREE_ROWS
-            },
+            across_rows,
+            group_rows: if across_rows { plmconv_validate::curvature::OUTPUT_BLOCK } else { FREE_ROWS },
             groups_left: AtomicUsize::new(0),
             factors: Mutex::new(None),
         })
@@ -124,6 +127,8 @@ pub struct Feedback<'a> {
     name: String,
     rows: usize,
     cols: usize,
+    /// Errors are fed back to the rows below too.
+    across_rows: bool,
     /// Rows that influence each other.
     group_rows: usize,
     groups_left: AtomicUsize,
@@ -145,13 +150,7 @@ impl Feedback<'_> {
     }
 
     /// Encodes the group of rows that begins at `first_row`; `values` is used up.
-    pub fn encode(
-        &self,
-        dtype: plmconv_formats::DType,
-        first_row: usize,
-        values: &mut [f32],
-        out: &mut [u8],
-    ) -> Result<()> {
+    pub fn encode(&self, dtype: DType, first_row: usize, values: &mut [f32], out: &mut [u8]) -> Result<()> {
         let factors = self.factors().with_context(|| format!("statistics of `{}`", self.name))?;
         let rows = factors.rows.get(first_row / self.group_rows);
         feedback::encode_group(dtype, values, &factors.columns, rows, self.effort, out)?;
@@ -168,13 +167,14 @@ impl Feedback<'_> {
         if let Some(factors) = &*slot {
             return Ok(factors.clone());
         }
-        let curvature = self.statistics.curvature(&self.name, self.rows, self.cols)?;
-        let curvature = curvature.context("missing")?;
-        let rows = match &curvature.outputs {
-            Some(outputs) => RowFactor::per_group(outputs)?,
-            None => Vec::new(),
+        let inputs = self.statistics.inputs(&self.name, self.cols)?.context("missing")?;
+        let rows = match self.across_rows {
+            true => {
+                RowFactor::per_group(&self.statistics.outputs(&self.name, self.rows)?.context("missing")?)?
+            }
+            false => Vec::new(),
         };
-        let factors = Arc::new(Factors { columns: ColumnFactor::new(&curvature.inputs)?, rows });
+        let factors = Arc::new(Factors { columns: ColumnFactor::new(&inputs)?, rows });
         *slot = Some(factors.clone());
         Ok(factors)
     }

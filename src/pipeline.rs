@@ -70,7 +70,8 @@ fn chunks(plan: &Plan) -> Result<Vec<Chunk<'_>>> {
             let encoded_row =
                 planned.dtype.encoded_len(source.cols()).expect("the plan's rows are whole blocks");
             let importance = plan.guidance.importance(&planned.name, source.cols())?;
-            let feedback = plan.guidance.feedback(planned).map(Arc::new);
+            let size = [source.rows(), source.cols()];
+            let feedback = plan.guidance.feedback(&planned.name, planned.dtype, size, true).map(Arc::new);
             let steps: Vec<Range<usize>> = match &feedback {
                 Some(feedback) => feedback.groups().collect(),
                 None => row_steps(&**source, 1).collect(),

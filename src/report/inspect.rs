@@ -69,9 +69,11 @@ struct TensorJson<'a> {
 
 impl Inspection {
     fn parameters(&self) -> u64 {
-        // An ONNX graph's shapes are what the file says, not what its bytes hold.
+        // An ONNX graph's shapes are what the file says, not what its bytes hold; and its tables are no parameters.
+        let only_roles = self.onnx.is_some() && self.tensors.iter().any(|t| t.role.is_some());
+        let counted = self.tensors.iter().filter(|t| !only_roles || t.role.is_some());
         let values = |t: &TensorLine| t.shape.iter().fold(1u64, |all, &n| all.saturating_mul(n as u64));
-        self.tensors.iter().map(values).fold(0, u64::saturating_add)
+        counted.map(values).fold(0, u64::saturating_add)
     }
 
     fn tensor_bytes(&self) -> u64 {
