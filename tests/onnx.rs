@@ -320,7 +320,7 @@ fn statistics_guide_the_rounding_as_they_do_in_a_gguf() {
     let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let mut command = plmconv();
     command.arg("calibrate").arg(tiny_plm()).arg("--text").arg(readme).arg("-o").arg(&statistics);
-    command.args(["--calibration-ctx", "64", "--calibration-chunks", "6"]).assert().success();
+    command.args(["--calibration-ctx", "32", "--calibration-chunks", "2"]).assert().success();
     let stats = statistics.display().to_string();
     let onnx = export(&dir, "onnx", &["quantize", "q4", "--stats", &stats]);
     let gguf = dir.path().join("q4_0.gguf");

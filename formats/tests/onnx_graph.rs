@@ -184,15 +184,21 @@ fn check(model: &Model, spec: &ExportSpec) {
 
     // Every layer is the first one with another number.
     let layer = |n: usize| {
-        let prefix = format!("/model/layers.{n}/");
-        let text = lines(&proto, &[&prefix]);
-        text.replace(&format!("layers.{n}."), "layers.N.")
-            .replace(&format!("layers.{n}/"), "layers.N/")
-            .replace(&format!("past_key_values.{n}."), "past.")
-            .replace(&format!("present.{n}."), "present.")
+        let mut text = lines(&proto, &[&format!("/model/layers.{n}/")]);
+        for (number, name) in [(n, "this"), (n - 1, "previous")] {
+            for (before, after) in
+                [("layers.", "/"), ("layers.", "."), ("past_key_values.", "."), ("present.", ".")]
+            {
+                text = text.replace(&format!("{before}{number}{after}"), &format!("{before}{name}{after}"));
+            }
+        }
+        text
     };
-    let first = layer(1);
-    assert!((2..6).all(|n| layer(n) == first));
+    let second = layer(1);
+    assert!(second.contains("layers.this/") && second.contains("layers.previous/"));
+    for n in 2..6 {
+        assert_eq!(layer(n), second, "layer {n}");
+    }
 }
 
 #[test]
