@@ -57,7 +57,11 @@ impl Statistics {
             return Ok(());
         }
         let message = format!("{}: statistics of another model", self.file.path().display());
-        Err(UsageError::with_hint(message, "run plmconv calibrate on this model").into())
+        Err(UsageError::with_hint(
+            message,
+            "run plmconv calibrate on this model; with --passes, give the text to quantize --calibrate",
+        )
+        .into())
     }
 
     fn values(&self, name: &str) -> Result<Option<Vec<f32>>> {
@@ -82,18 +86,20 @@ impl Statistics {
         Ok(sums.zip(counts).map(|(sums, counts)| mean_squares(&sums, &counts)))
     }
 
-    /// The Fisher factors of a matrix of this shape, if the file has them.
+    /// The Fisher factors of a matrix of this shape, if the file has them; that of its outputs only if `rows` says
+    /// how many there are.
     ///
     /// # Errors
     /// Factors of another shape.
-    pub fn curvature(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Curvature>> {
+    pub fn curvature(&self, name: &str, rows: Option<usize>, cols: usize) -> Result<Option<Curvature>> {
         let Some(inputs) = self.values(&format!("{name}.inputs"))? else { return Ok(None) };
-        let outputs = self.values(&format!("{name}.outputs"))?;
         let shape = || UsageError::new(format!("{}: `{name}` has another shape", self.file.path().display()));
         let inputs = BlockSymmetric::from_values(cols, INPUT_BLOCK, inputs).ok_or_else(shape)?;
-        let outputs = match outputs {
-            Some(outputs) => {
-                Some(BlockSymmetric::from_values(rows, OUTPUT_BLOCK, outputs).ok_or_else(shape)?)
+        let outputs = match rows {
+            Some(rows) => {
+                let outputs = self.values(&format!("{name}.outputs"))?;
+                let outputs = outputs.and_then(|o| BlockSymmetric::from_values(rows, OUTPUT_BLOCK, o));
+                Some(outputs.ok_or_else(shape)?)
             }
             None => None,
         };
