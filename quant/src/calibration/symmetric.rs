@@ -95,15 +95,6 @@ impl BlockSymmetric {
             row += 1;
         }
     }
-
-    /// Adds another of the same form; false (and nothing done) if the forms differ.
-    pub fn add(&mut self, other: &BlockSymmetric) -> bool {
-        let same = self.size == other.size && self.block_len == other.block_len;
-        if same {
-            self.values.iter_mut().zip(&other.values).for_each(|(a, b)| *a += b);
-        }
-        same
-    }
 }
 
 #[cfg(test)]
