@@ -101,15 +101,15 @@ fn rounding<'a>(plan: &'a OnnxPlan, item: &DataItem) -> Result<Rounding<'a>> {
     if item.transposed {
         return Ok(Rounding::Nearest(None));
     }
-    let (name, source) = (item.key.gguf_name(), &item.source);
+    let source = &item.source;
     let whole = plan.model.tensor(item.key).is_some_and(|tensor| tensor.source.rows() == source.rows());
     if let Some(dtype) = grid(format, scale_type).ggml_type()
         && dtype.encoded_len(source.cols()).is_some()
-        && let Some(feedback) = plan.guidance.feedback(&name, dtype, [source.rows(), source.cols()], whole)
+        && let Some(feedback) = plan.guidance.feedback(item.key, dtype, [source.rows(), source.cols()], whole)
     {
         return Ok(Rounding::Feedback(Arc::new(feedback), dtype));
     }
-    Ok(Rounding::Nearest(plan.guidance.importance(&name, source.cols())?))
+    Ok(Rounding::Nearest(plan.guidance.importance(item.key, source.cols())?))
 }
 
 /// The tensors of a weight that stands transposed in the file.

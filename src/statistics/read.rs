@@ -50,7 +50,11 @@ impl Statistics {
             return Ok(());
         }
         let message = format!("{}: statistics of another model", self.file.path().display());
-        Err(UsageError::with_hint(message, "run plmconv calibrate on this model").into())
+        Err(UsageError::with_hint(
+            message,
+            "run plmconv calibrate on this model; with --passes, give the text to quantize --calibrate",
+        )
+        .into())
     }
 
     fn values(&self, name: &str) -> Result<Option<Vec<f32>>> {
