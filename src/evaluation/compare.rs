@@ -147,7 +147,7 @@ fn run(
     Ok((divergence, (elapsed.total, elapsed.tokens)))
 }
 
-fn check_sides(candidate: &Loaded, reference: &ReferenceSide) -> Result<()> {
+fn check_sides(candidate: &Runnable, reference: &ReferenceSide) -> Result<()> {
     let vocab_size = candidate.runner().vocab_size();
     let (other_size, other_digest) = match reference {
         ReferenceSide::Model(model) => (model.evaluator.config().vocab_size, Some(model.tokenizer.digest())),

@@ -205,6 +205,9 @@ impl RuntimeSequence for OnnxSequence<'_> {
 fn load_library() -> Result<()> {
     let path = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty());
     let path = path.map_or_else(|| LIBRARY.into(), PathBuf::from);
+    // `ort` makes its own errors with the library, so it waits for itself for ever where there is none: try it before.
+    ort::util::preload_dylib(&path)
+        .map_err(|e| Error::RuntimeLibrary { detail: format!("{}: {e}", path.display()) })?;
     let environment = ort::init_from(&path).map_err(|e| Error::RuntimeLibrary { detail: e.to_string() })?;
     // False where there already is one, which is as good.
     environment.with_name("plmconv").with_telemetry(false).commit();

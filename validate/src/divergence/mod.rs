@@ -103,14 +103,14 @@ pub fn compare<'a>(
     let mut summary = Summary::new(detail.worst_tokens);
     let mut probe = layer_probe(candidate, reference).filter(|_| detail.per_layer);
     for batch in candidate.batches(windows) {
-        let mut see_first = probe.as_mut().map(LayerProbe::store);
-        let observer = see_first.as_mut().map(|o| o as Observer<'_>);
-        let first = reference.outputs(windows, batch.clone(), observer)?;
-        drop(see_first);
-        let mut see_second = probe.as_mut().map(LayerProbe::compare);
-        let observer = see_second.as_mut().map(|o| o as Observer<'_>);
-        let second = candidate.run(windows, batch.clone(), observer)?;
-        drop(see_second);
+        let first = {
+            let mut see = probe.as_mut().map(LayerProbe::store);
+            reference.outputs(windows, batch.clone(), see.as_mut().map(|see| see as Observer<'_>))?
+        };
+        let second = {
+            let mut see = probe.as_mut().map(LayerProbe::compare);
+            candidate.run(windows, batch.clone(), see.as_mut().map(|see| see as Observer<'_>))?
+        };
         let targets: Vec<u32> = batch.clone().flat_map(|w| windows.targets(w)).copied().collect();
         let scored = match &first {
             Outputs::Stored(stored, batch) if stored.stored() == Stored::TopK => {
