@@ -71,7 +71,8 @@ fn chunks(plan: &Plan) -> Result<Vec<Chunk<'_>>> {
                 planned.dtype.encoded_len(source.cols()).expect("the plan's rows are whole blocks");
             let importance = plan.guidance.importance(planned.tensor.key, source.cols())?;
             let size = [source.rows(), source.cols()];
-            let feedback = plan.guidance.feedback(planned.tensor.key, planned.dtype, size, true).map(Arc::new);
+            let feedback =
+                plan.guidance.feedback(planned.tensor.key, planned.dtype, size, true).map(Arc::new);
             let steps: Vec<Range<usize>> = match &feedback {
                 Some(feedback) => feedback.groups().collect(),
                 None => row_steps(&**source, 1).collect(),
