@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Both layouts of a model in llama.cpp, at several depths of the cache: tokens a second read and generated, memory.
-# Prints a Markdown table. `plm` runs without flash attention (with it, today's llama.cpp aborts), `latent` with it.
+# Prints a Markdown table. `plm` runs without flash attention only (with it, today's llama.cpp aborts).
 #
 #   benches/layouts.sh FOLDER            a PLM checkpoint; `benches/random_plm.py FOLDER` writes one of full size
 #
 #   TYPE=q4
+#   RUNS="plm:off latent:on latent:off"  layouts, each with flash attention on or off
 #   DEPTHS=0,4096,16384                  tokens in the cache: keys and values of the first 512, over and over (what they
 #                                        are does not change how long anything takes); COMPUTE_DEPTHS=1 computes all
 #   PROMPT=128 GENERATE=32               tokens read and generated at each depth
 #   THREADS=$(nproc)
-#   SCRATCH=DIR                          where the two files go; a new folder in target/ by default, removed at the end
+#   SCRATCH=DIR                          where the two files go, and are used again if they are there; a new folder in
+#                                        target/ by default, removed at the end
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 expect_arguments 1 $#
@@ -29,17 +31,18 @@ fi
 
 echo "$(measure machine); $threads threads; $(basename "$model") as $type"
 echo
-echo "| layout | file MB | cells | cache MB | peak MB | tokens in the cache | read t/s | generated t/s |"
-echo "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-for layout in plm latent; do
+echo "| layout | flash attention | file MB | cells | cache MB | peak MB | tokens in the cache | read t/s | generated t/s |"
+echo "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+for run in ${RUNS:-plm:off latent:on latent:off}; do
+    layout="${run%:*}" flash="${run#*:}"
     file="$scratch/$layout.gguf"
-    "$OURS" quantize "$type" "$model" --layout "$layout" --force --quiet -o "$file" >&2
+    [ -e "$file" ] || "$OURS" quantize "$type" "$model" --layout "$layout" --quiet -o "$file" >&2
     flags=()
-    [ "$layout" = plm ] || flags=(--flash-attention)
+    [ "$flash" = off ] || flags=(--flash-attention)
     [ -z "${COMPUTE_DEPTHS:-}" ] || flags+=(--compute-depths)
     "$PEERS/llama_generate" "$file" --depths "${DEPTHS:-0,4096,16384}" --prompt "${PROMPT:-128}" \
         --generate "${GENERATE:-32}" --threads "$threads" "${flags[@]}" >"$scratch/$layout.json"
-    python3 - "$layout" "$file" "$scratch/$layout.json" <<'PYTHON'
+    python3 - "$layout | $flash" "$file" "$scratch/$layout.json" <<'PYTHON'
 import json, os, sys
 
 layout, file, report = sys.argv[1:]

@@ -79,6 +79,9 @@ pub struct QuantizeArgs {
     /// How long to search with --calibrate or --stats
     #[arg(long, value_enum, default_value = "normal")]
     pub effort: EffortArg,
+    /// Leave one direction of error feedback out, to see what it brings
+    #[arg(long, value_enum, value_name = "DIRECTION")]
+    pub without: Option<DirectionArg>,
     #[command(flatten)]
     pub sample: SampleArgs,
     /// Quantize a file that is quantized already, at a loss of quality
@@ -285,6 +288,14 @@ pub enum EffortArg {
     Normal,
     /// The same with a wider search of scales
     Max,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DirectionArg {
+    /// Each row's errors made up for further right in the row
+    Columns,
+    /// Errors made up for in the rows below
+    Rows,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 use plmconv_formats::gguf::{Metadata, Value};
-use plmconv_formats::{Imatrix, Model};
-use plmconv_quant::calibration::mean_squares;
+use plmconv_formats::{DType, Imatrix, Layout, Model, Role, TensorKey};
+use plmconv_quant::calibration::{mean_squares, raise_unreached};
 use plmconv_quant::feedback;
 use plmconv_quant::feedback::{ColumnFactor, Effort, RowFactor};
 
+use crate::args::DirectionArg;
 use crate::error::UsageError;
-use crate::plan::PlannedTensor;
 use crate::statistics::{Statistics, model_digest};
 
 /// Rows of the embedding that are rounded at a time: they do not influence each other.
@@ -30,6 +30,34 @@ pub struct Guidance {
     statistics: Option<(Statistics, Effort)>,
     /// What llama-quantize writes about an importance matrix.
     provenance: Vec<(&'static str, Value)>,
+    /// Left out of the feedback.
+    without: Option<DirectionArg>,
+    /// Of the output; statistics are always of the `plm` layout.
+    layout: Layout,
+}
+
+/// The matrix of the `plm` layout whose statistics are also those of a matrix of an output.
+struct Measured {
+    name: String,
+    /// The rows are the same, too, in the same order.
+    same_rows: bool,
+}
+
+impl Measured {
+    /// `None` where the other layout has no such matrix.
+    ///
+    /// In the latent layout `attn_v_b` is the values' rows of kv_b, with the same inputs; `attn_k_b` is a transpose.
+    /// Of the FFN's pair, the gate has the inputs and (but for a factor that cancels) the gradients of the matrix
+    /// they are copies of; `up` is rounded on its own, since the gate makes up for that ([`crate::passes::gate`]).
+    fn of(key: TensorKey, layout: Layout) -> Option<Measured> {
+        let (role, same_rows) = match (layout, key.role) {
+            (Layout::Latent, Role::FfnUp | Role::KeyB) => return None,
+            (Layout::Latent, Role::FfnGate) => (Role::FfnUp, true),
+            (Layout::Latent, Role::ValueB) => (Role::KvB, false),
+            (_, role) => (role, true),
+        };
+        Some(Measured { name: TensorKey { role, ..key }.gguf_name(), same_rows })
+    }
 }
 
 impl Guidance {
@@ -47,7 +75,7 @@ impl Guidance {
         }
         let entries = imatrix.entries.into_iter();
         let importance = entries.map(|e| (e.name, mean_squares(&e.sums, &e.counts))).collect();
-        Ok(Guidance { importance, statistics: None, provenance })
+        Ok(Guidance { importance, provenance, ..Guidance::default() })
     }
 
     /// From statistics of `model`; without an effort only the importance is used.
@@ -61,12 +89,25 @@ impl Guidance {
         for tensor in &model.tensors {
             let name = tensor.key.gguf_name();
             // llama.cpp's importance matrices leave the embedding out, as its inputs are those of the head only.
-            if let Some(values) = statistics.importance(&name)? {
+            if let Some(mut values) = statistics.importance(&name)? {
+                raise_unreached(&mut values);
                 importance.insert(name, values);
             }
         }
         let statistics = effort.map(|effort| (statistics, effort));
-        Ok(Guidance { importance, statistics, provenance: Vec::new() })
+        Ok(Guidance { importance, statistics, ..Guidance::default() })
+    }
+
+    /// For an output of this layout.
+    #[must_use]
+    pub fn for_layout(self, layout: Layout) -> Guidance {
+        Guidance { layout, ..self }
+    }
+
+    /// Feedback in one direction only.
+    #[must_use]
+    pub fn without(self, direction: Option<DirectionArg>) -> Guidance {
+        Guidance { without: direction, ..self }
     }
 
     /// Whether there is any.
@@ -81,35 +122,46 @@ impl Guidance {
         }
     }
 
-    /// The importance of the `cols` columns of the tensor with this GGUF name.
+    /// The importance of a tensor's `cols` columns.
     ///
     /// # Errors
     /// Importance of another length: it is of another model.
-    pub fn importance(&self, name: &str, cols: usize) -> Result<Option<&[f32]>> {
-        let Some(values) = self.importance.get(name) else { return Ok(None) };
+    pub fn importance(&self, key: TensorKey, cols: usize) -> Result<Option<&[f32]>> {
+        let measured = Measured::of(key, self.layout);
+        let Some(values) = measured.and_then(|m| self.importance.get(&m.name)) else { return Ok(None) };
         if values.len() != cols {
-            let message = format!("`{name}` has {cols} columns, its importance {} values", values.len());
+            let message =
+                format!("`{}` has {cols} columns, its importance {} values", key.gguf_name(), values.len());
             return Err(UsageError::with_hint(message, "it is of another model").into());
         }
         Ok(Some(values))
     }
 
-    /// Error feedback for a tensor, where there is something to feed back.
-    pub fn feedback<'a>(&'a self, planned: &PlannedTensor) -> Option<Feedback<'a>> {
+    /// Error feedback for a tensor, where there is something to feed back. Without `whole`, the rows are some of the
+    /// tensor's, and errors are fed back along each row only.
+    pub fn feedback<'a>(
+        &'a self,
+        key: TensorKey,
+        dtype: DType,
+        [rows, cols]: [usize; 2],
+        whole: bool,
+    ) -> Option<Feedback<'a>> {
         let (statistics, effort) = self.statistics.as_ref()?;
-        let (rows, cols) = (planned.tensor.source.rows(), planned.tensor.source.cols());
-        let known = feedback::supports(planned.dtype) && statistics.has_curvature(&planned.name);
+        let measured = Measured::of(key, self.layout)?;
+        let known = feedback::supports(dtype) && statistics.has_curvature(&measured.name);
+        let with_outputs = whole
+            && measured.same_rows
+            && self.without != Some(DirectionArg::Rows)
+            && statistics.has_outputs(&measured.name);
         known.then(|| Feedback {
             statistics,
             effort: *effort,
-            name: planned.name.clone(),
+            measured: measured.name,
+            with_columns: self.without != Some(DirectionArg::Columns),
+            with_outputs,
             rows,
             cols,
-            group_rows: if statistics.has_outputs(&planned.name) {
-                plmconv_validate::curvature::OUTPUT_BLOCK
-            } else {
-                FREE_ROWS
-            },
+            group_rows: if with_outputs { plmconv_validate::curvature::OUTPUT_BLOCK } else { FREE_ROWS },
             groups_left: AtomicUsize::new(0),
             factors: Mutex::new(None),
         })
@@ -121,10 +173,14 @@ impl Guidance {
 pub struct Feedback<'a> {
     statistics: &'a Statistics,
     effort: Effort,
-    name: String,
+    /// The matrix of the statistics.
+    measured: String,
+    with_columns: bool,
+    /// Rows influence each other.
+    with_outputs: bool,
     rows: usize,
     cols: usize,
-    /// Rows that influence each other.
+    /// Rows that are encoded together.
     group_rows: usize,
     groups_left: AtomicUsize,
     factors: Mutex<Option<Arc<Factors>>>,
@@ -145,14 +201,8 @@ impl Feedback<'_> {
     }
 
     /// Encodes the group of rows that begins at `first_row`; `values` is used up.
-    pub fn encode(
-        &self,
-        dtype: plmconv_formats::DType,
-        first_row: usize,
-        values: &mut [f32],
-        out: &mut [u8],
-    ) -> Result<()> {
-        let factors = self.factors().with_context(|| format!("statistics of `{}`", self.name))?;
+    pub fn encode(&self, dtype: DType, first_row: usize, values: &mut [f32], out: &mut [u8]) -> Result<()> {
+        let factors = self.factors().with_context(|| format!("statistics of `{}`", self.measured))?;
         let rows = factors.rows.get(first_row / self.group_rows);
         feedback::encode_group(dtype, values, &factors.columns, rows, self.effort, out)?;
         let groups = self.rows.div_ceil(self.group_rows);
@@ -168,13 +218,17 @@ impl Feedback<'_> {
         if let Some(factors) = &*slot {
             return Ok(factors.clone());
         }
-        let curvature = self.statistics.curvature(&self.name, self.rows, self.cols)?;
-        let curvature = curvature.context("missing")?;
-        let rows = match &curvature.outputs {
-            Some(outputs) => RowFactor::per_group(outputs)?,
-            None => Vec::new(),
+        let mut inputs = self.statistics.inputs(&self.measured, self.cols)?.context("missing")?;
+        if !self.with_columns {
+            inputs.keep_diagonal();
+        }
+        let rows = if self.with_outputs {
+            let outputs = self.statistics.outputs(&self.measured, self.rows)?.context("missing")?;
+            RowFactor::per_group(&outputs)?
+        } else {
+            Vec::new()
         };
-        let factors = Arc::new(Factors { columns: ColumnFactor::new(&curvature.inputs)?, rows });
+        let factors = Arc::new(Factors { columns: ColumnFactor::new(&inputs)?, rows });
         *slot = Some(factors.clone());
         Ok(factors)
     }

@@ -69,8 +69,10 @@ fn chunks(plan: &Plan) -> Result<Vec<Chunk<'_>>> {
             let source = &planned.tensor.source;
             let encoded_row =
                 planned.dtype.encoded_len(source.cols()).expect("the plan's rows are whole blocks");
-            let importance = plan.guidance.importance(&planned.name, source.cols())?;
-            let feedback = plan.guidance.feedback(planned).map(Arc::new);
+            let importance = plan.guidance.importance(planned.tensor.key, source.cols())?;
+            let size = [source.rows(), source.cols()];
+            let feedback =
+                plan.guidance.feedback(planned.tensor.key, planned.dtype, size, true).map(Arc::new);
             let steps: Vec<Range<usize>> = match &feedback {
                 Some(feedback) => feedback.groups().collect(),
                 None => row_steps(&**source, 1).collect(),

@@ -5,9 +5,10 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{copy_of_tiny_plm, digests, fixtures, names, plmconv, tiny_plm};
-use plmconv_formats::Imatrix;
 use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::imatrix::read_floats;
+use plmconv_formats::{Imatrix, Model, Role, TensorKey};
+use plmconv_quant::codec;
 use predicates::prelude::*;
 use serde_json::Value;
 
@@ -16,10 +17,10 @@ fn text() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")
 }
 
-fn calibrate(extra: &[&str], output: &Path) {
+fn calibrate(chunks: &str, extra: &[&str], output: &Path) {
     let mut command = plmconv();
     command.arg("calibrate").arg(tiny_plm()).arg("--text").arg(text()).arg("-o").arg(output);
-    command.args(["--calibration-ctx", "64", "--calibration-chunks", "6"]).args(extra).assert().success();
+    command.args(["--calibration-ctx", "64", "--calibration-chunks", chunks]).args(extra).assert().success();
 }
 
 #[test]
@@ -73,8 +74,8 @@ fn calibration_keeps_size_and_types_and_does_not_depend_on_threads() {
 fn statistics_are_an_importance_matrix_and_merge_exactly() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = |name: &str| dir.path().join(name);
-    calibrate(&["--seed", "1"], &path("a.gguf"));
-    calibrate(&["--seed", "2"], &path("b.gguf"));
+    calibrate("6", &["--seed", "1"], &path("a.gguf"));
+    calibrate("6", &["--seed", "2"], &path("b.gguf"));
     let mut merge = plmconv();
     merge.args(["calibrate", "--merge"]).arg(path("a.gguf")).arg(path("b.gguf"));
     merge.arg("-o").arg(path("both.gguf")).assert().success();
@@ -99,11 +100,108 @@ fn statistics_are_an_importance_matrix_and_merge_exactly() {
     assert_ne!(digests(&path("fast")), digests(&path("max")));
 }
 
+/// Fills a tensor of a copied checkpoint with one bf16 value.
+fn fill(folder: &Path, tensor: &str, value: [u8; 2]) {
+    let path = folder.join("model.safetensors");
+    let mut bytes = std::fs::read(&path).expect("fixture");
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+    let entries: Value = serde_json::from_slice(&bytes[8..header]).expect("a header");
+    let offset = |i: usize| header + entries[tensor]["data_offsets"][i].as_u64().expect("a tensor") as usize;
+    bytes[offset(0)..offset(1)].as_chunks_mut::<2>().0.fill(value);
+    std::fs::write(path, bytes).expect("writable");
+}
+
+#[test]
+fn what_the_text_leaves_open_is_said_and_survived() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let folder = copy_of_tiny_plm(dir.path());
+    fill(&folder, "model.layers.2.post_attention_layernorm.weight", [0, 0]);
+    for effort in ["fast", "normal"] {
+        let mut command = plmconv();
+        command.args(["quantize", "q4_0", "--effort", effort, "--calibrate"]).arg(text()).arg(&folder);
+        command.args(["--calibration-ctx", "64", "--calibration-chunks", "4"]);
+        let out = dir.path().join(effort);
+        command.arg("-o").arg(&out).assert().success().stderr(
+            predicate::str::contains("256 tokens of text are fewer than the 1024 inputs")
+                .and(predicate::str::contains("every input of `blk.2.ffn_up.weight` is zero"))
+                .and(predicate::str::contains("every input of `blk.2.ffn_down.weight` is zero"))
+                .and(
+                    predicate::str::is_match(r"never fire on this text.*: \d+ in layer 1, ")
+                        .expect("a regex"),
+                ),
+        );
+        // Nothing is known of these rows, yet they are still there.
+        let model = Model::open(&out).expect("a PLM");
+        let up = model.tensor(TensorKey::in_layer(2, Role::FfnUp)).expect("a PLM has it");
+        let (mut bytes, mut values) = (Vec::new(), vec![0.0; up.source.cols()]);
+        up.source.read_rows(5..6, &mut bytes).expect("readable");
+        codec::decode(up.source.dtype(), &bytes, &mut values).expect("whole blocks");
+        assert!(values.iter().filter(|&&x| x != 0.0).count() > 100, "{effort}");
+    }
+}
+
+#[test]
+fn activations_that_are_not_finite_name_the_layer() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let folder = copy_of_tiny_plm(dir.path());
+    fill(&folder, "model.layers.3.post_attention_layernorm.weight", [0x7f, 0x7f]);
+    let mut command = plmconv();
+    command.arg("calibrate").arg(&folder).arg("--text").arg(text()).arg("-o").arg(dir.path().join("stats"));
+    command.args(["--calibration-ctx", "32", "--calibration-chunks", "2"]);
+    command.assert().code(1).stderr(predicate::str::contains("activations of layer 3 are not finite"));
+    assert_eq!(names(dir.path()), ["tiny-plm"], "no half of a file");
+}
+
+#[test]
+fn statistics_guide_the_latent_layout() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let stats = dir.path().join("stats.gguf");
+    calibrate("24", &[], &stats);
+    let run = |name: &str, extra: &[&str]| {
+        let out = dir.path().join(name);
+        let mut command = plmconv();
+        command.args(["quantize", "q4", "--layout", "latent"]).arg(tiny_plm()).arg("-o").arg(&out);
+        command.args(extra).assert().success();
+        let mut validate = plmconv();
+        validate.arg("validate").arg(&out).arg("--against").arg(tiny_plm()).arg("--text").arg(text());
+        let output = validate.args(["--ctx", "128", "--chunks", "10", "--json"]).output().expect("runs");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (digests(&out), report["kl_divergence"]["mean"].as_f64().expect("a number"))
+    };
+    let (plain, far) = run("plain.gguf", &[]);
+    let (guided, near) = run("guided.gguf", &["--stats", &stats.display().to_string()]);
+    assert!(near < 0.9 * far, "{near} {far}");
+    let changed = |part: &str| {
+        let name = format!("blk.1.{part}.weight");
+        plain[&name].2 != guided[&name].2
+    };
+    // The gate makes up for `up` as it is rounded on its own.
+    assert!(!changed("ffn_up") && changed("ffn_gate"));
+    assert!(changed("attn_q") && changed("attn_v_b") && changed("ffn_down"));
+}
+
+#[test]
+fn passes_are_calibrated_with_or_refused() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let stats = dir.path().join("stats.gguf");
+    calibrate("6", &[], &stats);
+    let quantize = |option: &str, file: &Path| {
+        let mut command = plmconv();
+        command.args(["quantize", "q4_0", "--passes", "sort-neurons", option]).arg(file).arg(tiny_plm());
+        command.args(["--calibration-ctx", "64", "--calibration-chunks", "2"]);
+        command.arg("-o").arg(dir.path().join("out.gguf")).assert()
+    };
+    quantize("--stats", &stats).code(2).stderr(predicate::str::contains("--calibrate"));
+    let imatrix = fixtures().join("golden/imatrix.gguf");
+    quantize("--imatrix", &imatrix).code(2).stderr(predicate::str::contains("--calibrate"));
+    quantize("--calibrate", &text()).success();
+}
+
 #[test]
 fn faults_are_named() {
     let dir = tempfile::tempdir().expect("tempdir");
     let stats = dir.path().join("stats.gguf");
-    calibrate(&[], &stats);
+    calibrate("6", &[], &stats);
     let quantize = |model: &Path, option: &str, file: &Path| {
         let mut command = plmconv();
         command.args(["quantize", "q4", option]).arg(file).arg(model).arg("-o").arg(dir.path().join("out"));
@@ -118,6 +216,14 @@ fn faults_are_named() {
     quantize(&other, "--stats", &stats).stderr(predicate::str::contains("another model")).code(2);
     let imatrix = fixtures().join("golden/imatrix.gguf");
     quantize(&tiny_plm(), "--stats", &imatrix).stderr(predicate::str::contains("--imatrix")).code(2);
+    let mut foreign = std::fs::read(&stats).expect("written above");
+    let key = b"plmconv.calibration.layout";
+    let at = foreign.windows(key.len()).position(|w| w == key).expect("the key is written") + key.len();
+    // A type of four bytes and a length of eight stand before the string.
+    foreign[at + 12..][..3].copy_from_slice(b"lat");
+    let path = dir.path().join("foreign.gguf");
+    std::fs::write(&path, foreign).expect("writable");
+    quantize(&tiny_plm(), "--stats", &path).stderr(predicate::str::contains("layout lat")).code(2);
     let empty = dir.path().join("empty.txt");
     std::fs::write(&empty, "").expect("writable");
     quantize(&tiny_plm(), "--calibrate", &empty).stderr(predicate::str::contains("less than one window"));

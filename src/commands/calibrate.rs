@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use plmconv_formats::{Model, TextTokenizer};
-use plmconv_validate::curvature::{Event, measure};
+use plmconv_formats::{Config, Model, Role, TextTokenizer};
+use plmconv_validate::curvature::{Event, SiteMoments, measure};
 
 use super::write::thread_pool;
 use crate::args::{CalibrateArgs, SampleArgs};
@@ -37,11 +37,13 @@ pub fn collect(
 ) -> Result<()> {
     let windows = windows(model, texts, sample)?;
     let tokens = windows.len() * sample.calibration_ctx;
-    let widest = model.config.intermediate_size.max(model.config.hidden_size);
+    let Config { intermediate_size, hidden_size, .. } = model.config;
+    let widest = intermediate_size.max(hidden_size);
+    let role = if intermediate_size >= hidden_size { "ffn_down" } else { "ffn_up" };
     if tokens < widest {
         console.warn(&format!(
-            "{tokens} tokens of text are fewer than the {widest} inputs of the widest matrix: \
-             what they leave open is damped, and more text gives better results"
+            "{tokens} tokens of text are fewer than the {widest} inputs of the widest matrices ({role}): \
+             the directions they leave open are damped, and more text gives better results"
         ));
     }
     let from = Provenance {
@@ -53,12 +55,16 @@ pub fn collect(
     let started = Instant::now();
     let writer = StatisticsWriter::create(output, overwrite, &model.config, from)?;
     let bar = console.steps("calibrating");
+    let mut unused = Unused::default();
     measure(model, &windows, sample.seed, |event| {
         if pipeline::interrupted() {
             return Err(Interrupted.into());
         }
         match event {
-            Event::Site(site) => writer.write(&site)?,
+            Event::Site(site) => {
+                unused.add(&site);
+                writer.write(&site)?;
+            }
             Event::Progress { done, total } => {
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);
@@ -68,8 +74,45 @@ pub fn collect(
     })?;
     bar.finish_and_clear();
     writer.finish()?;
+    unused.report(console);
     console.note(&format!("calibrated on {tokens} tokens in {:.1} s", started.elapsed().as_secs_f64()));
     Ok(())
+}
+
+/// What the text never used.
+#[derive(Default)]
+struct Unused {
+    /// Matrices whose inputs were all zero.
+    matrices: Vec<String>,
+    /// Layers, from last to first, and how many of their neurons never fired.
+    neurons: Vec<(usize, usize)>,
+}
+
+impl Unused {
+    fn add(&mut self, site: &SiteMoments) {
+        let silent = site.active.iter().filter(|&&tokens| tokens == 0.0).count();
+        if silent == site.active.len() {
+            self.matrices.push(site.key.gguf_name());
+        } else if site.key.role == Role::FfnDown && silent > 0 {
+            self.neurons.extend(site.key.layer.map(|layer| (layer, silent)));
+        }
+    }
+
+    fn report(&self, console: Console) {
+        for name in &self.matrices {
+            console.warn(&format!(
+                "every input of `{name}` is zero on this text: it is rounded without regard to it"
+            ));
+        }
+        let layers: Vec<String> =
+            self.neurons.iter().rev().map(|(layer, count)| format!("{count} in layer {layer}")).collect();
+        if !layers.is_empty() {
+            console.warn(&format!(
+                "neurons that never fire on this text, so count little: {}",
+                layers.join(", ")
+            ));
+        }
+    }
 }
 
 /// Windows spread evenly over the texts.

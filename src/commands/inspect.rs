@@ -125,7 +125,7 @@ fn inspect_safetensors(path: &Path) -> Result<Inspection> {
 fn inspect_onnx(path: &Path) -> Result<Inspection> {
     let file = OnnxFile::open(path)?;
     let tensors = file.weights().into_iter().map(|w| TensorLine {
-        role: TensorKey::from_hugging_face(&w.name),
+        role: w.key(),
         name: w.name,
         shape: w.shape,
         dtype: w.stored_as,

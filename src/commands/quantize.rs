@@ -11,6 +11,7 @@ use crate::args::{Format, QuantizeArgs};
 use crate::error::UsageError;
 use crate::guidance::{self, Guidance};
 use crate::onnx::{self, WeightType};
+use crate::passes::{self, Pass};
 use crate::pipeline;
 use crate::plan::{Target, Types};
 
@@ -25,14 +26,12 @@ fn gguf(args: &QuantizeArgs) -> Result<()> {
     write::refuse_flag(args.onnx.given().or(args.blocks.given()), Format::Gguf)?;
     let mut policy = policy(args)?;
     let model = Model::open(&args.model)?;
-    let guidance = guidance(args, &model)?;
+    let target = write::target(&args.output)?;
+    let guidance = guidance(args, &model, &target.passes)?;
+    let guidance = guidance.for_layout(target.layout).without(args.without);
     policy.has_importance = guidance.is_some();
-    let target = Target {
-        types: Types::Preset(policy),
-        allow_requantize: args.allow_requantize,
-        guidance,
-        ..write::target(&args.output)?
-    };
+    let target =
+        Target { types: Types::Preset(policy), allow_requantize: args.allow_requantize, guidance, ..target };
     match &args.check.validate {
         None => write::run(model, target, &args.output),
         Some(text) => checked::run(args, model, target, text),
@@ -58,7 +57,7 @@ fn onnx(args: &QuantizeArgs) -> Result<()> {
         ..onnx::Target::new(&args.onnx, float, onnx_type(&args.file_type)?).with_blocks(&args.blocks)
     };
     let model = Model::open(&args.model)?;
-    let guidance = guidance(args, &model)?;
+    let guidance = guidance(args, &model, &target.passes)?.without(args.without);
     write::run_onnx(model, onnx::Target { guidance, ..target }, &args.output)
 }
 
@@ -75,17 +74,28 @@ fn onnx_type(name: &str) -> Result<WeightType> {
     Err(UsageError::with_hint(format!("`{name}` is no type that ONNX weights are quantized to"), hint).into())
 }
 
-/// What the rounding goes by; runs the calibration text first.
-fn guidance(args: &QuantizeArgs, model: &Model) -> Result<Guidance> {
+/// What the rounding goes by; runs the calibration text first, through the model as the passes leave it.
+fn guidance(args: &QuantizeArgs, model: &Model, passes: &[Pass]) -> Result<Guidance> {
     let effort = guidance::effort(args.effort);
     if let Some(path) = &args.imatrix {
+        if !passes.is_empty() {
+            let message = "--passes changes what an importance matrix's columns stand for";
+            return Err(UsageError::with_hint(message, "give the text to --calibrate instead").into());
+        }
         return Guidance::from_imatrix(path);
     }
+    if args.stats.is_none() && args.calibrate.is_empty() {
+        return Ok(Guidance::default());
+    }
+    let rewritten;
+    let model = if passes.is_empty() {
+        model
+    } else {
+        rewritten = passes::apply(Model::open(&args.model)?, passes)?;
+        &rewritten
+    };
     if let Some(path) = &args.stats {
         return Guidance::from_statistics(path, model, effort);
-    }
-    if args.calibrate.is_empty() {
-        return Ok(Guidance::default());
     }
     pipeline::on_interrupt()?;
     // Beside the output: statistics of a large model are gigabytes, and a temporary folder may be memory.

@@ -1,5 +1,6 @@
 //! `--to onnx`: arguments and a model become a checked plan, the plan becomes a folder.
 
+mod assembly;
 mod locate;
 mod plan;
 mod range;

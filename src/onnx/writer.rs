@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
@@ -13,7 +14,9 @@ use plmconv_formats::{DType, Error as FormatError};
 use plmconv_quant::encode_rows;
 use plmconv_quant::grid::{Blocks, Grid, pack_columns, pack_rows, quantize};
 
+use super::assembly::Assembly;
 use super::plan::{OnnxPlan, stored_as};
+use crate::guidance::Feedback;
 use crate::pipeline::stream::{Rows, Writer, in_order, row_steps};
 use crate::progress::Console;
 
@@ -49,8 +52,18 @@ fn write_small(folder: &AtomicFolder, name: impl AsRef<Path>, bytes: &[u8]) -> R
 /// Some rows of one weight.
 struct Step<'a> {
     item: &'a DataItem,
-    importance: Option<&'a [f32]>,
+    rounding: Rounding<'a>,
+    transposes: Option<Arc<Transposes>>,
     rows: Range<usize>,
+}
+
+/// What the rounding of a weight's values goes by.
+#[derive(Clone)]
+enum Rounding<'a> {
+    /// Squared errors, weighted by the importance of their column where it is known.
+    Nearest(Option<&'a [f32]>),
+    /// Errors are made up for, on a grid that this type of ggml has too.
+    Feedback(Arc<Feedback<'a>>, DType),
 }
 
 /// The plan's work in file order. Steps are whole pairs of rows: two 4-bit codes of neighbouring rows may share a byte.
@@ -60,14 +73,64 @@ struct Step<'a> {
 fn steps(plan: &OnnxPlan) -> Result<Vec<Step<'_>>> {
     let mut steps = Vec::new();
     for item in &plan.export.items {
-        // What a whole row is multiplied by does not change which code is nearest.
-        let importance = match item.transposed {
-            true => None,
-            false => plan.guidance.importance(&item.key.gguf_name(), item.source.cols())?,
+        let rounding = rounding(plan, item)?;
+        let rows: Vec<Range<usize>> = match &rounding {
+            Rounding::Nearest(_) => row_steps(&*item.source, 2).collect(),
+            Rounding::Feedback(feedback, _) => feedback.groups().collect(),
         };
-        steps.extend(row_steps(&*item.source, 2).map(|rows| Step { item, importance, rows }));
+        let transposes = Transposes::of(item).map(Arc::new);
+        steps.extend(rows.into_iter().map(|rows| Step {
+            item,
+            rounding: rounding.clone(),
+            transposes: transposes.clone(),
+            rows,
+        }));
     }
     Ok(steps)
+}
+
+fn rounding<'a>(plan: &'a OnnxPlan, item: &DataItem) -> Result<Rounding<'a>> {
+    let (format, scale_type) = match &item.content {
+        Content::NBits { format, scale_type, .. } | Content::Qdq { format, scale_type, .. } => {
+            (*format, *scale_type)
+        }
+        Content::Float { .. } => return Ok(Rounding::Nearest(None)),
+    };
+    // The statistics are those of the tensor's columns. What a whole row is multiplied by does not change which code
+    // is nearest, so a transpose is rounded as if nothing were known.
+    if item.transposed {
+        return Ok(Rounding::Nearest(None));
+    }
+    let source = &item.source;
+    let whole = plan.model.tensor(item.key).is_some_and(|tensor| tensor.source.rows() == source.rows());
+    if let Some(dtype) = grid(format, scale_type).ggml_type()
+        && dtype.encoded_len(source.cols()).is_some()
+        && let Some(feedback) = plan.guidance.feedback(item.key, dtype, [source.rows(), source.cols()], whole)
+    {
+        return Ok(Rounding::Feedback(Arc::new(feedback), dtype));
+    }
+    Ok(Rounding::Nearest(plan.guidance.importance(item.key, source.cols())?))
+}
+
+/// The tensors of a weight that stands transposed in the file.
+struct Transposes {
+    codes: Assembly,
+    scales: Assembly,
+    zero_points: Option<Assembly>,
+}
+
+impl Transposes {
+    fn of(item: &DataItem) -> Option<Transposes> {
+        let Content::Qdq { format, scale_type, codes, scales, zero_points } = &item.content else {
+            return None;
+        };
+        let packed = item.source.rows() * format.bits / 8;
+        Some(Transposes {
+            codes: Assembly::new(codes.bytes, packed),
+            scales: Assembly::new(scales.bytes, item.source.rows() * scale_type.block_bytes()),
+            zero_points: zero_points.map(|place| Assembly::new(place.bytes, packed)),
+        })
+    }
 }
 
 /// The external data files.
@@ -116,7 +179,7 @@ impl Buffers {
     }
 
     fn encode(&mut self, step: &Step<'_>, data: &DataFiles) -> Result<()> {
-        let Step { item, importance, rows } = step;
+        let Step { item, rounding, transposes, rows } = step;
         let cols = item.source.cols();
         match &item.content {
             Content::Float { dtype, place } => {
@@ -127,13 +190,35 @@ impl Buffers {
             }
             Content::NBits { format, scale_type, codes, scales, zero_points } => {
                 let grid = grid(*format, *scale_type);
-                quantize(&grid, &self.rows.values, cols, *importance, &mut self.blocks)?;
+                self.quantize(&grid, cols, rounding, rows.start)?;
                 self.write_rows(&grid, cols, rows.start, data, [*codes, *scales], *zero_points)
             }
             Content::Qdq { format, scale_type, codes, scales, zero_points } => {
                 let grid = grid(*format, *scale_type);
-                quantize(&grid, &self.rows.values, cols, *importance, &mut self.blocks)?;
-                self.write_columns(item, &grid, rows.clone(), data, [*codes, *scales], *zero_points)
+                self.quantize(&grid, cols, rounding, rows.start)?;
+                let transposes = transposes.as_deref().expect("a weight that stands transposed has them");
+                self.write_columns(&grid, cols, rows, data, [*codes, *scales], *zero_points, transposes)
+            }
+        }
+    }
+
+    /// The loaded rows as blocks.
+    fn quantize(
+        &mut self,
+        grid: &Grid,
+        cols: usize,
+        rounding: &Rounding<'_>,
+        first_row: usize,
+    ) -> Result<()> {
+        let values = &mut self.rows.values;
+        match rounding {
+            Rounding::Nearest(importance) => Ok(quantize(grid, values, cols, *importance, &mut self.blocks)?),
+            Rounding::Feedback(feedback, dtype) => {
+                let bytes = dtype.encoded_len(values.len()).expect("rows are whole blocks, checked before");
+                self.bytes.resize(bytes, 0);
+                feedback.encode(*dtype, first_row, values, &mut self.bytes)?;
+                grid.take_apart(&self.bytes, cols, &mut self.blocks);
+                Ok(())
             }
         }
     }
@@ -162,38 +247,35 @@ impl Buffers {
     }
 
     /// Columns of the step's rows become stretches of the transposed tensors' rows.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one content, taken apart by its match")]
     fn write_columns(
         &mut self,
-        item: &DataItem,
         grid: &Grid,
-        rows: Range<usize>,
+        cols: usize,
+        rows: &Range<usize>,
         data: &DataFiles,
         [codes, scales]: [Place; 2],
         zero_points: Option<Place>,
+        transposes: &Transposes,
     ) -> Result<()> {
-        let (cols, all_rows) = (item.source.cols(), item.source.rows());
         let blocks = grid.blocks(cols);
         let flip = if grid.symmetric { grid.middle() as u8 } else { 0 };
-        let packed = |values: usize| values * grid.bits as usize / 8;
-        let stretches = |bytes: &[u8], place: Place, count: usize, stride: usize, first: usize| {
-            let per_column = bytes.len() / count;
-            (0..count).try_for_each(|column| {
-                let stretch = &bytes[column * per_column..(column + 1) * per_column];
-                data.write(place, (column * stride + first) as u64, stretch)
-            })
+        let packed = rows.start * grid.bits as usize / 8;
+        let put = |assembly: &Assembly, place: Place, bytes: &[u8], at: usize| match assembly.put(bytes, at) {
+            Some(tensor) => data.write(place, 0, &tensor),
+            None => Ok(()),
         };
-        let stride = blocks * grid.block_size;
-        pack_columns(grid.bits, &self.blocks.codes, stride, cols, flip, &mut self.bytes);
-        stretches(&self.bytes, codes, cols, packed(all_rows), packed(rows.start))?;
+        pack_columns(grid.bits, &self.blocks.codes, blocks * grid.block_size, cols, flip, &mut self.bytes);
+        put(&transposes.codes, codes, &self.bytes, packed)?;
         let scale_bytes = grid.scale_type.block_bytes();
         let transposed: Vec<f32> =
             (0..blocks).flat_map(|b| self.blocks.scales.iter().skip(b).step_by(blocks).copied()).collect();
         self.bytes.resize(transposed.len() * scale_bytes, 0);
         encode_rows(grid.scale_type, &transposed, rows.len(), None, &mut self.bytes)?;
-        stretches(&self.bytes, scales, blocks, all_rows * scale_bytes, rows.start * scale_bytes)?;
-        let Some(place) = zero_points else { return Ok(()) };
+        put(&transposes.scales, scales, &self.bytes, rows.start * scale_bytes)?;
+        let (Some(place), Some(assembly)) = (zero_points, &transposes.zero_points) else { return Ok(()) };
         pack_columns(grid.bits, &self.blocks.zero_points, blocks, blocks, 0, &mut self.bytes);
-        stretches(&self.bytes, place, blocks, packed(all_rows), packed(rows.start))
+        put(assembly, place, &self.bytes, packed)
     }
 }
 

@@ -68,10 +68,16 @@ struct TensorJson<'a> {
 }
 
 impl Inspection {
+    /// What the model learned: of an ONNX export the tensors with a role, as its tables are computed.
+    fn learned(&self) -> impl Iterator<Item = &TensorLine> {
+        let only_roles = self.onnx.is_some() && self.tensors.iter().any(|t| t.role.is_some());
+        self.tensors.iter().filter(move |t| !only_roles || t.role.is_some())
+    }
+
     fn parameters(&self) -> u64 {
         // An ONNX graph's shapes are what the file says, not what its bytes hold.
         let values = |t: &TensorLine| t.shape.iter().fold(1u64, |all, &n| all.saturating_mul(n as u64));
-        self.tensors.iter().map(values).fold(0, u64::saturating_add)
+        self.learned().map(values).fold(0, u64::saturating_add)
     }
 
     fn tensor_bytes(&self) -> u64 {
@@ -80,7 +86,8 @@ impl Inspection {
 
     fn bits_per_weight(&self) -> Option<f64> {
         let parameters = self.parameters();
-        (parameters > 0).then(|| self.tensor_bytes() as f64 * 8.0 / parameters as f64)
+        let bytes: u64 = self.learned().map(|t| t.bytes).sum();
+        (parameters > 0).then(|| bytes as f64 * 8.0 / parameters as f64)
     }
 }
 

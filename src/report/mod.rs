@@ -25,7 +25,10 @@ fn print_json(value: &impl Serialize) -> Result<()> {
 /// A borderless table; the columns in `numeric` are right-aligned.
 fn table(header: &[&str], numeric: &[usize]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.iter().copied());
+    table.load_style(presets::NOTHING);
+    if !header.is_empty() {
+        table.set_header(header.iter().copied());
+    }
     for &column in numeric {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);

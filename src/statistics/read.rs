@@ -17,13 +17,6 @@ pub struct Statistics {
     pub(super) file: GgufFile,
 }
 
-/// The two Fisher factors of one matrix.
-#[derive(Debug)]
-pub struct Curvature {
-    pub inputs: BlockSymmetric,
-    pub outputs: Option<BlockSymmetric>,
-}
-
 impl Statistics {
     /// Opens a file that `plmconv calibrate` wrote.
     ///
@@ -57,7 +50,11 @@ impl Statistics {
             return Ok(());
         }
         let message = format!("{}: statistics of another model", self.file.path().display());
-        Err(UsageError::with_hint(message, "run plmconv calibrate on this model").into())
+        Err(UsageError::with_hint(
+            message,
+            "run plmconv calibrate on this model; with --passes, give the text to quantize --calibrate",
+        )
+        .into())
     }
 
     fn values(&self, name: &str) -> Result<Option<Vec<f32>>> {
@@ -82,21 +79,30 @@ impl Statistics {
         Ok(sums.zip(counts).map(|(sums, counts)| mean_squares(&sums, &counts)))
     }
 
-    /// The Fisher factors of a matrix of this shape, if the file has them.
+    /// The Fisher factor of a matrix's `cols` inputs, if the file has it.
     ///
     /// # Errors
-    /// Factors of another shape.
-    pub fn curvature(&self, name: &str, rows: usize, cols: usize) -> Result<Option<Curvature>> {
-        let Some(inputs) = self.values(&format!("{name}.inputs"))? else { return Ok(None) };
-        let outputs = self.values(&format!("{name}.outputs"))?;
-        let shape = || UsageError::new(format!("{}: `{name}` has another shape", self.file.path().display()));
-        let inputs = BlockSymmetric::from_values(cols, INPUT_BLOCK, inputs).ok_or_else(shape)?;
-        let outputs = match outputs {
-            Some(outputs) => {
-                Some(BlockSymmetric::from_values(rows, OUTPUT_BLOCK, outputs).ok_or_else(shape)?)
+    /// A factor of another size.
+    pub fn inputs(&self, name: &str, cols: usize) -> Result<Option<BlockSymmetric>> {
+        self.factor(name, "inputs", cols, INPUT_BLOCK)
+    }
+
+    /// The Fisher factor of its `rows` outputs, if the file has it.
+    ///
+    /// # Errors
+    /// A factor of another size.
+    pub fn outputs(&self, name: &str, rows: usize) -> Result<Option<BlockSymmetric>> {
+        self.factor(name, "outputs", rows, OUTPUT_BLOCK)
+    }
+
+    fn factor(&self, name: &str, side: &str, size: usize, block: usize) -> Result<Option<BlockSymmetric>> {
+        let Some(values) = self.values(&format!("{name}.{side}"))? else { return Ok(None) };
+        match BlockSymmetric::from_values(size, block, values) {
+            Some(factor) => Ok(Some(factor)),
+            None => {
+                let message = format!("{}: `{name}` has another shape", self.file.path().display());
+                Err(UsageError::new(message).into())
             }
-            None => None,
-        };
-        Ok(Some(Curvature { inputs, outputs }))
+        }
     }
 }

@@ -312,13 +312,7 @@ fn gather_blocks(
 }
 
 /// Final norm and the tied head: `x [batch * sequence, hidden]` → `logits [batch, sequence, vocab]`, f32.
-pub(super) fn head(
-    g: &mut GraphBuilder<'_>,
-    net: &Network<'_>,
-    x: &str,
-    batch: &str,
-    sequence: &str,
-) -> Value {
+pub(super) fn head(g: &mut GraphBuilder<'_>, net: &Network<'_>, x: &str, batch: &str, sequence: &str) {
     let scope = "/lm_head";
     let hidden = net.config().hidden_size as i64;
     let key = TensorKey::global(Role::TokenEmbedding);
@@ -354,11 +348,9 @@ pub(super) fn head(
     };
     let vocab = g.ints(&[vocab as i64]);
     let shape = g.op(scope, "Concat", &[batch, &sequence, &vocab], &[("axis", Attr::Int(0))]);
-    let mut logits = g.op(scope, "Reshape", &[&flat, &shape], &[]);
+    let logits = g.op(scope, "Reshape", &[&flat, &shape], &[]);
     if g.spec.float == DType::F16 {
-        logits = cast(g, scope, &logits, ElementType::Float);
+        cast(g, scope, &logits, ElementType::Float);
     }
     g.rename_output(0, "logits");
-    drop(logits);
-    "logits".into()
 }

@@ -17,7 +17,7 @@ mod wire;
 
 pub use data::{Content, DataItem, HeadBlocks, Literal, Place};
 pub use model::{Export, build};
-pub use read::{Initializer, OnnxFile, Port};
+pub use read::{External, Initializer, OnnxFile, Port};
 pub use sidecar::{Sidecar, sidecars};
 pub use spec::{BlockFormat, ExportSpec, Opset, Profile, QuantFormat, WeightFormat};
 pub use weights::{Weight, blocks_name};

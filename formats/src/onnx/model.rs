@@ -7,10 +7,9 @@ use super::data::{DataItem, Literal};
 use super::graph::{Attr, GraphBuilder, element};
 use super::layers::{Network, additive_mask, embed, ffn, head, rope_tables};
 use super::proto::*;
-use super::spec::{ExportSpec, Profile};
-use crate::DType;
+use super::spec::{BlockFormat, ExportSpec, Profile, QuantFormat, WeightFormat};
 use crate::error::{Error, Result};
-use crate::model::{Config, Model};
+use crate::model::{Config, Model, Role, TensorKey};
 
 /// A finished graph and what belongs into its external data.
 #[derive(Debug)]
@@ -89,14 +88,37 @@ fn check(model: &Model, spec: &ExportSpec) -> Result<()> {
             what: format!("a latent of {width} values (it is cut into two equal halves)"),
         });
     }
-    Ok(())
+    check_pairs(model, spec)
+}
+
+/// Two 4-bit codes of neighbouring rows share a byte of a transposed tensor.
+fn check_pairs(model: &Model, spec: &ExportSpec) -> Result<()> {
+    if spec.quant_format != QuantFormat::Qdq {
+        return Ok(());
+    }
+    let config = &model.config;
+    let is_odd = |key: &TensorKey| match (key.role, spec.profile) {
+        // Looked up by row, so it stands as MatMulNBits wants.
+        (Role::TokenEmbedding, _) => false,
+        (Role::KvB, Profile::Latent | Profile::Genai) => config.kv_lora_rank % 2 + config.v_head_dim % 2 > 0,
+        _ => model.tensor(*key).is_some_and(|tensor| !tensor.source.rows().is_multiple_of(2)),
+    };
+    let four_bits = |key| matches!(spec.weight(key), WeightFormat::Block(BlockFormat { bits: 4, .. }));
+    match model.tensors.iter().map(|t| t.key).find(|key| four_bits(*key) && is_odd(key)) {
+        Some(key) => Err(Error::Inexpressible {
+            path: model.path().to_path_buf(),
+            target: "qdq",
+            what: format!("`{}` in 4 bits: its number of rows is odd", key.gguf_name()),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn opsets(spec: &ExportSpec) -> Vec<OperatorSetIdProto> {
     let entry =
         |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
     let mut opsets = vec![entry("", spec.opset.version())];
-    if spec.weights.values().any(|w| matches!(w, super::spec::WeightFormat::Block(_))) {
+    if spec.weights.values().any(|w| matches!(w, WeightFormat::Block(_))) {
         opsets.push(entry(super::layers::MICROSOFT, 1));
     }
     opsets
@@ -195,10 +217,5 @@ impl Export {
     /// Bytes of the graph and all external data.
     pub fn total_bytes(&self) -> u64 {
         self.model.len() as u64 + self.data_bytes.iter().sum::<u64>()
-    }
-
-    /// The float type of the interface's cache.
-    pub fn cache_type(spec: &ExportSpec) -> DType {
-        spec.float
     }
 }

@@ -1,8 +1,7 @@
 //! The messages of onnx.proto that a model of ours consists of, with their field numbers.
 //!
 //! Fields are proto2 optionals where the reader tells "absent" from "zero" (an attribute's value).
-//! A field that is not listed is skipped when read, so files of later IR versions open too. The tests
-//! decode what these types encode with the full published schema (`onnx-protobuf`).
+//! A field that is not listed is skipped when read, so files of later IR versions open too.
 
 /// Element types, as they stand in `TensorProto.data_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

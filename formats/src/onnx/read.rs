@@ -56,6 +56,24 @@ pub struct Initializer {
     pub element: &'static str,
     pub shape: Vec<usize>,
     pub bytes: u64,
+    /// Where its bytes lie, if not in the graph itself.
+    pub external: Option<External>,
+}
+
+/// A place in a file beside the graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct External {
+    /// Relative to the graph's folder.
+    pub file: String,
+    pub offset: u64,
+}
+
+impl Initializer {
+    /// A shape, an index, a factor: too small to be a weight.
+    pub fn is_constant(&self) -> bool {
+        self.external.is_none()
+            && self.shape.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim)).is_some_and(|n| n <= 64)
+    }
 }
 
 /// A weight in blocks: `rows x cols` values in codes, scales and, if asymmetric, zero points.
@@ -216,14 +234,20 @@ impl Reader {
         let Some(shape) = shape.collect::<Option<Vec<usize>>>() else {
             return Err(self.wire.malformed(format!("`{name}` has a negative dimension")));
         };
-        let bytes = if external.is_empty() { inline } else { self.external_bytes(&name, &external)? };
+        let (bytes, external) = match external.is_empty() {
+            true => (inline, None),
+            false => {
+                let (bytes, place) = self.external(&name, &external)?;
+                (bytes, Some(place))
+            }
+        };
         let element = element_name(element);
-        self.model.initializers.push(Initializer { name, element, shape, bytes });
+        self.model.initializers.push(Initializer { name, element, shape, bytes, external });
         Ok(())
     }
 
-    /// Bytes of a tensor in another file, which has to hold them.
-    fn external_bytes(&mut self, tensor: &str, entries: &HashMap<String, String>) -> Result<u64> {
+    /// How many bytes of a tensor lie where in another file, which has to hold them.
+    fn external(&mut self, tensor: &str, entries: &HashMap<String, String>) -> Result<(u64, External)> {
         let location = entries.get("location").map(String::as_str).unwrap_or_default();
         let inside = Path::new(location).components().all(|c| matches!(c, Component::Normal(_)));
         if location.is_empty() || !inside {
@@ -249,7 +273,7 @@ impl Reader {
             return Err(self.wire.malformed(format!("`{tensor}`: offset or length is no number")));
         };
         match offset.checked_add(length) {
-            Some(end) if end <= len => Ok(length),
+            Some(end) if end <= len => Ok((length, External { file: location.into(), offset })),
             end => {
                 let what = format!("tensor `{tensor}`");
                 Err(Error::Truncated { path, what, end: end.unwrap_or(u64::MAX), len })

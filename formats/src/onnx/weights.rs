@@ -3,6 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::model::{Role, TensorKey};
+
 use super::read::{Blocks, Initializer, OnnxFile};
 
 /// One weight.
@@ -21,8 +23,20 @@ pub fn blocks_name(bits: usize, block_size: usize, symmetric: bool) -> String {
     format!("Q{bits} x{block_size}{}", if symmetric { "" } else { " asymmetric" })
 }
 
+impl Weight {
+    /// What it is in a PLM, if its name is one that an export of ours has.
+    pub fn key(&self) -> Option<TensorKey> {
+        let part = [("k_b_proj", Role::KeyB), ("v_b_proj", Role::ValueB)];
+        let part =
+            part.into_iter().find(|(label, _)| self.name.ends_with(&format!("self_attn.{label}.weight")));
+        let Some((label, role)) = part else { return TensorKey::from_hugging_face(&self.name) };
+        let whole = TensorKey::from_hugging_face(&self.name.replace(label, "kv_b_proj"))?;
+        Some(TensorKey { role, ..whole })
+    }
+}
+
 impl OnnxFile {
-    /// Its weights in the order of its initializers.
+    /// Its weights in the order of its initializers; small constants, which stand in the graph itself, are none.
     pub fn weights(&self) -> Vec<Weight> {
         let sizes: HashMap<&str, u64> =
             self.initializers.iter().map(|i| (i.name.as_str(), i.bytes)).collect();
@@ -34,7 +48,7 @@ impl OnnxFile {
         for initializer in &self.initializers {
             match by_codes.get(initializer.name.as_str()) {
                 Some(blocks) => push(&mut weights, in_blocks(initializer, blocks, &sizes)),
-                None if parts.contains(initializer.name.as_str()) => {}
+                None if parts.contains(initializer.name.as_str()) || initializer.is_constant() => {}
                 None => weights.push(plain(initializer)),
             }
         }

@@ -20,11 +20,12 @@ impl SequenceState {
     /// [`Error::State`] for a state that is laid out in another way.
     pub fn repeated(&self, cells: usize) -> Result<SequenceState> {
         let mut from = Reader { bytes: &self.bytes, at: 0 };
-        let mut to = Vec::with_capacity(self.bytes.len().saturating_mul(cells.max(1)));
-        to.extend_from_slice(from.take(8)?);
+        let header = from.take(8)?;
         expect(from.word()? == 1, "it has several streams")?;
         let known = from.word()? as usize;
         expect(known > 0, "it is empty")?;
+        let mut to = Vec::with_capacity((self.bytes.len() / known + 1).saturating_mul(cells));
+        to.extend_from_slice(header);
         to.extend_from_slice(&1u32.to_le_bytes());
         to.extend_from_slice(&small(cells)?.to_le_bytes());
         let mut sequence = [0; 4];
@@ -52,7 +53,6 @@ impl SequenceState {
                 from.copy_rows(known, cells, &mut to)?
             }
         }
-        to.shrink_to_fit();
         Ok(SequenceState { bytes: to })
     }
 }

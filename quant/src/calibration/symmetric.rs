@@ -83,12 +83,31 @@ impl BlockSymmetric {
         out
     }
 
-    /// Adds another of the same form; false (and nothing done) if the forms differ.
-    pub fn add(&mut self, other: &BlockSymmetric) -> bool {
-        let same = self.size == other.size && self.block_len == other.block_len;
-        if same {
-            self.values.iter_mut().zip(&other.values).for_each(|(a, b)| *a += b);
+    /// Sets all but the diagonal to zero.
+    pub fn keep_diagonal(&mut self) {
+        let diagonal = self.diagonal();
+        self.values.fill(0.0);
+        let (mut at, mut row) = (0, 0);
+        for value in diagonal {
+            self.values[at] = value;
+            let end = (row / self.block_len + 1) * self.block_len;
+            at += end.min(self.size) - row;
+            row += 1;
         }
-        same
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_diagonal_is_kept() {
+        let values: Vec<f32> = (1..=9).map(|x| x as f32).collect();
+        // Blocks of 3 and 2 rows: 6 + 3 values.
+        let mut matrix = BlockSymmetric::from_values(5, 3, values).expect("as many values as the form has");
+        assert_eq!(matrix.diagonal(), [1.0, 4.0, 6.0, 7.0, 9.0]);
+        matrix.keep_diagonal();
+        assert_eq!(matrix.values(), [1.0, 0.0, 0.0, 4.0, 0.0, 6.0, 7.0, 0.0, 9.0]);
     }
 }

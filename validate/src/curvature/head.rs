@@ -1,18 +1,20 @@
 //! The output head: tokens drawn from the model's prediction, and the gradient they cause.
 
+use faer::prelude::ReborrowMut;
+use faer::{MatMut, MatRef};
 use plmconv_formats::{Model, Role, TensorKey};
 use rayon::prelude::*;
 
 use super::moments::SiteMoments;
 use super::products;
-use super::rows::{Dense, Shape, read_rows, read_vector, rms_norm, rms_norm_backward};
+use super::rows::{Dense, Shape, read_rows_into, read_vector, rms_norm, rms_norm_backward};
 use super::spill::Spill;
 use crate::error::{Error, Result};
 
 /// Rows of the vocabulary multiplied at a time.
-const TILE_ROWS: usize = 16 << 10;
-/// Tokens whose logits are held at a time.
-const TOKENS: usize = 512;
+const TILE_ROWS: usize = 8 << 10;
+/// Tokens whose logits are held at a time: the whole embedding is read twice for them.
+const TOKENS: usize = 1024;
 
 /// The gradient of the drawn tokens' negative log-probabilities by the last layer's output
 /// (`[all tokens, hidden]`), and the head's statistics: `sum over tokens and vocabulary of p (1 - p) x xᵀ`.
@@ -27,13 +29,16 @@ pub(super) fn backward(
     let count = windows.len() * shape.window;
     let mut gradient = vec![0.0; count * shape.hidden];
     let mut site = SiteMoments::new(TensorKey::global(Role::TokenEmbedding), None, shape.hidden);
+    let mut probabilities = vec![0.0; TOKENS.min(count) * model.config.vocab_size];
+    let mut embedding = Embedding::new(model);
     for first in (0..count).step_by(TOKENS) {
         let tokens = TOKENS.min(count - first);
         let mut hidden = vec![0.0; tokens * shape.hidden];
         spill.read(shape.layers, first * shape.hidden, &mut hidden)?;
         let x = rms_norm(&hidden, &norm, shape.eps);
-        let mut probabilities = logits(model, &x, tokens)?;
         let vocab = model.config.vocab_size;
+        let probabilities = &mut probabilities[..tokens * vocab];
+        embedding.logits(&x, probabilities)?;
         let weights: Vec<f32> = probabilities
             .par_chunks_exact_mut(vocab)
             .enumerate()
@@ -43,7 +48,7 @@ pub(super) fn backward(
             return Err(Error::NonFiniteCalibration { layer: shape.layers, what: "logits" });
         }
         site.add_inputs(&x, &weights);
-        let by_x = by_input(model, &probabilities, tokens, shape.hidden)?;
+        let by_x = embedding.by_input(probabilities, tokens)?;
         let into = &mut gradient[first * shape.hidden..(first + tokens) * shape.hidden];
         rms_norm_backward(&hidden, &norm, shape.eps, &by_x, into, shape.hidden);
     }
@@ -51,42 +56,50 @@ pub(super) fn backward(
     Ok((gradient, site))
 }
 
-fn tiles(model: &Model) -> impl Iterator<Item = Result<(usize, Dense)>> + '_ {
-    let (vocab, cols) = (model.config.vocab_size, model.config.hidden_size);
-    (0..vocab).step_by(TILE_ROWS).map(move |first| {
-        let rows = TILE_ROWS.min(vocab - first);
-        let values = read_rows(model, TensorKey::global(Role::TokenEmbedding), first..first + rows)?;
-        Ok((first, Dense { rows, cols, values }))
-    })
+/// The matrix of the head, read some rows at a time into the same memory.
+struct Embedding<'a> {
+    model: &'a Model,
+    bytes: Vec<u8>,
+    tile: Dense,
 }
 
-/// `[tokens, vocab]`
-fn logits(model: &Model, x: &[f32], tokens: usize) -> Result<Vec<f32>> {
-    let vocab = model.config.vocab_size;
-    let mut out = vec![0.0; tokens * vocab];
-    for tile in tiles(model) {
-        let (first, tile) = tile?;
-        let part = products::forward(x, &tile);
-        for (out, part) in out.chunks_exact_mut(vocab).zip(part.chunks_exact(tile.rows)) {
-            out[first..first + tile.rows].copy_from_slice(part);
+impl<'a> Embedding<'a> {
+    fn new(model: &'a Model) -> Embedding<'a> {
+        let tile = Dense { rows: 0, cols: model.config.hidden_size, values: Vec::new() };
+        Embedding { model, bytes: Vec::new(), tile }
+    }
+
+    /// Calls `each(first row, rows)` from top to bottom.
+    fn for_tiles(&mut self, mut each: impl FnMut(usize, &Dense)) -> Result<()> {
+        let vocab = self.model.config.vocab_size;
+        for first in (0..vocab).step_by(TILE_ROWS) {
+            self.tile.rows = TILE_ROWS.min(vocab - first);
+            let rows = first..first + self.tile.rows;
+            let key = TensorKey::global(Role::TokenEmbedding);
+            read_rows_into(self.model, key, rows, &mut self.bytes, &mut self.tile.values)?;
+            each(first, &self.tile);
         }
+        Ok(())
     }
-    Ok(out)
-}
 
-/// `[tokens, hidden]`: the gradient by the logits times the embedding.
-fn by_input(model: &Model, by_logits: &[f32], tokens: usize, hidden: usize) -> Result<Vec<f32>> {
-    let vocab = model.config.vocab_size;
-    let mut out = vec![0.0; tokens * hidden];
-    for tile in tiles(model) {
-        let (first, tile) = tile?;
-        let part: Vec<f32> = by_logits
-            .chunks_exact(vocab)
-            .flat_map(|row| row[first..first + tile.rows].iter().copied())
-            .collect();
-        products::backward(&part, &tile, &mut out);
+    /// Replaces `out` by the logits, `[tokens, vocab]`, of the hidden states `x`.
+    fn logits(&mut self, x: &[f32], out: &mut [f32]) -> Result<()> {
+        let vocab = self.model.config.vocab_size;
+        let mut out = MatMut::from_row_major_slice_mut(out, x.len() / self.tile.cols, vocab);
+        self.for_tiles(|first, tile| {
+            products::forward_into(x, tile, out.rb_mut().subcols_mut(first, tile.rows));
+        })
     }
-    Ok(out)
+
+    /// `[tokens, hidden]`: the gradient by the logits times the embedding.
+    fn by_input(&mut self, by_logits: &[f32], tokens: usize) -> Result<Vec<f32>> {
+        let by_logits = MatRef::from_row_major_slice(by_logits, tokens, self.model.config.vocab_size);
+        let mut out = vec![0.0; tokens * self.tile.cols];
+        self.for_tiles(|first, tile| {
+            products::backward_from(by_logits.subcols(first, tile.rows), tile, &mut out);
+        })?;
+        Ok(out)
+    }
 }
 
 /// Turns a row of logits into probabilities less one at the token that `uniform` (from 0 to 1) draws: the gradient

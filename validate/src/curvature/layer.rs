@@ -54,17 +54,17 @@ pub(super) struct State {
     /// The up projection's result where positive, else zero.
     rectified: Vec<f32>,
     activation: Vec<f32>,
-    ffn_output: Vec<f32>,
 }
 
 impl State {
-    /// The residual stream after the layer.
-    pub fn output(&self, out: &mut [f32]) {
-        out.par_iter_mut().zip(&self.middle).zip(&self.ffn_output).for_each(|((out, a), b)| *out = a + b);
+    /// The residual stream after the layer; the backward run has no need of it.
+    pub fn output(&self, w: &LayerWeights, out: &mut [f32]) {
+        let ffn = products::forward(&self.activation, &w.down);
+        out.par_iter_mut().zip(&self.middle).zip(&ffn).for_each(|((out, a), b)| *out = a + b);
     }
 }
 
-/// Runs the layer on `hidden` (`[tokens, hidden]`, whole windows).
+/// Runs the layer on `hidden` (`[tokens, hidden]`, whole windows), all but its last product.
 pub(super) fn forward(shape: &Shape, w: &LayerWeights, hidden: &[f32]) -> State {
     let attention_input = rms_norm(hidden, &w.attention_norm, shape.eps);
     let query = products::forward(&attention_input, &w.query);
@@ -82,19 +82,7 @@ pub(super) fn forward(shape: &Shape, w: &LayerWeights, hidden: &[f32]) -> State 
     let mut rectified = products::forward(&ffn_input, &w.up);
     rectified.par_iter_mut().for_each(|u| *u = if *u < 0.0 { 0.0 } else { *u });
     let activation: Vec<f32> = rectified.par_iter().map(|u| u * u).collect();
-    let ffn_output = products::forward(&activation, &w.down);
-    State {
-        attention_input,
-        latent,
-        kv_input,
-        heads,
-        heads_output,
-        middle,
-        ffn_input,
-        rectified,
-        activation,
-        ffn_output,
-    }
+    State { attention_input, latent, kv_input, heads, heads_output, middle, ffn_input, rectified, activation }
 }
 
 /// Statistics of a layer's matrices.

@@ -134,7 +134,7 @@ impl<'a> Run<'a> {
             } else {
                 spill.read(index, first * width, &mut hidden)?;
             }
-            layer::forward(&self.shape, &weights, &hidden).output(&mut hidden);
+            layer::forward(&self.shape, &weights, &hidden).output(&weights, &mut hidden);
             if !rows::all_finite(&hidden) {
                 return Err(Error::NonFiniteCalibration { layer: index, what: "activations" });
             }

@@ -12,7 +12,7 @@ pub const INPUT_BLOCK: usize = 2048;
 pub const OUTPUT_BLOCK: usize = 1024;
 
 /// Rows of a block that a thread accumulates at a time.
-const TILE: usize = 64;
+const TILE: usize = 192;
 
 /// One matrix's statistics.
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! Rows of values: normalization and its gradient, RoPE, reading weights.
 
+use faer::MatRef;
 use plmconv_formats::{Config, Model, Role, TensorKey};
 use plmconv_quant::codec;
 use rayon::prelude::*;
@@ -76,6 +77,10 @@ pub(super) struct Dense {
 }
 
 impl Dense {
+    pub fn matrix(&self) -> MatRef<'_, f32> {
+        MatRef::from_row_major_slice(&self.values, self.rows, self.cols)
+    }
+
     pub fn load(model: &Model, key: TensorKey) -> Result<Dense> {
         let tensor = model.tensor(key).ok_or(Error::MissingTensor { tensor: key })?;
         let (rows, cols) = (tensor.source.rows(), tensor.source.cols());
@@ -84,15 +89,26 @@ impl Dense {
 }
 
 /// Some rows of a tensor in f32.
-pub(super) fn read_rows(model: &Model, key: TensorKey, rows: std::ops::Range<usize>) -> Result<Vec<f32>> {
+fn read_rows(model: &Model, key: TensorKey, rows: std::ops::Range<usize>) -> Result<Vec<f32>> {
+    let mut values = Vec::new();
+    read_rows_into(model, key, rows, &mut Vec::new(), &mut values)?;
+    Ok(values)
+}
+
+/// Replaces `values` by some rows of a tensor; `bytes` is scratch, kept by callers that read often.
+pub(super) fn read_rows_into(
+    model: &Model,
+    key: TensorKey,
+    rows: std::ops::Range<usize>,
+    bytes: &mut Vec<u8>,
+    values: &mut Vec<f32>,
+) -> Result<()> {
     let tensor = model.tensor(key).ok_or(Error::MissingTensor { tensor: key })?;
     let source = &tensor.source;
-    let mut bytes = Vec::new();
-    source.read_rows(rows.clone(), &mut bytes)?;
-    let mut values = vec![0.0; rows.len() * source.cols()];
-    codec::decode(source.dtype(), &bytes, &mut values)
-        .map_err(|_| Error::UnsupportedType { tensor: key, dtype: source.dtype() })?;
-    Ok(values)
+    source.read_rows(rows.clone(), bytes)?;
+    values.resize(rows.len() * source.cols(), 0.0);
+    codec::decode(source.dtype(), bytes, values)
+        .map_err(|_| Error::UnsupportedType { tensor: key, dtype: source.dtype() })
 }
 
 /// A norm's weight.

@@ -2,10 +2,20 @@
 
 use std::arch::x86_64::*;
 
-use super::{GROUP, IntOperands, Kernels, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile, body};
+use super::{
+    GROUP, IntOperands, Kernels, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile, avx2_encoded, body,
+};
 
-pub(super) const TABLE: Kernels =
-    Kernels { tile_f32, tile_i16, dot, exp_minus, sparse, round_group, interleave_weights };
+pub(super) const TABLE: Kernels = Kernels {
+    tile_f32,
+    tile_i16,
+    dot,
+    dot_encoded: avx2_encoded::dot,
+    exp_minus,
+    sparse,
+    round_group,
+    interleave_weights,
+};
 
 /// Tokens of a sub-tile.
 const TOKENS: usize = 6;

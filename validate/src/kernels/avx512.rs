@@ -2,16 +2,27 @@
 
 use std::arch::x86_64::*;
 
-use super::{GROUP, IntOperands, Kernels, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile, body};
+use super::{
+    GROUP, IntOperands, Kernels, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile, avx2_encoded, body,
+};
 
-pub(super) const TABLE: Kernels =
-    Kernels { tile_f32, tile_i16, dot, exp_minus, sparse, round_group, interleave_weights };
+pub(super) const TABLE: Kernels = Kernels {
+    tile_f32,
+    tile_i16,
+    dot,
+    dot_encoded: avx2_encoded::dot,
+    exp_minus,
+    sparse,
+    round_group,
+    interleave_weights,
+};
 
 /// Vectors of a tile's row.
 const WIDTH: usize = TILE_OUTPUTS / 16;
 
 pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("avx512f")
+    super::avx2::is_available()
+        && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")

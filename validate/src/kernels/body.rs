@@ -8,7 +8,7 @@ const ROUND: f32 = 12_582_912.0;
 
 /// `x` rounded to the nearest even integer, for |x| < 2^22.
 #[inline(always)]
-fn rounded(x: f32) -> i32 {
+pub(super) fn rounded(x: f32) -> i32 {
     (x + ROUND).to_bits() as i32 - ROUND.to_bits() as i32
 }
 

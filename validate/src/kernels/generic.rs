@@ -1,11 +1,12 @@
 //! Plain Rust: the twin that every other kernel is tested against.
 
-use super::{GROUP, IntOperands, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile, body};
+use super::{GROUP, IntOperands, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile, body, encoded};
 
 pub(super) const TABLE: Kernels = Kernels {
     tile_f32,
     tile_i16,
     dot: body::dot,
+    dot_encoded: encoded::dot,
     exp_minus: body::exp_minus,
     sparse: body::sparse,
     round_group: body::round_group,

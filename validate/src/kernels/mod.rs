@@ -19,8 +19,11 @@ macro_rules! unroll {
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_encoded;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod body;
+mod encoded;
 mod generic;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -31,6 +34,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+pub(crate) use encoded::{BLOCK as ENCODED_BLOCK, Encoding, IntRow};
 
 /// Tokens of a tile. With [`TILE_OUTPUTS`] it fills 24 of AVX-512's 32 registers with accumulators.
 pub(crate) const TILE_TOKENS: usize = 12;
@@ -162,6 +166,7 @@ pub(crate) struct Kernels {
     tile_f32: unsafe fn(&[f32], &[f32], &mut Tile),
     tile_i16: unsafe fn(IntOperands<'_>, &mut Tile),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
+    dot_encoded: unsafe fn(Encoding, &[u8], &IntRow) -> f32,
     exp_minus: unsafe fn(&mut [f32], f32) -> f32,
     sparse: SparseSum,
     round_group: unsafe fn(&[f32; GROUP], &mut [i16; GROUP]) -> f32,
@@ -204,6 +209,14 @@ impl Kernels {
         assert_eq!(a.len(), b.len());
         // SAFETY: the table exists, so the CPU has its features.
         unsafe { (self.dot)(a, b) }
+    }
+
+    /// Scalar product of an encoded row of weights and one token's activations.
+    #[inline]
+    pub fn dot_encoded(&self, encoding: Encoding, bytes: &[u8], row: &IntRow) -> f32 {
+        assert_eq!(bytes.len(), row.blocks() * encoding.block_bytes());
+        // SAFETY: the table exists, so the CPU has its features.
+        unsafe { (self.dot_encoded)(encoding, bytes, row) }
     }
 
     /// Replaces every x by exp(x - max) and returns their sum. No x may exceed `max`.

@@ -2,13 +2,14 @@
 
 use std::arch::aarch64::*;
 
-use super::{GROUP, IntOperands, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile, body};
+use super::{GROUP, IntOperands, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile, body, encoded};
 
 pub(super) const TABLE: Kernels = Kernels {
     tile_f32,
     tile_i16,
     // NEON is part of the base target: the compiler has vectorized these with it already.
     dot: body::dot,
+    dot_encoded: encoded::dot,
     exp_minus: body::exp_minus,
     sparse: body::sparse,
     round_group: body::round_group,

@@ -13,20 +13,32 @@ pub(crate) use pack::{Rows, Strips, pack_strip_f32};
 pub(crate) use sparse::ActiveNeurons;
 
 use crate::buffers::{Buffer, Buffers};
-use crate::kernels::{GROUP, IntOperands, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile};
+use crate::kernels::{
+    ENCODED_BLOCK, Encoding, GROUP, IntOperands, IntRow, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile,
+};
 use crate::weights::Matrix;
 
 /// Decoded weights held at a time: they stay in the last-level cache while all tokens pass by.
 const PANEL_BYTES: usize = 4 << 20;
-/// Up to this many tokens weights are decoded row by row and multiplied at once (decoding text).
+/// Up to this many tokens (writing text) weights are multiplied row by row: as they are stored where there is a
+/// kernel for it, else decoded.
 const FEW_TOKENS: usize = 4;
+/// Rows that a thread takes at a time then.
+const FEW_ROWS: usize = 16;
 
 /// Activations, ready to be multiplied with several matrices.
 #[derive(Debug)]
 pub(crate) struct Input<'a> {
     rows: Rows<'a>,
-    /// `None` for a few tokens.
-    strips: Option<Strips>,
+    packed: Packed,
+}
+
+/// Activations in the form that a product wants them in.
+#[derive(Debug)]
+enum Packed {
+    /// Of a few tokens; as integers if whole blocks of columns and not exact.
+    Few(Option<Vec<IntRow>>),
+    Many(Strips),
 }
 
 impl Input<'_> {
@@ -59,9 +71,15 @@ impl Linear {
 
     /// Packs activations.
     pub fn prepare<'a>(&self, rows: Rows<'a>) -> Input<'a> {
-        let strips = (rows.count() > FEW_TOKENS)
-            .then(|| if self.exact { Strips::F32(self.pack_f32(rows)) } else { self.pack_i16(rows) });
-        Input { rows, strips }
+        let packed = if rows.count() <= FEW_TOKENS {
+            let whole = !self.exact && rows.width.is_multiple_of(ENCODED_BLOCK);
+            Packed::Few(whole.then(|| (0..rows.count()).map(|t| IntRow::new(rows.row(t))).collect()))
+        } else if self.exact {
+            Packed::Many(Strips::F32(self.pack_f32(rows)))
+        } else {
+            Packed::Many(self.pack_i16(rows))
+        };
+        Input { rows, packed }
     }
 
     /// `[tokens, matrix.rows]`: every row of the matrix times every token.
@@ -84,10 +102,27 @@ impl Linear {
         assert_eq!(matrix.cols, input.rows.width);
         assert_eq!(out.len(), input.rows.count() * target.stride);
         assert!(target.offset + rows.len() <= target.stride);
-        match &input.strips {
-            None => self.few(matrix, rows, input.rows, out, target),
-            Some(Strips::F32(values)) => self.many_f32(matrix, rows, values, out, target),
-            Some(Strips::I16 { values, scales }) => self.many_i16(matrix, rows, values, scales, out, target),
+        match &input.packed {
+            Packed::Few(integers) => match (integers, Encoding::of(matrix.dtype)) {
+                (Some(tokens), Some(encoding)) => {
+                    self.few(matrix, rows, tokens.len(), out, target, |row, products, _| {
+                        let bytes = matrix.encoded_row(row);
+                        for (product, token) in products.iter_mut().zip(tokens) {
+                            *product = self.kernels.dot_encoded(encoding, bytes, token);
+                        }
+                    });
+                }
+                _ => self.few(matrix, rows, input.tokens(), out, target, |row, products, weights| {
+                    matrix.decode_row(row, weights);
+                    for (t, product) in products.iter_mut().enumerate() {
+                        *product = self.kernels.dot(weights, input.rows.row(t));
+                    }
+                }),
+            },
+            Packed::Many(Strips::F32(values)) => self.many_f32(matrix, rows, values, out, target),
+            Packed::Many(Strips::I16 { values, scales }) => {
+                self.many_i16(matrix, rows, values, scales, out, target);
+            }
         }
     }
 
@@ -116,17 +151,22 @@ impl Linear {
         });
     }
 
-    fn few(&self, matrix: &Matrix, rows: Range<usize>, input: Rows<'_>, out: &mut [f32], target: Target) {
-        let tokens = input.count();
-        let mut products = vec![0.0f32; rows.len() * tokens];
-        products.par_chunks_mut(16 * tokens).enumerate().for_each_init(
+    /// `compute` fills one row's products with all tokens; it is given room for a decoded row.
+    fn few(
+        &self,
+        matrix: &Matrix,
+        rows: Range<usize>,
+        tokens: usize,
+        out: &mut [f32],
+        target: Target,
+        compute: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    ) {
+        let mut products = self.floats.take(rows.len() * tokens);
+        products.par_chunks_mut(FEW_ROWS * tokens).enumerate().for_each_init(
             || vec![0.0; matrix.cols],
             |weights, (chunk, products)| {
                 for (r, products) in products.chunks_exact_mut(tokens).enumerate() {
-                    matrix.decode_row(rows.start + chunk * 16 + r, weights);
-                    for (t, product) in products.iter_mut().enumerate() {
-                        *product = self.kernels.dot(weights, input.row(t));
-                    }
+                    compute(rows.start + chunk * FEW_ROWS + r, products, weights);
                 }
             },
         );

@@ -55,6 +55,11 @@ impl Matrix {
         self.decode(row, 0..self.cols, out);
     }
 
+    /// A row as it is stored.
+    pub fn encoded_row(&self, row: usize) -> &[u8] {
+        &self.bytes[row * self.row_bytes..][..self.row_bytes]
+    }
+
     /// Bytes held.
     pub fn byte_len(&self) -> usize {
         self.bytes.len()
