@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use plmconv_formats::onnx::{OnnxFile, Weight};
 use plmconv_formats::{DType, Error as FormatError, TextTokenizer};
-use plmconv_validate::Runtime;
 use plmconv_validate::onnx::OnnxModel;
+use plmconv_validate::{Options, Runtime};
 
 use super::Description;
 
@@ -19,15 +19,15 @@ pub struct OnnxSession {
 }
 
 impl OnnxSession {
-    /// Loads a graph, to be run by `threads` threads (0: the runtime's choice).
+    /// Loads a graph.
     ///
     /// # Errors
     /// A graph, config or tokenizer that cannot be read; ONNX Runtime's own.
-    pub fn open(graph: PathBuf, threads: usize) -> Result<OnnxSession> {
+    pub fn open(graph: PathBuf, options: Options) -> Result<OnnxSession> {
         let mut weights = OnnxFile::open(&graph)?.weights();
         weights.retain(|weight| weight.name.ends_with(".weight") && weight.shape.len() > 1);
         let folder = folder_of(&graph);
-        let model = OnnxModel::open(&graph, context_of(&folder.join("config.json"))?, threads)?;
+        let model = OnnxModel::open(&graph, context_of(&folder.join("config.json"))?, options)?;
         let tokenizer = TextTokenizer::from_folder(&folder, model.vocab_size())
             .context("the tokenizer beside the graph")?;
         Ok(OnnxSession { graph, model, tokenizer, weights })

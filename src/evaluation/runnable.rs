@@ -44,7 +44,7 @@ pub fn open_runnable(path: &Path, options: Options) -> Result<Runnable> {
 
 #[cfg(feature = "ort")]
 fn open_graph(graph: PathBuf, options: Options) -> Result<Runnable> {
-    Ok(Runnable::Onnx(Box::new(OnnxSession::open(graph, options.threads)?)))
+    Ok(Runnable::Onnx(Box::new(OnnxSession::open(graph, options)?)))
 }
 
 #[cfg(not(feature = "ort"))]

@@ -12,6 +12,7 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{DynTensor, DynValue, Outlet, Tensor, TensorElementType, ValueType};
 
 use crate::error::{Error, Result};
+use crate::evaluator::Options;
 use crate::runner::{Runtime, RuntimeSequence};
 
 /// What `ORT_DYLIB_PATH` is if it is not set.
@@ -66,14 +67,13 @@ pub struct Cache {
 }
 
 impl OnnxModel {
-    /// Opens the graph `path`, whose positions end at `context`, to be run by `threads` threads (0: the runtime's
-    /// choice).
+    /// Opens the graph `path`, whose positions end at `context`. Of the options, `threads` and `exact` concern it.
     ///
     /// # Errors
     /// ONNX Runtime's library is missing or too old; it does not load the graph; the graph is none of our profiles.
-    pub fn open(path: &Path, context: usize, threads: usize) -> Result<OnnxModel> {
+    pub fn open(path: &Path, context: usize, options: Options) -> Result<OnnxModel> {
         load_library()?;
-        let session = session(path, threads).map_err(runtime_error(path))?;
+        let session = session(path, options).map_err(runtime_error(path))?;
         let fail = |detail: &str| Error::Runtime { path: path.to_path_buf(), detail: detail.into() };
         let logits = session.outputs().iter().find(|output| output.name() == "logits");
         let vocab_size = match logits.and_then(|output| output.dtype().tensor_shape()).map(|shape| &shape[..])
@@ -214,10 +214,15 @@ fn load_library() -> Result<()> {
     Ok(())
 }
 
-fn session(path: &Path, threads: usize) -> ort::Result<Session> {
+fn session(path: &Path, options: Options) -> ort::Result<Session> {
     let mut builder = Session::builder()?.with_log_level(LogLevel::Error)?;
-    if threads > 0 {
-        builder = builder.with_intra_threads(threads)?;
+    if options.threads > 0 {
+        builder = builder.with_intra_threads(options.threads)?;
+    }
+    if options.exact {
+        // DequantizeLinear and MatMul become one MatMulNBits, which rounds activations to 8 bits unless told not to.
+        // MatMulNBits nodes of the graph say so themselves, by their accuracy_level.
+        builder = builder.with_config_entry("session.qdq_matmulnbits_accuracy_level", "1")?;
     }
     builder.commit_from_file(path)
 }

@@ -16,6 +16,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use plmconv_interop::{converter, golden};
+use plmconv_validate::Options;
 use plmconv_validate::onnx::OnnxModel;
 
 /// Contexts of the tiny PLM.
@@ -123,5 +124,6 @@ fn open(export: &Path) -> OnnxModel {
         // SAFETY: no other thread reads the environment meanwhile: every test that does so waits here first.
         unsafe { std::env::set_var("ORT_DYLIB_PATH", library()) };
     });
-    OnnxModel::open(&graph(export), CONTEXT, 1).unwrap_or_else(|error| panic!("{error}"))
+    let options = Options { threads: 1, ..Options::default() };
+    OnnxModel::open(&graph(export), CONTEXT, options).unwrap_or_else(|error| panic!("{error}"))
 }
