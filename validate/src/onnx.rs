@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ort::logging::LogLevel;
 use ort::memory::Allocator;
@@ -72,7 +72,7 @@ impl OnnxModel {
     /// # Errors
     /// ONNX Runtime's library is missing or too old; it does not load the graph; the graph is none of our profiles.
     pub fn open(path: &Path, context: usize, options: Options) -> Result<OnnxModel> {
-        load_library()?;
+        load_library(&default_library())?;
         let session = session(path, options).map_err(runtime_error(path))?;
         let fail = |detail: &str| Error::Runtime { path: path.to_path_buf(), detail: detail.into() };
         let logits = session.outputs().iter().find(|output| output.name() == "logits");
@@ -202,15 +202,28 @@ impl RuntimeSequence for OnnxSequence<'_> {
     }
 }
 
-fn load_library() -> Result<()> {
+/// The library that `ORT_DYLIB_PATH` names, or what the system's loader knows it by.
+fn default_library() -> PathBuf {
     let path = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty());
-    let path = path.map_or_else(|| LIBRARY.into(), PathBuf::from);
+    path.map_or_else(|| LIBRARY.into(), PathBuf::from)
+}
+
+/// Loads ONNX Runtime's library `path`, unless one is loaded already.
+///
+/// # Errors
+/// [`Error::RuntimeLibrary`]: missing, no such library, or too old.
+pub fn load_library(path: &Path) -> Result<()> {
+    static LOADED: OnceLock<()> = OnceLock::new();
+    if LOADED.get().is_some() {
+        return Ok(());
+    }
     // `ort` makes its own errors with the library, so it waits for itself for ever where there is none: try it before.
-    ort::util::preload_dylib(&path)
+    ort::util::preload_dylib(path)
         .map_err(|e| Error::RuntimeLibrary { detail: format!("{}: {e}", path.display()) })?;
-    let environment = ort::init_from(&path).map_err(|e| Error::RuntimeLibrary { detail: e.to_string() })?;
+    let environment = ort::init_from(path).map_err(|e| Error::RuntimeLibrary { detail: e.to_string() })?;
     // False where there already is one, which is as good.
     environment.with_name("plmconv").with_telemetry(false).commit();
+    LOADED.get_or_init(|| ());
     Ok(())
 }
 

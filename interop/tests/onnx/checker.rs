@@ -3,6 +3,7 @@
 use super::{Flags, Workspace, graph, python, run};
 
 const FLOAT: [&str; 2] = ["f32", "f16"];
+const KEPT: [Flags<'static>; 2] = [&[], &["--num-logits-to-keep"]];
 const BLOCKS: [(&str, Flags<'static>); 6] = [
     ("q4", &[]),
     ("q4", &["--asymmetric", "--float-type", "f16"]),
@@ -17,15 +18,15 @@ fn check(profile: &str) {
     for opset in ["21", "23"] {
         let common = ["--profile", profile, "--opset", opset];
         for dtype in FLOAT {
-            for flags in [&[][..], &["--num-logits-to-keep"]] {
+            for flags in KEPT {
                 let workspace = Workspace::new();
-                workspace.convert(dtype, &[&common, flags].concat());
+                workspace.convert(dtype, &[&common[..], flags].concat());
                 exports.push(workspace);
             }
         }
         for (file_type, flags) in BLOCKS {
             let workspace = Workspace::new();
-            workspace.quantize(file_type, &[&common, flags].concat());
+            workspace.quantize(file_type, &[&common[..], flags].concat());
             exports.push(workspace);
         }
     }

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 
 use plmconv_interop::{converter, golden};
 use plmconv_validate::Options;
-use plmconv_validate::onnx::OnnxModel;
+use plmconv_validate::onnx::{OnnxModel, load_library};
 
 /// Contexts of the tiny PLM.
 const CONTEXT: usize = 4096;
@@ -121,11 +121,7 @@ fn graph(export: &Path) -> PathBuf {
 
 /// An export in this process's ONNX Runtime, on one thread: the tests already run side by side.
 fn open(export: &Path) -> OnnxModel {
-    static READY: OnceLock<()> = OnceLock::new();
-    READY.get_or_init(|| {
-        // SAFETY: no other thread reads the environment meanwhile: every test that does so waits here first.
-        unsafe { std::env::set_var("ORT_DYLIB_PATH", library()) };
-    });
+    load_library(library()).unwrap_or_else(|error| panic!("{error}"));
     let options = Options { threads: 1, ..Options::default() };
     OnnxModel::open(&graph(export), CONTEXT, options).unwrap_or_else(|error| panic!("{error}"))
 }
