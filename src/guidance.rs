@@ -12,6 +12,7 @@ use plmconv_formats::{Imatrix, Model};
 use plmconv_quant::calibration::mean_squares;
 use plmconv_quant::feedback;
 use plmconv_quant::feedback::{ColumnFactor, Effort, RowFactor};
+use sha2::{Digest, Sha256};
 
 use crate::error::UsageError;
 use crate::plan::PlannedTensor;
@@ -25,8 +26,10 @@ const FREE_ROWS: usize = 1024;
 pub struct Guidance {
     /// Per GGUF name, the importance of each input column.
     importance: BTreeMap<String, Vec<f32>>,
-    /// For error feedback.
-    statistics: Option<(Statistics, Effort)>,
+    /// For error feedback, and for the choice of types.
+    statistics: Option<Statistics>,
+    /// `None`: no error feedback.
+    effort: Option<Effort>,
     /// What llama-quantize writes about an importance matrix.
     provenance: Vec<(&'static str, Value)>,
 }
@@ -46,7 +49,7 @@ impl Guidance {
         }
         let entries = imatrix.entries.into_iter();
         let importance = entries.map(|e| (e.name, mean_squares(&e.sums, &e.counts))).collect();
-        Ok(Guidance { importance, statistics: None, provenance })
+        Ok(Guidance { importance, provenance, ..Guidance::default() })
     }
 
     /// From statistics of `model`; without an effort only the importance is used.
@@ -64,13 +67,38 @@ impl Guidance {
                 importance.insert(name, values);
             }
         }
-        let statistics = effort.map(|effort| (statistics, effort));
-        Ok(Guidance { importance, statistics, provenance: Vec::new() })
+        Ok(Guidance { importance, statistics: Some(statistics), effort, provenance: Vec::new() })
     }
 
     /// Whether there is any.
     pub fn is_some(&self) -> bool {
         !self.importance.is_empty()
+    }
+
+    /// What calibration measured, if it did.
+    pub fn statistics(&self) -> Option<&Statistics> {
+        self.statistics.as_ref()
+    }
+
+    /// How error feedback searches, if there is any.
+    pub fn effort(&self) -> Option<Effort> {
+        self.effort
+    }
+
+    /// The importance of a matrix's columns, by its GGUF name.
+    pub fn importance_of(&self, name: &str) -> Option<&[f32]> {
+        self.importance.get(name).map(Vec::as_slice)
+    }
+
+    /// Whether errors are fed back, which takes long.
+    pub fn feeds_back(&self) -> bool {
+        self.statistics.is_some() && self.effort.is_some()
+    }
+
+    /// Adds all that decides the rounding by statistics.
+    pub fn add_to(&self, hash: &mut Sha256) -> Result<()> {
+        hash.update(format!("{:?}", self.effort));
+        self.statistics.as_ref().map_or(Ok(()), |statistics| statistics.add_to(hash))
     }
 
     /// Adds what a file says about it.
@@ -97,12 +125,12 @@ impl Guidance {
 
     /// Error feedback for a tensor, where there is something to feed back.
     pub fn feedback<'a>(&'a self, planned: &PlannedTensor) -> Option<Feedback<'a>> {
-        let (statistics, effort) = self.statistics.as_ref()?;
+        let (statistics, effort) = self.statistics.as_ref().zip(self.effort)?;
         let (rows, cols) = (planned.tensor.source.rows(), planned.tensor.source.cols());
         let known = feedback::supports(planned.dtype) && statistics.has_curvature(&planned.name);
         known.then(|| Feedback {
             statistics,
-            effort: *effort,
+            effort,
             name: planned.name.clone(),
             rows,
             cols,
@@ -139,6 +167,14 @@ struct Factors {
 }
 
 impl Feedback<'_> {
+    /// Counts a group as done, encoded now or by a run before; the last frees the factors.
+    pub fn finish_group(&self) {
+        let groups = self.rows.div_ceil(self.group_rows);
+        if self.groups_left.fetch_add(1, Ordering::AcqRel) + 1 == groups {
+            *self.factors.lock().expect("no thread panics with the lock") = None;
+        }
+    }
+
     /// Encodes the group of rows that begins at `first_row`; `values` is used up.
     pub fn encode(
         &self,
@@ -150,10 +186,7 @@ impl Feedback<'_> {
         let factors = self.factors().with_context(|| format!("statistics of `{}`", self.name))?;
         let rows = factors.rows.get(first_row / self.group_rows);
         feedback::encode_group(dtype, values, &factors.columns, rows, self.effort, out)?;
-        let groups = self.rows.div_ceil(self.group_rows);
-        if self.groups_left.fetch_add(1, Ordering::AcqRel) + 1 == groups {
-            *self.factors.lock().expect("no thread panics with the lock") = None;
-        }
+        self.finish_group();
         Ok(())
     }
 

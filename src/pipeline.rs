@@ -12,8 +12,9 @@ use plmconv_quant::codec;
 
 use crate::error::Interrupted;
 use crate::guidance::Feedback;
-use crate::plan::{Plan, PlannedTensor};
+use crate::plan::{Plan, PlannedTensor, Shard};
 use crate::progress::Console;
+use crate::resume::{self, Finished};
 
 /// Values a worker holds at a time: small enough that a thread's buffers stay in a few megabytes, large
 /// enough that a read is worth its call.
@@ -49,22 +50,36 @@ struct Chunk<'a> {
 
 /// Writes everything the plan says. Nothing appears under an output's name unless all of it is there.
 pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
-    let outputs: Vec<AtomicFile> =
-        plan.shards.iter().map(|shard| create_output(shard, plan.overwrite)).collect::<Result<_>>()?;
-
     let chunks = chunks(plan)?;
+    let done: Vec<AtomicBool> = chunks.iter().map(|_| AtomicBool::new(false)).collect();
+    let key = plan.resume.then(|| plan.key()).transpose()?;
+    let mut outputs = Vec::new();
+    for shard in &plan.shards {
+        let (output, finished) = create_output(shard, plan.overwrite, key.as_deref())?;
+        finished
+            .iter()
+            .filter_map(|&part| done.get(part))
+            .for_each(|done| done.store(true, Ordering::Relaxed));
+        outputs.push(output);
+    }
     let writer = Writer { outputs: &outputs, turn: Mutex::new(()), sync: BackgroundSync::default() };
     // In file order, so that both files are read and written nearly front to back.
     let next = AtomicUsize::new(0);
     let finished = rayon::broadcast(|_| {
         let mut buffers = Buffers::default();
-        while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let written = if interrupted() {
-                Err(Interrupted.into())
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some((chunk, done)) = chunks.get(number).zip(done.get(number)) else { break };
+            let written = if done.load(Ordering::Relaxed) {
+                chunk.feedback.iter().for_each(|feedback| feedback.finish_group());
+                Ok(())
+            } else if interrupted() {
+                Err(Interrupted::default().into())
             } else {
                 buffers.encode(chunk).and_then(|blocks| writer.write(chunk, blocks))
             };
             written.inspect_err(|_| next.store(chunks.len(), Ordering::Relaxed))?;
+            done.store(true, Ordering::Relaxed);
             if chunk.rows.end == chunk.planned.tensor.source.rows() {
                 console.detail(bar, || format!("{:<36} {}", chunk.planned.name, chunk.planned.dtype));
             }
@@ -72,25 +87,56 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
         }
         anyhow::Ok(())
     });
-    finished.into_iter().collect::<Result<()>>()?;
+    if let Err(error) = finished.into_iter().collect::<Result<()>>() {
+        let is_interrupted = error.is::<Interrupted>();
+        // What an earlier run had finished is kept whatever ended this one.
+        if !(plan.guidance.feeds_back() && (is_interrupted || plan.resume)) {
+            return Err(error);
+        }
+        let kept = keep(plan, outputs, key, |shard| parts_done(&chunks, &done, shard))?;
+        return Err(if is_interrupted { kept.into() } else { error });
+    }
 
     // A loader opens the first shard and then looks for the others: it must be the last to appear.
     for output in outputs.into_iter().rev() {
+        let path = output.target().to_path_buf();
         output.commit()?;
+        resume::discard(&path);
     }
     Ok(())
 }
 
-fn create_output(shard: &crate::plan::Shard, overwrite: bool) -> Result<AtomicFile> {
-    let output = AtomicFile::create(&shard.path, overwrite)?;
-    let io = plmconv_formats::Error::io(&shard.path);
-    // Reserving the whole size first finds a full disk where the file system can tell, and fixes the length.
-    output
-        .file()
-        .set_len(shard.directory.file_bytes)
-        .and_then(|()| write_all_at(output.file(), &shard.directory.head, 0))
-        .map_err(io)?;
-    Ok(output)
+/// Starts one output; returns the chunks of it that are there already.
+fn create_output(shard: &Shard, overwrite: bool, key: Option<&str>) -> Result<(AtomicFile, Vec<usize>)> {
+    // The whole size first: that finds a full disk where the file system can tell, and fixes the length.
+    let (output, finished) = resume::start(&shard.path, overwrite, shard.directory.file_bytes, key)?;
+    write_all_at(output.file(), &shard.directory.head, 0).map_err(plmconv_formats::Error::io(&shard.path))?;
+    Ok((output, finished.parts))
+}
+
+/// Numbers of a shard's finished chunks.
+fn parts_done(chunks: &[Chunk<'_>], done: &[AtomicBool], shard: usize) -> Vec<usize> {
+    let of_shard = chunks.iter().zip(done).enumerate().filter(|(_, (chunk, _))| chunk.shard == shard);
+    of_shard.filter(|(_, (_, done))| done.load(Ordering::Relaxed)).map(|(number, _)| number).collect()
+}
+
+/// Keeps the chunks that were finished (`parts` by shard), for a run that goes on with them.
+fn keep(
+    plan: &Plan,
+    outputs: Vec<AtomicFile>,
+    key: Option<String>,
+    parts: impl Fn(usize) -> Vec<usize>,
+) -> Result<Interrupted> {
+    if (0..outputs.len()).all(|shard| parts(shard).is_empty()) {
+        return Ok(Interrupted::default());
+    }
+    let key = key.map_or_else(|| plan.key(), Ok)?;
+    let mut kept = None;
+    for (index, (output, shard)) in outputs.into_iter().zip(&plan.shards).enumerate().rev() {
+        let finished = Finished { parts: parts(index), extra: Vec::new() };
+        kept = Some(resume::keep(output, &key, shard.directory.file_bytes, finished)?);
+    }
+    Ok(Interrupted { kept })
 }
 
 /// The plan's work in file order.

@@ -1,28 +1,58 @@
 //! `plmconv quantize TYPE MODEL`
 
-use std::path::Path;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use plmconv_formats::Model;
 use plmconv_quant::policy::{FileType, Policy, parse_override, parse_tensor_type};
 
+use super::calibrate::{CalibrationText, Destination};
 use super::{calibrate, checked, write};
-use crate::args::QuantizeArgs;
-use crate::error::UsageError;
+use crate::args::{LayoutArg, QuantizeArgs};
+use crate::budget::{Budget, Limit};
+use crate::error::{Interrupted, UsageError};
 use crate::guidance::{self, Guidance};
 use crate::pipeline;
-use crate::plan::{Target, Types};
+use crate::plan::{Target, Types, output_path, parse_size};
 use crate::progress::Console;
+use crate::resume::with_suffix;
+use crate::sensitivity::Sensitivity;
+use crate::statistics::Statistics;
 
 pub fn run(args: &QuantizeArgs) -> Result<()> {
-    let mut policy = policy(args)?;
+    let limit = limit(args)?;
+    let file_type = file_type(args, limit)?;
+    let policy = policy(args, file_type)?;
     let model = Model::open(&args.model)?;
-    let guidance = guidance(args, &model)?;
+    let name = file_type.map_or("auto", FileType::name);
+    let output = output_path(args.output.output.as_deref(), &model, args.output.layout.into(), name);
+    let statistics = OwnStatistics::new(args, &output);
+    statistics.close(quantize(args, model, limit, file_type, policy, &statistics))
+}
+
+fn quantize(
+    args: &QuantizeArgs,
+    model: Model,
+    limit: Option<Limit>,
+    file_type: Option<FileType>,
+    mut policy: Policy,
+    statistics: &OwnStatistics,
+) -> Result<()> {
+    let guidance = guidance(args, &model, statistics)?;
     policy.has_importance = guidance.is_some();
+    let types = match limit {
+        None => Types::Preset(policy),
+        Some(limit) => {
+            let sensitivity = sensitivity(args, &model, &guidance)?;
+            Types::Budget(Budget { policy, file_type, limit, sensitivity })
+        }
+    };
     let target = Target {
-        types: Types::Preset(policy),
+        types,
         allow_requantize: args.allow_requantize,
         guidance,
+        resume: args.resume,
         ..write::target(&args.output)?
     };
     match &args.check.validate {
@@ -31,8 +61,34 @@ pub fn run(args: &QuantizeArgs) -> Result<()> {
     }
 }
 
+/// Statistics that `quantize` measures itself: a file beside the output, kept only for a run that goes on.
+struct OwnStatistics {
+    path: Option<PathBuf>,
+}
+
+impl OwnStatistics {
+    fn new(args: &QuantizeArgs, output: &Path) -> OwnStatistics {
+        let measured = !args.calibrate.is_empty() || args.self_tokens.is_some();
+        OwnStatistics { path: measured.then(|| with_suffix(output, ".statistics")) }
+    }
+
+    /// Removes them, unless the run was interrupted and can go on with them.
+    fn close(&self, result: Result<()>) -> Result<()> {
+        let Some(path) = self.path.as_deref().filter(|path| path.is_file()) else { return result };
+        let error = match result {
+            Err(error) if error.is::<Interrupted>() => error,
+            result => {
+                std::fs::remove_file(path).map_err(plmconv_formats::Error::io(path))?;
+                return result;
+            }
+        };
+        let kept = error.downcast_ref().and_then(|Interrupted { kept }| kept.clone());
+        Err(Interrupted { kept: Some(kept.unwrap_or_else(|| path.into())) }.into())
+    }
+}
+
 /// What the rounding goes by; runs the calibration text first.
-fn guidance(args: &QuantizeArgs, model: &Model) -> Result<Guidance> {
+fn guidance(args: &QuantizeArgs, model: &Model, statistics: &OwnStatistics) -> Result<Guidance> {
     let effort = guidance::effort(args.effort);
     if let Some(path) = &args.imatrix {
         return Guidance::from_imatrix(path);
@@ -40,29 +96,80 @@ fn guidance(args: &QuantizeArgs, model: &Model) -> Result<Guidance> {
     if let Some(path) = &args.stats {
         return Guidance::from_statistics(path, model, effort);
     }
-    if args.calibrate.is_empty() {
-        return Ok(Guidance::default());
+    let Some(path) = &statistics.path else { return Ok(Guidance::default()) };
+    let text = CalibrationText {
+        files: &args.calibrate,
+        written: args.self_tokens.map(NonZeroUsize::get),
+        sample: &args.sample,
+    };
+    let request = text.request(model)?;
+    let measured = || args.resume && Statistics::open(path).is_ok_and(|found| found.answers(&request));
+    if !path.is_file() || !measured() {
+        pipeline::on_interrupt()?;
+        let console = Console { quiet: args.output.quiet, verbose: args.output.verbose };
+        let to = Destination { path, overwrite: true, resume: args.resume };
+        write::thread_pool(args.output.threads)?.install(|| calibrate::collect(model, &text, to, console))?;
     }
-    let console = Console { quiet: args.output.quiet, verbose: args.output.verbose };
-    pipeline::on_interrupt()?;
-    // Beside the output: statistics of a large model are gigabytes, and a temporary folder may be memory.
-    let beside = args.output.output.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty());
-    let folder = tempfile::Builder::new()
-        .prefix(".plmconv-statistics-")
-        .tempdir_in(beside.unwrap_or(Path::new(".")))
-        .context("a temporary folder for the statistics")?;
-    let path = folder.path().join("statistics.gguf");
-    write::thread_pool(args.output.threads)?
-        .install(|| calibrate::collect(model, &args.calibrate, &args.sample, &path, false, console))?;
-    // The open file outlives its name.
-    Guidance::from_statistics(&path, model, effort)
+    Guidance::from_statistics(path, model, effort)
 }
 
-fn policy(args: &QuantizeArgs) -> Result<Policy> {
+/// The budget, if there is one.
+fn limit(args: &QuantizeArgs) -> Result<Option<Limit>> {
+    let limit = match (&args.target_size, args.target_bpw) {
+        (Some(size), _) => Limit::FileBytes(match size.parse() {
+            Ok(bytes) => bytes,
+            Err(_) => parse_size(size)?,
+        }),
+        (None, Some(bits)) => Limit::BitsPerWeight(bits),
+        (None, None) => return Ok(None),
+    };
+    if args.stats.is_none() && args.calibrate.is_empty() && args.self_tokens.is_none() {
+        return Err(UsageError::with_hint(
+            "a budget goes by what each matrix does to the output, which has to be measured",
+            "add --stats STATS (from plmconv calibrate), --calibrate TEXT or --self N",
+        )
+        .into());
+    }
+    if args.output.layout != LayoutArg::Plm {
+        return Err(UsageError::new("a budget needs --layout plm: the statistics are of its matrices").into());
+    }
+    if args.target_size.is_some() && args.output.split_max_size.is_some() {
+        let message = "--target-size is the size of one file";
+        return Err(UsageError::with_hint(message, "with --split-max-size say --target-bpw").into());
+    }
+    Ok(Some(limit))
+}
+
+/// The preset the user names; `auto` leaves it to the budget.
+fn file_type(args: &QuantizeArgs, limit: Option<Limit>) -> Result<Option<FileType>> {
+    if !args.file_type.eq_ignore_ascii_case("auto") {
+        return FileType::from_name(&args.file_type).map(Some).map_err(usage);
+    }
+    match limit {
+        Some(_) => Ok(None),
+        None => {
+            let hint = "add --target-size SIZE or --target-bpw BITS";
+            Err(UsageError::with_hint("the type `auto` needs a budget", hint).into())
+        }
+    }
+}
+
+fn sensitivity(args: &QuantizeArgs, model: &Model, guidance: &Guidance) -> Result<Sensitivity> {
+    let console = Console { quiet: args.output.quiet, verbose: args.output.verbose };
+    pipeline::on_interrupt()?;
+    let bar = console.steps("measuring");
+    let pool = write::thread_pool(args.output.threads)?;
+    let sensitivity = pool.install(|| Sensitivity::measure(model, guidance, &bar))?;
+    bar.finish_and_clear();
+    Ok(sensitivity)
+}
+
+fn policy(args: &QuantizeArgs, file_type: Option<FileType>) -> Result<Policy> {
     let token_embedding_type = args.token_embedding_type.as_deref().map(parse_tensor_type).transpose();
     let overrides = overrides(args)?;
     Ok(Policy {
-        file_type: FileType::from_name(&args.file_type).map_err(usage)?,
+        // A budget replaces the mixture, so that only the exceptions count.
+        file_type: file_type.unwrap_or(FileType::Q4KM),
         pure: args.pure,
         token_embedding_type: token_embedding_type.map_err(usage)?,
         overrides: overrides

@@ -26,6 +26,7 @@ pub fn target(args: &OutputArgs) -> Result<Target> {
         layout: args.layout.into(),
         passes: passes(args)?,
         guidance: Guidance::default(),
+        resume: false,
     })
 }
 

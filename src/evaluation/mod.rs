@@ -6,8 +6,10 @@ mod digest;
 mod side;
 mod text;
 mod thresholds;
+mod written;
 
 pub use compare::{Comparison, Request, TOKENIZER_DIGEST, TextChoice, compare};
 pub use digest::{model_digest, text_digest};
 pub use side::{Loaded, ReferenceSide, load_model};
 pub use text::{read_text, windows_of};
+pub use written::write_text;

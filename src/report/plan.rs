@@ -12,6 +12,8 @@ struct PlanJson<'a> {
     files: Vec<FileJson>,
     bytes: u64,
     bits_per_weight: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predicted_divergence: Option<f64>,
     tensors: Vec<TensorJson<'a>>,
 }
 
@@ -30,6 +32,9 @@ struct TensorJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     instead_of: Option<&'static str>,
     bytes: u64,
+    /// With a budget: nats per token that this type alone is predicted to cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predicted_divergence: Option<f64>,
 }
 
 /// Prints the plan.
@@ -46,6 +51,7 @@ fn tensors(plan: &Plan) -> impl Iterator<Item = TensorJson<'_>> {
         to: t.dtype.name(),
         instead_of: t.fallback_from.map(|d| d.name()),
         bytes: entry.bytes,
+        predicted_divergence: t.predicted,
     })
 }
 
@@ -58,14 +64,18 @@ fn to_json(plan: &Plan) -> PlanJson<'_> {
             .collect(),
         bytes: plan.file_bytes(),
         bits_per_weight: plan.bits_per_weight(),
+        predicted_divergence: plan.predicted_divergence(),
         tensors: tensors(plan).collect(),
     }
 }
 
 fn print_text(plan: &Plan) -> Result<()> {
-    let mut rows = table(&["tensor", "shape", "from", "to", "bytes", ""], &[4]);
+    let last = if plan.predicted_divergence().is_some() { "predicted divergence" } else { "" };
+    let mut rows = table(&["tensor", "shape", "from", "to", "bytes", last], &[4]);
     for t in tensors(plan) {
-        let note = t.instead_of.map(|from| format!("instead of {from}")).unwrap_or_default();
+        let instead = t.instead_of.map(|from| format!("instead of {from}"));
+        let predicted = t.predicted_divergence.map(|nats| format!("{nats:.2e}"));
+        let note = predicted.or(instead).unwrap_or_default();
         rows.add_row([t.name, &human_shape(t.shape), t.from, t.to, &t.bytes.to_string(), &note]);
     }
     print_table(&rows);
@@ -79,5 +89,8 @@ fn print_text(plan: &Plan) -> Result<()> {
         human_bytes(plan.file_bytes()),
         plan.bits_per_weight()
     );
+    if let Some(nats) = plan.predicted_divergence() {
+        println!("predicted divergence: {nats:.5} nats per token");
+    }
     Ok(())
 }
