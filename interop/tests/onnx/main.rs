@@ -86,6 +86,8 @@ fn python(script: &str) -> Command {
     let interpreter = std::env::var_os("PLMCONV_PYTHON")
         .expect("PLMCONV_PYTHON names a Python with the packages of interop/python/requirements.txt");
     let mut command = Command::new(interpreter);
+    // Local folders only: nothing is looked for elsewhere.
+    command.env("HF_HUB_OFFLINE", "1");
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script));
     command
 }
