@@ -3,6 +3,7 @@
 mod evaluation;
 mod onnx;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -42,12 +43,12 @@ GGUF types: q4 (= q4_k_m), q8 (= q8_0), f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2
             q3_k_m q3_k_l q4_k_s q4_k_m q5_k_s q5_k_m q6_k iq4_nl iq4_xs tq1_0 tq2_0
 ONNX types: q4 q8
 Every GGUF tensor's bytes equal those of llama.cpp's convert_hf_to_gguf.py followed by llama-quantize, unless
---calibrate or --stats is given: then rounding errors are made up for, at the same size and in the same formats.
+--calibrate, --self or --stats is given: then rounding errors are made up for, at the same size and in the same formats.
 
 Examples: plmconv quantize q4 ./PLM-1.8B-Instruct
           plmconv quantize q4 ./PLM-1.8B-Instruct --to onnx --profile genai")]
 pub struct QuantizeArgs {
-    /// Target type, in any case (see below)
+    /// Target type, in any case (see below); with a target size or bits per weight `auto`, or the name it goes by
     #[arg(value_name = "TYPE")]
     pub file_type: String,
     /// A Hugging Face folder, or a PLM GGUF of f32, f16 or bf16
@@ -70,13 +71,22 @@ pub struct QuantizeArgs {
     /// Run this text through the model first and round with a view to it; repeatable
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["stats", "imatrix"])]
     pub calibrate: Vec<PathBuf>,
+    /// The same on N tokens that the model writes itself, alone or besides --calibrate
+    #[arg(long = "self", value_name = "N", conflicts_with_all = ["stats", "imatrix"])]
+    pub self_tokens: Option<NonZeroUsize>,
     /// Round with a view to these statistics, which `plmconv calibrate` wrote
     #[arg(long, value_name = "STATS", conflicts_with = "imatrix")]
     pub stats: Option<PathBuf>,
     /// Use llama.cpp's importance matrix (.gguf or .dat) exactly as llama-quantize does
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
-    /// How long to search with --calibrate or --stats
+    /// Choose each matrix's type for the least divergence in a file of at most this size, e.g. 1.1G, 950M or bytes
+    #[arg(long, value_name = "SIZE", conflicts_with_all = BUDGET_CONFLICTS)]
+    pub target_size: Option<String>,
+    /// The same within this many bits per weight, e.g. 4.5
+    #[arg(long, value_name = "BITS", conflicts_with_all = BUDGET_CONFLICTS, conflicts_with = "target_size")]
+    pub target_bpw: Option<f64>,
+    /// How long to search with --calibrate, --self or --stats
     #[arg(long, value_enum, default_value = "normal")]
     pub effort: EffortArg,
     /// Leave one direction of error feedback out, to see what it brings
@@ -84,6 +94,9 @@ pub struct QuantizeArgs {
     pub without: Option<DirectionArg>,
     #[command(flatten)]
     pub sample: SampleArgs,
+    /// Go on with what the same command had finished when Ctrl-C ended it; else start from the beginning
+    #[arg(long)]
+    pub resume: bool,
     /// Quantize a file that is quantized already, at a loss of quality
     #[arg(long)]
     pub allow_requantize: bool,
@@ -96,6 +109,9 @@ pub struct QuantizeArgs {
     #[command(flatten)]
     pub blocks: OnnxBlockArgs,
 }
+
+/// A budget chooses types itself, by statistics of the model as it comes and in the layout `plm`.
+const BUDGET_CONFLICTS: [&str; 3] = ["pure", "imatrix", "passes"];
 
 /// Validation right after writing.
 #[derive(Debug, Args)]
@@ -125,22 +141,28 @@ pub struct CalibrateArgs {
     #[arg(required_unless_present = "merge")]
     pub model: Option<PathBuf>,
     /// Text to run through the model; repeatable
-    #[arg(long, value_name = "FILE", required_unless_present = "merge")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["merge", "self_tokens"])]
     pub text: Vec<PathBuf>,
+    /// Run N tokens through the model that it writes itself, alone or besides --text
+    #[arg(long = "self", value_name = "N")]
+    pub self_tokens: Option<NonZeroUsize>,
     /// Add up statistics of several runs on one model instead
-    #[arg(long, value_name = "STATS", num_args = 1.., conflicts_with_all = ["model", "text"])]
+    #[arg(long, value_name = "STATS", num_args = 1.., conflicts_with_all = ["model", "text", "self_tokens"])]
     pub merge: Vec<PathBuf>,
     #[command(flatten)]
     pub sample: SampleArgs,
     /// File to write
     #[arg(short, long, value_name = "STATS")]
     pub output: PathBuf,
+    /// Go on with what the same command had finished when Ctrl-C ended it; else start from the beginning
+    #[arg(long, conflicts_with = "merge")]
+    pub resume: bool,
     /// Replace the output if it exists
     #[arg(long)]
     pub force: bool,
     /// Worker threads [default: all cores]
     #[arg(short = 'j', long, value_name = "N")]
-    pub threads: Option<std::num::NonZeroUsize>,
+    pub threads: Option<NonZeroUsize>,
     /// No progress, only errors
     #[arg(short, long)]
     pub quiet: bool,
@@ -150,14 +172,18 @@ pub struct CalibrateArgs {
 #[derive(Debug, Args)]
 pub struct SampleArgs {
     /// Tokens of a window of calibration text
-    #[arg(long, value_name = "TOKENS", default_value_t = 256)]
+    #[arg(long, value_name = "TOKENS", default_value_t = 256, value_parser = at_least_one)]
     pub calibration_ctx: usize,
-    /// Windows of calibration text, spread evenly over it
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    /// Windows of calibration text, spread evenly over it; of what the model writes all are used
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one)]
     pub calibration_chunks: usize,
-    /// Chooses the tokens drawn from the model's predictions
+    /// Chooses the tokens drawn from the model's predictions, for --self and for the gradients
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+}
+
+fn at_least_one(text: &str) -> Result<usize, std::num::ParseIntError> {
+    text.parse().map(NonZeroUsize::get)
 }
 
 /// Convert a PLM checkpoint without quantizing it
@@ -225,7 +251,7 @@ pub struct OutputArgs {
     pub tokenizer_pre: Option<String>,
     /// Worker threads [default: all cores]
     #[arg(short = 'j', long, value_name = "N")]
-    pub threads: Option<std::num::NonZeroUsize>,
+    pub threads: Option<NonZeroUsize>,
     /// Write the result as JSON
     #[arg(long)]
     pub json: bool,
@@ -270,7 +296,13 @@ impl OutputArgs {
 impl QuantizeArgs {
     /// The first given flag that only a GGUF has a use for.
     pub fn gguf_only(&self) -> Option<&'static str> {
-        let own = [("--pure", self.pure), ("--validate", self.check.validate.is_some())];
+        let own = [
+            ("--pure", self.pure),
+            ("--target-size", self.target_size.is_some()),
+            ("--target-bpw", self.target_bpw.is_some()),
+            ("--resume", self.resume),
+            ("--validate", self.check.validate.is_some()),
+        ];
         first_given(&own).or(self.output.gguf_only())
     }
 }

@@ -28,9 +28,21 @@ impl UsageError {
 }
 
 /// The user pressed Ctrl-C.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted; nothing was written")]
-pub struct Interrupted;
+#[derive(Debug, Default, thiserror::Error)]
+#[error("interrupted; {}", self.outcome())]
+pub struct Interrupted {
+    /// Where what was finished is kept.
+    pub kept: Option<PathBuf>,
+}
+
+impl Interrupted {
+    fn outcome(&self) -> String {
+        match &self.kept {
+            Some(path) => format!("what was finished is kept in {}", path.display()),
+            None => "nothing was written".into(),
+        }
+    }
+}
 
 /// The candidate is farther from its reference than allowed; ends with exit code 3.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +109,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 fn hint(error: &anyhow::Error) -> Option<String> {
     if let Some(usage) = error.downcast_ref::<UsageError>() {
         return usage.hint.clone();
+    }
+    if let Some(Interrupted { kept: Some(_) }) = error.downcast_ref() {
+        return Some("the same command with --resume goes on from there".into());
     }
     if error.is::<NotUtf8>() {
         return Some("give a plain text file in UTF-8 (iconv -f LATIN1 -t UTF-8 converts one)".into());

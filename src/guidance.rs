@@ -13,6 +13,7 @@ use plmconv_formats::{DType, Imatrix, Layout, Model, Role, TensorKey};
 use plmconv_quant::calibration::{mean_squares, raise_unreached};
 use plmconv_quant::feedback;
 use plmconv_quant::feedback::{ColumnFactor, Effort, RowFactor};
+use sha2::{Digest, Sha256};
 
 use crate::args::DirectionArg;
 use crate::error::UsageError;
@@ -26,8 +27,10 @@ const FREE_ROWS: usize = 1024;
 pub struct Guidance {
     /// Per GGUF name, the importance of each input column.
     importance: BTreeMap<String, Vec<f32>>,
-    /// For error feedback.
-    statistics: Option<(Statistics, Effort)>,
+    /// For error feedback, and for the choice of types.
+    statistics: Option<Statistics>,
+    /// `None`: no error feedback.
+    effort: Option<Effort>,
     /// What llama-quantize writes about an importance matrix.
     provenance: Vec<(&'static str, Value)>,
     /// Left out of the feedback.
@@ -94,8 +97,7 @@ impl Guidance {
                 importance.insert(name, values);
             }
         }
-        let statistics = effort.map(|effort| (statistics, effort));
-        Ok(Guidance { importance, statistics, ..Guidance::default() })
+        Ok(Guidance { importance, statistics: Some(statistics), effort, ..Guidance::default() })
     }
 
     /// For an output of this layout.
@@ -113,6 +115,32 @@ impl Guidance {
     /// Whether there is any.
     pub fn is_some(&self) -> bool {
         !self.importance.is_empty()
+    }
+
+    /// What calibration measured, if it did.
+    pub fn statistics(&self) -> Option<&Statistics> {
+        self.statistics.as_ref()
+    }
+
+    /// How error feedback searches, if there is any.
+    pub fn effort(&self) -> Option<Effort> {
+        self.effort
+    }
+
+    /// The importance of a matrix's columns, by its GGUF name.
+    pub fn importance_of(&self, name: &str) -> Option<&[f32]> {
+        self.importance.get(name).map(Vec::as_slice)
+    }
+
+    /// Whether errors are fed back, which takes long.
+    pub fn feeds_back(&self) -> bool {
+        self.statistics.is_some() && self.effort.is_some()
+    }
+
+    /// Adds all that decides the rounding by statistics.
+    pub fn add_to(&self, hash: &mut Sha256) -> Result<()> {
+        hash.update(format!("{:?} {:?}", self.effort, self.without));
+        self.statistics.as_ref().map_or(Ok(()), |statistics| statistics.add_to(hash))
     }
 
     /// Adds what a file says about it.
@@ -146,7 +174,7 @@ impl Guidance {
         [rows, cols]: [usize; 2],
         whole: bool,
     ) -> Option<Feedback<'a>> {
-        let (statistics, effort) = self.statistics.as_ref()?;
+        let (statistics, effort) = self.statistics.as_ref().zip(self.effort)?;
         let measured = Measured::of(key, self.layout)?;
         let known = feedback::supports(dtype) && statistics.has_curvature(&measured.name);
         let with_outputs = whole
@@ -155,7 +183,7 @@ impl Guidance {
             && statistics.has_outputs(&measured.name);
         known.then(|| Feedback {
             statistics,
-            effort: *effort,
+            effort,
             measured: measured.name,
             with_columns: self.without != Some(DirectionArg::Columns),
             with_outputs,
@@ -200,15 +228,20 @@ impl Feedback<'_> {
         (0..rows).step_by(step).map(move |start| start..(start + step).min(rows))
     }
 
+    /// Counts a group as done, encoded now or by a run before; the last frees the factors.
+    pub fn finish_group(&self) {
+        let groups = self.rows.div_ceil(self.group_rows);
+        if self.groups_left.fetch_add(1, Ordering::AcqRel) + 1 == groups {
+            *self.factors.lock().expect("no thread panics with the lock") = None;
+        }
+    }
+
     /// Encodes the group of rows that begins at `first_row`; `values` is used up.
     pub fn encode(&self, dtype: DType, first_row: usize, values: &mut [f32], out: &mut [u8]) -> Result<()> {
         let factors = self.factors().with_context(|| format!("statistics of `{}`", self.measured))?;
         let rows = factors.rows.get(first_row / self.group_rows);
         feedback::encode_group(dtype, values, &factors.columns, rows, self.effort, out)?;
-        let groups = self.rows.div_ceil(self.group_rows);
-        if self.groups_left.fetch_add(1, Ordering::AcqRel) + 1 == groups {
-            *self.factors.lock().expect("no thread panics with the lock") = None;
-        }
+        self.finish_group();
         Ok(())
     }
 

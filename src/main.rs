@@ -1,6 +1,7 @@
 //! `plmconv`: parse, run, exit code.
 
 mod args;
+mod budget;
 mod commands;
 mod error;
 mod evaluation;
@@ -12,6 +13,8 @@ mod pipeline;
 mod plan;
 mod progress;
 mod report;
+mod resume;
+mod sensitivity;
 mod statistics;
 
 use std::process::ExitCode;

@@ -4,15 +4,18 @@ pub mod stream;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use plmconv_formats::atomic::AtomicFile;
 use plmconv_quant::codec;
 
+use crate::error::Interrupted;
 use crate::guidance::Feedback;
 use crate::plan::{Plan, PlannedTensor, Shard};
 use crate::progress::Console;
+use crate::resume::{self, Finished};
 
 use stream::{Rows, Writer, in_order, row_steps};
 pub use stream::{interrupted, on_interrupt, write_all_at};
@@ -25,40 +28,97 @@ struct Chunk<'a> {
     rows: Range<usize>,
     shard: usize,
     offset: u64,
+    /// It stands in its output.
+    done: AtomicBool,
+}
+
+impl Chunk<'_> {
+    fn is_done(&self) -> bool {
+        self.done.load(Ordering::Relaxed)
+    }
 }
 
 /// Writes everything the plan says. Nothing appears under an output's name unless all of it is there.
 pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
     let writer = Writer::default();
-    let outputs: Vec<AtomicFile> = plan
-        .shards
-        .iter()
-        .map(|shard| create_output(shard, plan.overwrite, &writer))
-        .collect::<Result<_>>()?;
-    in_order(&chunks(plan)?, |buffers: &mut Buffers, chunk| {
+    let mut chunks = chunks(plan)?;
+    let key = plan.resume.then(|| plan.key()).transpose()?;
+    let mut outputs = Vec::new();
+    for shard in &plan.shards {
+        let (output, finished) = create_output(shard, plan.overwrite, key.as_deref(), &writer)?;
+        for part in finished {
+            chunks.get_mut(part).into_iter().for_each(|chunk| *chunk.done.get_mut() = true);
+        }
+        outputs.push(output);
+    }
+    let written = in_order(&chunks, |buffers: &mut Buffers, chunk| {
         let output = &outputs[chunk.shard];
         let source = &chunk.planned.tensor.source;
-        writer.write(output.file(), output.target(), buffers.encode(chunk)?, chunk.offset)?;
+        if chunk.is_done() {
+            chunk.feedback.iter().for_each(|feedback| feedback.finish_group());
+        } else {
+            writer.write(output.file(), output.target(), buffers.encode(chunk)?, chunk.offset)?;
+            chunk.done.store(true, Ordering::Relaxed);
+        }
         if chunk.rows.end == source.rows() {
             console.detail(bar, || format!("{:<36} {}", chunk.planned.name, chunk.planned.dtype));
         }
         bar.inc((chunk.rows.len() * source.row_bytes()) as u64);
         Ok(())
-    })?;
+    });
+    if let Err(error) = written {
+        let is_interrupted = error.is::<Interrupted>();
+        // What an earlier run had finished is kept whatever ended this one.
+        if !(plan.guidance.feeds_back() && (is_interrupted || plan.resume)) {
+            return Err(error);
+        }
+        let kept = keep(plan, outputs, key, &chunks)?;
+        return Err(if is_interrupted { kept.into() } else { error });
+    }
 
     // A loader opens the first shard and then looks for the others: it must be the last to appear.
     for output in outputs.into_iter().rev() {
+        let path = output.target().to_path_buf();
         output.commit()?;
+        resume::discard(&path);
     }
     Ok(())
 }
 
-fn create_output(shard: &Shard, overwrite: bool, writer: &Writer) -> Result<AtomicFile> {
-    let output = AtomicFile::create(&shard.path, overwrite)?;
-    // Reserving the whole size first finds a full disk where the file system can tell, and fixes the length.
-    output.file().set_len(shard.directory.file_bytes).map_err(plmconv_formats::Error::io(&shard.path))?;
+/// Starts one output; returns the numbers of the chunks that are there already.
+fn create_output(
+    shard: &Shard,
+    overwrite: bool,
+    key: Option<&str>,
+    writer: &Writer,
+) -> Result<(AtomicFile, Vec<usize>)> {
+    // The whole size first: that finds a full disk where the file system can tell, and fixes the length.
+    let (output, finished) = resume::start(&shard.path, overwrite, shard.directory.file_bytes, key)?;
     writer.write(output.file(), &shard.path, &shard.directory.head, 0)?;
-    Ok(output)
+    Ok((output, finished.parts))
+}
+
+/// Keeps the chunks that were finished, for a run that goes on with them.
+fn keep(
+    plan: &Plan,
+    outputs: Vec<AtomicFile>,
+    key: Option<String>,
+    chunks: &[Chunk<'_>],
+) -> Result<Interrupted> {
+    let parts = |shard| {
+        let finished = chunks.iter().enumerate().filter(|(_, chunk)| chunk.shard == shard && chunk.is_done());
+        finished.map(|(number, _)| number).collect::<Vec<_>>()
+    };
+    if !chunks.iter().any(Chunk::is_done) {
+        return Ok(Interrupted::default());
+    }
+    let key = key.map_or_else(|| plan.key(), Ok)?;
+    let mut kept = None;
+    for (index, (output, shard)) in outputs.into_iter().zip(&plan.shards).enumerate().rev() {
+        let finished = Finished { parts: parts(index), extra: Vec::new() };
+        kept = Some(resume::keep(output, &key, shard.directory.file_bytes, finished)?);
+    }
+    Ok(Interrupted { kept })
 }
 
 /// The plan's work in file order.
@@ -84,6 +144,7 @@ fn chunks(plan: &Plan) -> Result<Vec<Chunk<'_>>> {
                 shard: shard_index,
                 offset: entry.offset + (rows.start * encoded_row) as u64,
                 rows,
+                done: AtomicBool::new(false),
             }));
         }
     }

@@ -7,13 +7,16 @@ use plmconv_formats::describe::set_file_type;
 use plmconv_formats::gguf::{Directory, Metadata, Value};
 use plmconv_formats::model::{Tensor, latent_metadata};
 use plmconv_formats::{DType, DescribeOptions, Layout, Model, Role, TensorKey, describe};
-use plmconv_quant::policy::{FileType, ModelShape, Policy, TensorDesc};
+use plmconv_quant::policy::{Assigned, FileType, ModelShape, Policy, Reason, TensorDesc};
+use sha2::{Digest, Sha256};
 
+use crate::budget::Budget;
 use crate::error::UsageError;
 use crate::guidance::Guidance;
 use crate::passes::gate::Factors;
 use crate::passes::{self, Pass};
 use crate::report::outline::{FileLine, Outline, TensorLine};
+use crate::statistics::{add_rows, hex};
 
 /// What to write: for each tensor its type, for each output file its layout.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub struct Plan {
     /// Latent layout: per layer, the factors of the FFN's pair; else empty.
     pub pair_factors: Vec<Factors>,
     pub guidance: Guidance,
+    /// Go on with what an interrupted run had finished.
+    pub resume: bool,
 }
 
 /// A tensor and what becomes of it.
@@ -35,6 +40,10 @@ pub struct PlannedTensor {
     pub dtype: DType,
     /// The type the mixture asked for, where its blocks do not divide the rows.
     pub fallback_from: Option<DType>,
+    /// Whether a budget may give it another type: neither a norm nor named by the user.
+    pub open: bool,
+    /// With a budget: the divergence in nats per token that this type alone is predicted to cause.
+    pub predicted: Option<f64>,
 }
 
 /// One output file: where it goes, its layout, and which of the plan's tensors it holds.
@@ -50,6 +59,8 @@ pub struct Shard {
 pub enum Types {
     /// A preset of llama-quantize, with the user's exceptions.
     Preset(Policy),
+    /// The least predicted divergence within a size.
+    Budget(Budget),
     /// Every matrix keeps its own float type.
     Source,
 }
@@ -69,6 +80,8 @@ pub struct Target {
     /// Rewrites before anything else.
     pub passes: Vec<Pass>,
     pub guidance: Guidance,
+    /// Go on with what an interrupted run had finished.
+    pub resume: bool,
 }
 
 impl Plan {
@@ -92,22 +105,22 @@ impl Plan {
             metadata = latent_metadata(&metadata, &model.config, &sharpness);
         }
         let mut tensors = assign_types(&model, &target.types)?;
-        compensate_gates(&mut tensors, &factors);
-        let file_type = match &target.types {
-            Types::Preset(policy) => policy.file_type,
-            Types::Source => prevailing_file_type(&tensors),
-        };
-        set_file_type(&mut metadata, file_type.id());
         target.guidance.describe(&mut metadata);
-
-        let name = match &target.types {
-            Types::Preset(_) => file_type.name(),
-            Types::Source => "auto",
+        if let Types::Budget(budget) = &target.types {
+            // No choice of types changes the head's length.
+            let head = Directory::new(&metadata, entries(&tensors))?.head;
+            budget.fit(&mut tensors, head.len() as u64)?;
+        }
+        compensate_gates(&mut tensors, &factors);
+        let named = match &target.types {
+            Types::Preset(policy) => Some(policy.file_type),
+            Types::Budget(budget) => budget.file_type,
+            Types::Source => None,
         };
-        let output = match &target.output {
-            Some(path) => path.clone(),
-            None => PathBuf::from(default_name(&model, name)),
-        };
+        let file_type = named.unwrap_or_else(|| prevailing_file_type(&tensors));
+        set_file_type(&mut metadata, file_type.id());
+        let name = named.map_or("auto", FileType::name);
+        let output = output_path(target.output.as_deref(), &model, model.config.layout, name);
         let shards = lay_out(&output, metadata, &tensors, target.split_max_size)?;
         Ok(Plan {
             file_type: name.to_string(),
@@ -116,12 +129,31 @@ impl Plan {
             overwrite: target.overwrite,
             pair_factors: factors,
             guidance: target.guidance,
+            resume: target.resume,
         })
+    }
+
+    /// A digest of all that decides the bytes of the outputs; of the source some rows of every tensor are taken.
+    pub fn key(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        hash.update(env!("CARGO_PKG_VERSION"));
+        self.shards.iter().for_each(|shard| hash.update(&shard.directory.head));
+        for tensor in &self.tensors {
+            add_rows(&mut hash, &tensor.name, &*tensor.tensor.source)?;
+        }
+        self.guidance.add_to(&mut hash)?;
+        Ok(hex(hash))
     }
 
     /// Bytes that will be read.
     pub fn source_bytes(&self) -> u64 {
         self.tensors.iter().map(|t| t.tensor.source.stored_bytes()).sum()
+    }
+
+    /// With a budget: the sum of what the tensors' types are predicted to cost, in nats per token.
+    fn predicted_divergence(&self) -> Option<f64> {
+        let predicted: Vec<f64> = self.tensors.iter().filter_map(|t| t.predicted).collect();
+        (!predicted.is_empty()).then(|| predicted.iter().sum())
     }
 
     /// What a report says of it.
@@ -137,6 +169,7 @@ impl Plan {
             to: t.dtype.name().into(),
             instead_of: t.fallback_from.map(DType::name),
             bytes: entry.bytes,
+            predicted_divergence: t.predicted,
         });
         Outline {
             file_type: self.file_type.clone(),
@@ -144,6 +177,7 @@ impl Plan {
             bytes: self.shards.iter().map(|s| s.directory.file_bytes).sum(),
             source_bytes: self.source_bytes(),
             bits_per_weight: tensor_bytes as f64 * 8.0 / weights as f64,
+            predicted_divergence: self.predicted_divergence(),
             files: files.map(|s| FileLine { path: s.path.clone(), bytes: s.directory.file_bytes }).collect(),
             tensors: tensors.collect(),
         }
@@ -157,13 +191,14 @@ pub fn model_name(path: &Path) -> String {
     name.map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned())
 }
 
-/// `<name>-<TYPE>.gguf`, or `<name>-latent-<TYPE>.gguf`.
-fn default_name(model: &Model, file_type: &str) -> String {
-    let layout = match model.config.layout {
+/// The name the user gave, else `<name>-<TYPE>.gguf` or `<name>-latent-<TYPE>.gguf` in the current folder.
+pub fn output_path(given: Option<&Path>, model: &Model, layout: Layout, file_type: &str) -> PathBuf {
+    let layout = match layout {
         Layout::Plm => "",
         Layout::Latent => "latent-",
     };
-    format!("{}-{layout}{file_type}.gguf", model_name(model.path()))
+    let default = || PathBuf::from(format!("{}-{layout}{file_type}.gguf", model_name(model.path())));
+    given.map_or_else(default, Path::to_path_buf)
 }
 
 /// The model that is written: after the passes, in the target's layout; with the factors of the latent layout's pairs.
@@ -226,32 +261,38 @@ fn assign_types(model: &Model, types: &Types) -> Result<Vec<PlannedTensor>> {
         .iter()
         .map(|t| TensorDesc { name: t.key.gguf_name(), shape: t.shape.clone(), source: t.source.dtype() })
         .collect();
-    let chosen: Vec<(DType, Option<DType>)> = match types {
-        Types::Preset(policy) => {
+    let chosen: Vec<Assigned> = match types {
+        Types::Preset(policy) | Types::Budget(Budget { policy, .. }) => {
             let shape = ModelShape { layers: model.config.num_hidden_layers, query_heads_per_kv_head: 1 };
-            let assigned = policy.assign(&described, shape)?;
-            assigned.into_iter().map(|a| (a.dtype, a.fallback_from)).collect()
+            policy.assign(&described, shape)?
         }
         Types::Source => model
             .tensors
             .iter()
             .map(|t| if t.key.role.is_norm() { DType::F32 } else { t.source.dtype() })
-            .map(|dtype| (dtype, None))
+            .map(Assigned::kept)
             .collect(),
     };
-    let planned = model.tensors.iter().zip(described).zip(chosen).map(|((tensor, desc), (dtype, from))| {
-        PlannedTensor { tensor: tensor.clone(), name: desc.name, dtype, fallback_from: from }
-    });
+    let planned =
+        model.tensors.iter().zip(described).zip(chosen).map(|((tensor, desc), assigned)| PlannedTensor {
+            tensor: tensor.clone(),
+            name: desc.name,
+            dtype: assigned.dtype,
+            fallback_from: assigned.fallback_from,
+            open: matches!(assigned.reason, Reason::Preset | Reason::Mixture),
+            predicted: None,
+        });
     Ok(planned.collect())
 }
 
-/// The float file type that most of the weights have.
+/// The file type named after the type that most of the weights have (a k-quant's medium one, as llama.cpp guesses for
+/// a file that does not say).
 fn prevailing_file_type(tensors: &[PlannedTensor]) -> FileType {
-    let values_of = |file_type: &FileType| -> usize {
-        let same = tensors.iter().filter(|t| t.dtype == file_type.base());
-        same.map(|t| t.tensor.values()).sum()
+    let values_of = |dtype: &DType| -> usize {
+        tensors.iter().filter(|t| t.dtype == *dtype).map(|t| t.tensor.values()).sum()
     };
-    FileType::all().filter(|f| f.base().is_float()).max_by_key(values_of).expect("there are float file types")
+    let named = DType::all().filter_map(|dtype| Some((dtype, FileType::from_name(dtype.name()).ok()?)));
+    named.max_by_key(|(dtype, _)| values_of(dtype)).expect("there are file types").1
 }
 
 /// Distributes the tensors over files of at most `max_size` bytes of data, as gguf-split does.
@@ -275,12 +316,14 @@ fn lay_out(
             head.set("split.count", Value::U16(count as u16));
             head.set("split.tensors.count", Value::I32(tensors.len() as i32));
         }
-        let entries =
-            tensors[range.clone()].iter().map(|t| (t.name.clone(), t.dtype, t.tensor.shape.clone()));
-        let directory = Directory::new(&head, entries)?;
+        let directory = Directory::new(&head, entries(&tensors[range.clone()]))?;
         shards.push(Shard { path, directory, tensors: range });
     }
     Ok(shards)
+}
+
+fn entries(tensors: &[PlannedTensor]) -> impl Iterator<Item = (String, DType, Vec<usize>)> + '_ {
+    tensors.iter().map(|t| (t.name.clone(), t.dtype, t.tensor.shape.clone()))
 }
 
 /// A shard is closed before the tensor that would take it over `max_size`.
@@ -306,15 +349,38 @@ fn shard_path(output: &Path, index: usize, count: usize) -> PathBuf {
     output.with_file_name(format!("{stem}-{:05}-of-{count:05}.gguf", index + 1))
 }
 
-/// `512M` → 512 000 000; gguf-split counts in powers of ten.
+/// `512M` → 512 000 000, `1.1G` → 1 100 000 000; gguf-split counts in powers of ten.
 pub fn parse_size(text: &str) -> Result<u64> {
     let bad = || UsageError::with_hint(format!("`{text}` is not a size"), "write e.g. 512M or 2G");
     let (digits, unit) = match text.char_indices().next_back() {
-        Some((at, 'M' | 'm')) => (&text[..at], 1_000_000),
+        Some((at, 'M' | 'm')) => (&text[..at], 1_000_000u64),
         Some((at, 'G' | 'g')) => (&text[..at], 1_000_000_000),
         _ => return Err(bad().into()),
     };
-    let number: u64 = digits.parse().map_err(|_| bad())?;
-    let bytes = number.checked_mul(unit).filter(|&n| n > 0).ok_or_else(bad)?;
-    Ok(bytes)
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    let number = |digits: &str| digits.parse::<u64>().ok().filter(|_| !digits.starts_with('+'));
+    let parts = number(whole).zip(number(fraction)).filter(|_| fraction.len() <= 6);
+    let bytes = parts.and_then(|(whole, part)| {
+        whole.checked_mul(unit)?.checked_add(part * unit / 10u64.pow(fraction.len() as u32))
+    });
+    Ok(bytes.filter(|&n| n > 0).ok_or_else(bad)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_exact_and_nonsense_is_refused() {
+        for (text, bytes) in
+            [("512M", 512_000_000), ("1.1G", 1_100_000_000), ("4.228512m", 4_228_512), ("0.5M", 500_000)]
+        {
+            assert_eq!(parse_size(text).expect("a size"), bytes, "{text}");
+        }
+        for text in
+            ["", "M", "512", "0M", "-1M", "+1M", "1.M", ".5M", "1.2.3M", "1e3M", "1.0000001M", "99999999999G"]
+        {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
 }

@@ -198,6 +198,67 @@ fn passes_are_calibrated_with_or_refused() {
 }
 
 #[test]
+fn a_text_that_the_model_writes_is_the_same_for_the_same_seed() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let run = |name: &str, extra: &[&str]| {
+        let out = dir.path().join(name);
+        let mut command = plmconv();
+        command.args(["calibrate", "--calibration-ctx", "32", "-q"]).arg(tiny_plm()).arg("-o").arg(&out);
+        command.args(extra).assert().success();
+        out
+    };
+    let file = |path: &Path| std::fs::read(path).expect("written");
+    let one = run("one.gguf", &["--self", "100", "-j", "1"]);
+    let again = run("again.gguf", &["--self", "100", "-j", "3"]);
+    assert_eq!(file(&one), file(&again));
+    let other = run("other.gguf", &["--self", "100", "--seed", "1"]);
+    assert_ne!(file(&one), file(&other));
+
+    // All that is written is used, besides the windows of the text.
+    let text = text().display().to_string();
+    let both = run("both.gguf", &["--self", "100", "--text", &text, "--calibration-chunks", "2"]);
+    let both = GgufFile::open(both).expect("a GGUF");
+    assert_eq!(both.metadata.unsigned("imatrix.chunk_count"), Some(3 + 2));
+    let datasets = both.metadata.strings("imatrix.datasets").expect("named");
+    assert_eq!(datasets, [text.as_str(), "100 tokens of the model, seed 0"]);
+}
+
+#[test]
+fn quantizing_with_a_text_of_the_model_equals_statistics_of_it() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let sample = ["--calibration-ctx", "32", "-q"];
+    let run = |start: &[&str], end: &[&str]| {
+        let mut command = plmconv();
+        command.args(start).arg(tiny_plm()).args(sample).args(end).assert().success();
+    };
+    run(&["calibrate", "--self", "64"], &["-o", &path("stats.gguf")]);
+    run(&["quantize", "q4_0", "--stats", &path("stats.gguf")], &["-o", &path("a.gguf")]);
+    run(&["quantize", "q4_0", "--self", "64"], &["-o", &path("b.gguf")]);
+    assert_eq!(digests(Path::new(&path("a.gguf"))), digests(Path::new(&path("b.gguf"))));
+    assert_eq!(names(dir.path()), ["a.gguf", "b.gguf", "stats.gguf"], "no temporaries");
+}
+
+#[test]
+fn texts_that_contradict_each_other_are_usage_errors() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let out = dir.path().join("out.gguf");
+    let refuse = |args: &[&str], says: &str| {
+        let mut command = plmconv();
+        command.args(args).arg("-o").arg(&out).assert().code(2).stderr(predicate::str::contains(says));
+    };
+    let tiny = tiny_plm().display().to_string();
+    let imatrix = fixtures().join("golden/imatrix.gguf").display().to_string();
+    refuse(&["calibrate", &tiny], "--text");
+    refuse(&["calibrate", &tiny, "--self", "0"], "zero");
+    refuse(&["calibrate", &tiny, "--self", "10"], "less than one window of 256");
+    refuse(&["calibrate", "--self", "10", "--merge", &imatrix], "cannot be used with");
+    refuse(&["quantize", "q4", &tiny, "--self", "512", "--imatrix", &imatrix], "cannot be used with");
+    refuse(&["quantize", "q4", &tiny, "--self", "512", "--stats", &imatrix], "cannot be used with");
+    refuse(&["quantize", "q4", &tiny, "--self", "512", "--calibration-ctx", "0"], "zero");
+}
+
+#[test]
 fn faults_are_named() {
     let dir = tempfile::tempdir().expect("tempdir");
     let stats = dir.path().join("stats.gguf");

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use common::{copy_of_tiny_plm, fixtures, names, plmconv, tiny_plm};
+use plmconv_validate::Kernel;
 use predicates::prelude::*;
+use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
 fn own_text() -> PathBuf {
@@ -59,6 +61,58 @@ fn perplexity_in_json_and_text() {
             "perplexity {:.2}",
             (json["perplexity"].as_f64().expect("a number") * 100.0).floor() / 100.0
         ))));
+}
+
+/// `perplexity` of the own text in windows of 64.
+fn perplexity_of(model: &Path, more: &[&str]) -> f64 {
+    let mut command = plmconv();
+    command.arg("perplexity").arg(model).arg("--text").arg(own_text()).args(["--ctx", "64"]).args(more);
+    json_of(&mut command)["perplexity"].as_f64().expect("a number")
+}
+
+/// llama.cpp rounds activations to eight bits, so for quantized types its value is the middle of a band.
+#[test]
+fn perplexities_are_llama_cpps() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let golden = std::fs::read_to_string(fixtures().join("golden/perplexity.json")).expect("golden file");
+    let golden: Value = serde_json::from_str(&golden).expect("JSON");
+    let types = golden["perplexity"].as_object().expect("types");
+    assert_eq!(types.len(), 21);
+    let float = perplexity_of(&tiny_plm(), &["--exact"]);
+    for (file_type, expected) in types {
+        let expected = expected[0].as_f64().expect("a number");
+        let found = perplexity_of(&quantized(dir.path(), file_type), &[]);
+        let band = match file_type.as_str() {
+            "f32" | "f16" => 2e-4,
+            "bf16" => 5e-4,
+            _ => 5e-3,
+        };
+        assert!((found / expected - 1.0).abs() < band, "{file_type}: {found}, llama.cpp {expected}");
+        if file_type == "f32" {
+            assert!((found / float - 1.0).abs() < 2e-4, "{found}, in f32 throughout {float}");
+        }
+    }
+}
+
+#[test]
+fn kernels_agree_and_threads_do_not_matter() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let model = quantized(dir.path(), "q4_k_m");
+    for exact in [&[][..], &["--exact"]] {
+        let of = |more: &[&str]| perplexity_of(&model, &[exact, more].concat());
+        let expected = of(&["--kernel", "generic"]);
+        for kernel in Kernel::ALL.into_iter().filter(|k| k.is_available()).map(Kernel::name).chain(["auto"]) {
+            let found = of(&["--kernel", kernel]);
+            assert!((found / expected - 1.0).abs() < 1e-5, "{kernel}, {exact:?}: {found} not {expected}");
+        }
+        let one = of(&["--threads", "1"]);
+        assert!([2, 3, 5].iter().all(|n| of(&["--threads", &n.to_string()]) == one));
+    }
+    for kernel in Kernel::ALL.into_iter().filter(|k| !k.is_available()).map(Kernel::name).chain(["sse9"]) {
+        let mut command = plmconv();
+        command.arg("perplexity").arg(tiny_plm()).arg("--text").arg(own_text()).args(["--kernel", kernel]);
+        command.assert().code(2).stderr(predicate::str::contains(kernel));
+    }
 }
 
 #[test]
@@ -139,6 +193,74 @@ fn stored_outputs_judge_as_the_model_does() {
         assert!((a / b - 1.0).abs() < 1e-5, "{key}: {a} against {b}");
     }
     assert_eq!(again["tokens_scored"], 4 * 31);
+}
+
+#[test]
+fn the_most_likely_tokens_bound_the_divergence() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let candidate = quantized(dir.path(), "q4_0");
+    let stored = dir.path().join("top.safetensors");
+    plmconv()
+        .arg("reference")
+        .arg(tiny_plm())
+        .arg("--text")
+        .arg(own_text())
+        .args(["--ctx", "64", "--top-k", "64", "-o"])
+        .arg(&stored)
+        .assert()
+        .success();
+    assert!(std::fs::metadata(&stored).expect("written").len() < 279 * 64 * 8 + 16 * 1024);
+    let live = json_of(&mut validate(&candidate));
+    let again = json_of(plmconv().arg("validate").arg(&candidate).arg("--against").arg(&stored));
+    let number = |json: &Value, key: &str| json.pointer(key).and_then(Value::as_f64).expect("a number");
+    for key in ["/perplexity/reference/value", "/perplexity/candidate/value", "/top1_agreement/value"] {
+        assert!((number(&live, key) / number(&again, key) - 1.0).abs() < 1e-5, "{key}");
+    }
+    // The tail counts as one token, so the divergence can only shrink.
+    let (full, bound) = (number(&live, "/kl_divergence/mean"), number(&again, "/kl_divergence/mean"));
+    assert!(bound <= full * 1.001 && bound > 0.5 * full, "{bound} of {full}");
+}
+
+/// The golden logits have the form that the six lines of Python in docs/validation.md write.
+#[test]
+fn logits_from_python_are_a_reference() {
+    let golden = fixtures().join("golden/logits.safetensors");
+    let json = json_of(plmconv().arg("validate").arg(tiny_plm()).arg("--against").arg(golden));
+    assert_eq!(json["tokens_scored"], 2 * 31);
+    assert!(json["kl_divergence"]["max"].as_f64().is_some_and(|k| k < 1e-6), "{json}");
+    assert_eq!(json["top1_agreement"]["value"], 1.0);
+}
+
+#[test]
+fn unusable_references_are_told() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let write = |name: &str, vocabulary: usize, logit: f32| {
+        let path = dir.path().join(name);
+        let ids: Vec<u8> = (0..16i64).flat_map(i64::to_le_bytes).collect();
+        let logits = vec![logit; 16 * vocabulary];
+        let logits: Vec<u8> = logits.into_iter().flat_map(f32::to_le_bytes).collect();
+        let tensors = [
+            ("input_ids", TensorView::new(Dtype::I64, vec![2, 8], &ids).expect("sized")),
+            ("logits", TensorView::new(Dtype::F32, vec![2, 8, vocabulary], &logits).expect("sized")),
+        ];
+        std::fs::write(&path, safetensors::serialize(tensors, None).expect("serializes")).expect("write");
+        path
+    };
+    let cases = [
+        (write("small.safetensors", 100, 0.0), "differ in vocabulary: 4096 tokens against 100"),
+        (write("nan.safetensors", 4096, f32::NAN), "are not finite"),
+        (write("infinite.safetensors", 4096, f32::INFINITY), "are not finite"),
+    ];
+    for (path, said) in cases {
+        plmconv()
+            .arg("validate")
+            .arg(tiny_plm())
+            .arg("--against")
+            .arg(path)
+            .assert()
+            .code(1)
+            .stderr(predicate::str::contains(said));
+    }
 }
 
 #[test]

@@ -41,6 +41,30 @@ impl AtomicFile {
         Ok(AtomicFile { temporary, target, overwrite })
     }
 
+    /// Starts from `existing`, which stands in the target's folder and is taken from there.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), or `existing` cannot be moved.
+    pub fn create_from(target: impl Into<PathBuf>, overwrite: bool, existing: &Path) -> Result<AtomicFile> {
+        let AtomicFile { temporary, target, overwrite } = AtomicFile::create(target, overwrite)?;
+        let (empty, path) = temporary.into_parts();
+        drop(empty);
+        std::fs::rename(existing, &path).map_err(Error::io(existing))?;
+        let file = File::options().read(true).write(true).open(&path).map_err(Error::io(existing))?;
+        file.try_lock().map_err(|e| Error::Io { path: existing.to_path_buf(), source: e.into() })?;
+        Ok(AtomicFile { temporary: NamedTempFile::from_parts(file, path), target, overwrite })
+    }
+
+    /// Syncs the file and leaves it under a name that is not the target's, in the same folder.
+    ///
+    /// # Errors
+    /// The name cannot be given; the file is then gone.
+    pub fn set_aside(self, path: &Path) -> Result<()> {
+        self.temporary.as_file().sync_all().map_err(Error::io(path))?;
+        self.temporary.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
+        sync_folder(parent(path))
+    }
+
     /// The file to write to.
     pub fn file(&self) -> &File {
         self.temporary.as_file()
@@ -152,6 +176,21 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         drop(AtomicFile::create(dir.path().join("a.gguf"), false).expect("create"));
         assert!(names(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn what_is_set_aside_can_be_gone_on_with() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (target, aside) = (dir.path().join("a.gguf"), dir.path().join("a.gguf.partial"));
+        let out = AtomicFile::create(&target, false).expect("create");
+        out.file().write_all(b"half").expect("write");
+        out.set_aside(&aside).expect("set aside");
+        assert_eq!(names(dir.path()), ["a.gguf.partial"]);
+        let out = AtomicFile::create_from(&target, false, &aside).expect("go on");
+        assert!(!target.exists() && !aside.exists());
+        out.commit().expect("commit");
+        assert_eq!(std::fs::read(&target).expect("read"), b"half");
+        assert_eq!(names(dir.path()), ["a.gguf"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Numbers to blocks and back: codecs, rounding with error feedback, and the policy that gives each tensor its type. Never does I/O.
 
+pub mod budget;
 pub mod calibration;
 pub mod codec;
 pub mod error;

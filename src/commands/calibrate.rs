@@ -1,18 +1,23 @@
-//! `plmconv calibrate MODEL --text FILE -o STATS.gguf`
+//! `plmconv calibrate MODEL --text FILE -o STATS.gguf`, or with `--self N`
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use plmconv_formats::{Config, Model, Role, TextTokenizer};
-use plmconv_validate::curvature::{Event, SiteMoments, measure};
+use plmconv_validate::Options;
+use plmconv_validate::curvature::{Event, Position, SiteMoments, measure_from};
+use sha2::{Digest, Sha256};
 
 use super::write::thread_pool;
 use crate::args::{CalibrateArgs, SampleArgs};
 use crate::error::{Interrupted, UsageError};
+use crate::evaluation::{load_model, read_text, text_digest, write_text};
 use crate::pipeline;
 use crate::progress::Console;
-use crate::statistics::{Provenance, StatisticsWriter, merge, model_digest};
+use crate::resume::Finished;
+use crate::statistics::{Provenance, StatisticsWriter, hex, merge, model_digest};
 
 pub fn run(args: &CalibrateArgs) -> Result<()> {
     if !args.merge.is_empty() {
@@ -22,21 +27,47 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     let path = args.model.as_ref().context("MODEL is missing")?;
     let model = Model::open(path)?;
     pipeline::on_interrupt()?;
-    thread_pool(args.threads)?
-        .install(|| collect(&model, &args.text, &args.sample, &args.output, args.force, console))
+    let text = CalibrationText {
+        files: &args.text,
+        written: args.self_tokens.map(NonZeroUsize::get),
+        sample: &args.sample,
+    };
+    let destination = Destination { path: &args.output, overwrite: args.force, resume: args.resume };
+    thread_pool(args.threads)?.install(|| collect(&model, &text, destination, console))
 }
 
-/// Runs the texts through `model` and writes the statistics to `output`.
+/// Where statistics go.
+#[derive(Clone, Copy)]
+pub struct Destination<'a> {
+    pub path: &'a Path,
+    pub overwrite: bool,
+    /// Go on with what an interrupted run of the same text had finished.
+    pub resume: bool,
+}
+
+/// What runs through the model.
+pub struct CalibrationText<'a> {
+    pub files: &'a [PathBuf],
+    /// Tokens that the model writes itself.
+    pub written: Option<usize>,
+    pub sample: &'a SampleArgs,
+}
+
+/// Runs the text through `model` and writes the statistics.
+///
+/// # Errors
+/// A text that cannot be used, whatever running the model may end with, and Ctrl-C: finished layers are then kept
+/// beside the output.
 pub fn collect(
     model: &Model,
-    texts: &[PathBuf],
-    sample: &SampleArgs,
-    output: &Path,
-    overwrite: bool,
+    text: &CalibrationText<'_>,
+    to: Destination<'_>,
     console: Console,
 ) -> Result<()> {
-    let windows = windows(model, texts, sample)?;
-    let tokens = windows.len() * sample.calibration_ctx;
+    let sample = text.sample;
+    let mut windows = text.windows_of_files(&TextTokenizer::from_model(model)?)?;
+    let chunks = windows.len() + text.written_windows()?;
+    let tokens = chunks * sample.calibration_ctx;
     let Config { intermediate_size, hidden_size, .. } = model.config;
     let widest = intermediate_size.max(hidden_size);
     let role = if intermediate_size >= hidden_size { "ffn_down" } else { "ffn_up" };
@@ -48,31 +79,55 @@ pub fn collect(
     }
     let from = Provenance {
         model_digest: model_digest(model)?,
-        datasets: texts.iter().map(|t| t.display().to_string()).collect(),
-        chunks: windows.len(),
+        request: text.request(model)?,
+        datasets: text.names(),
+        chunks,
         chunk_size: sample.calibration_ctx,
     };
     let started = Instant::now();
-    let writer = StatisticsWriter::create(output, overwrite, &model.config, from)?;
+    let (writer, finished) = StatisticsWriter::create(to.path, to.overwrite, to.resume, &model.config, from)?;
+    let start = if finished.extra.is_empty() {
+        windows.extend(text.write_windows(model, console)?);
+        None
+    } else {
+        let (written, position) = text.unpack(&finished, model.config.num_hidden_layers)?;
+        console.note(&format!("going on with {} layers left", position.layers_left));
+        windows.extend(written);
+        Some(position)
+    };
     let bar = console.steps("calibrating");
+    let mut reached = None;
     let mut unused = Unused::default();
-    measure(model, &windows, sample.seed, |event| {
-        if pipeline::interrupted() {
-            return Err(Interrupted.into());
-        }
+    let measured = measure_from(model, &windows, sample.seed, start.as_ref(), |event| {
         match event {
             Event::Site(site) => {
                 unused.add(&site);
                 writer.write(&site)?;
             }
+            Event::Boundary { layers_left, gradient } => {
+                if layers_left == 0 {
+                    writer.write_lookups(gradient, model.config.hidden_size)?;
+                }
+                if pipeline::interrupted() {
+                    reached = Some(Position { layers_left, gradient: gradient.to_vec() });
+                    return Err(Interrupted::default().into());
+                }
+            }
+            Event::Progress { .. } if pipeline::interrupted() => return Err(Interrupted::default().into()),
             Event::Progress { done, total } => {
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);
             }
         }
         anyhow::Ok(())
-    })?;
+    });
     bar.finish_and_clear();
+    if let Err(error) = measured {
+        // What an earlier run had finished is kept whatever ended this one.
+        let Some(position) = reached.or(start) else { return Err(error) };
+        let kept = Some(writer.keep(text.pack(&windows, &position, model.config.num_hidden_layers))?);
+        return Err(if error.is::<Interrupted>() { Interrupted { kept }.into() } else { error });
+    }
     writer.finish()?;
     unused.report(console);
     console.note(&format!("calibrated on {tokens} tokens in {:.1} s", started.elapsed().as_secs_f64()));
@@ -115,28 +170,91 @@ impl Unused {
     }
 }
 
-/// Windows spread evenly over the texts.
-fn windows(model: &Model, texts: &[PathBuf], sample: &SampleArgs) -> Result<Vec<Vec<u32>>> {
-    let tokenizer = TextTokenizer::from_model(model)?;
-    let ctx = sample.calibration_ctx;
-    let mut all = Vec::new();
-    for path in texts {
-        let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-        let text = String::from_utf8(bytes)
-            .map_err(|e| UsageError::new(format!("{}: not UTF-8: {e}", path.display())))?;
-        let tokens = tokenizer.encode(&text)?;
-        all.extend(tokens.chunks_exact(ctx.max(1)).map(<[u32]>::to_vec));
+impl CalibrationText<'_> {
+    /// As the statistics name it.
+    fn names(&self) -> Vec<String> {
+        let files = self.files.iter().map(|file| file.display().to_string());
+        let written =
+            self.written.map(|count| format!("{count} tokens of the model, seed {}", self.sample.seed));
+        files.chain(written).collect()
     }
-    if all.is_empty() {
-        let message = format!("the calibration text has less than one window of {ctx} tokens");
-        return Err(UsageError::with_hint(message, "give more text, or --calibration-ctx").into());
+
+    /// A digest of all that decides the statistics.
+    pub fn request(&self, model: &Model) -> Result<String> {
+        let SampleArgs { calibration_ctx, calibration_chunks, seed } = self.sample;
+        let mut hash = Sha256::new();
+        hash.update(env!("CARGO_PKG_VERSION"));
+        hash.update(model_digest(model)?);
+        hash.update(format!("{calibration_ctx} {calibration_chunks} {seed} {:?}", self.written));
+        for path in self.files {
+            hash.update(text_digest(&read_text(path)?));
+        }
+        Ok(hex(hash))
     }
-    let count = all.len();
-    let wanted = sample.calibration_chunks.clamp(1, count);
-    if tokenizer.add_bos()
-        && let Some(bos) = tokenizer.bos()
-    {
-        all.iter_mut().for_each(|window| window[0] = bos);
+
+    fn written_windows(&self) -> Result<usize> {
+        let (ctx, Some(count)) = (self.sample.calibration_ctx, self.written) else { return Ok(0) };
+        if count < ctx {
+            let message = format!("--self {count}: less than one window of {ctx} tokens");
+            return Err(UsageError::with_hint(message, "ask for more, or shorter windows").into());
+        }
+        Ok(count / ctx)
     }
-    Ok((0..wanted).map(|i| std::mem::take(&mut all[i * count / wanted])).collect())
+
+    /// What the model writes itself.
+    fn write_windows(&self, model: &Model, console: Console) -> Result<Vec<Vec<u32>>> {
+        let Some(count) = self.written else { return Ok(Vec::new()) };
+        let options = Options { threads: rayon::current_num_threads(), ..Options::default() };
+        let tokens = write_text(&load_model(model.path(), options)?, count, self.sample.seed, console)?;
+        Ok(self.cut(&tokens, &TextTokenizer::from_model(model)?))
+    }
+
+    /// Whole windows, with the token before every text where the model wants it.
+    fn cut(&self, tokens: &[u32], tokenizer: &TextTokenizer) -> Vec<Vec<u32>> {
+        let mut windows: Vec<Vec<u32>> =
+            tokens.chunks_exact(self.sample.calibration_ctx).map(<[u32]>::to_vec).collect();
+        if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.add_bos()) {
+            windows.iter_mut().for_each(|window| window[0] = bos);
+        }
+        windows
+    }
+
+    /// What a run needs to go on: what the model wrote (the last of `windows`), and the gradient.
+    fn pack(&self, windows: &[Vec<u32>], position: &Position, layers: usize) -> Finished {
+        let written = &windows[windows.len() - self.written_windows().unwrap_or(0)..];
+        let tokens = written.iter().flatten().flat_map(|token| token.to_le_bytes());
+        let gradient = position.gradient.iter().flat_map(|x| x.to_le_bytes());
+        Finished { parts: (position.layers_left..layers).collect(), extra: tokens.chain(gradient).collect() }
+    }
+
+    /// The reverse of [`pack`](Self::pack).
+    fn unpack(&self, finished: &Finished, layers: usize) -> Result<(Vec<Vec<u32>>, Position)> {
+        let ctx = self.sample.calibration_ctx;
+        let (words, _) = finished.extra.as_chunks::<4>();
+        let (tokens, gradient) =
+            words.split_at_checked(self.written_windows()? * ctx).context("kept work is too short")?;
+        let tokens: Vec<u32> = tokens.iter().map(|&b| u32::from_le_bytes(b)).collect();
+        let position = Position {
+            layers_left: layers.checked_sub(finished.parts.len()).context("kept work has too many layers")?,
+            gradient: gradient.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+        };
+        Ok((tokens.chunks_exact(ctx).map(<[u32]>::to_vec).collect(), position))
+    }
+
+    /// Windows spread evenly over the files.
+    fn windows_of_files(&self, tokenizer: &TextTokenizer) -> Result<Vec<Vec<u32>>> {
+        let ctx = self.sample.calibration_ctx;
+        let mut all = Vec::new();
+        for path in self.files {
+            let tokens = tokenizer.encode(&read_text(path)?)?;
+            all.extend(self.cut(&tokens, tokenizer));
+        }
+        if all.is_empty() && !self.files.is_empty() {
+            let message = format!("the calibration text has less than one window of {ctx} tokens");
+            return Err(UsageError::with_hint(message, "give more text, or --calibration-ctx").into());
+        }
+        let count = all.len();
+        let wanted = self.sample.calibration_chunks.min(count);
+        Ok((0..wanted).map(|i| std::mem::take(&mut all[i * count / wanted])).collect())
+    }
 }

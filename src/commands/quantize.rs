@@ -1,19 +1,25 @@
 //! `plmconv quantize TYPE MODEL`
 
-use std::path::Path;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use plmconv_formats::{DType, Model};
 use plmconv_quant::policy::{FileType, Policy, parse_override, parse_tensor_type, split_override};
 
+use super::calibrate::{CalibrationText, Destination};
 use super::{calibrate, checked, write};
-use crate::args::{Format, QuantizeArgs};
-use crate::error::UsageError;
+use crate::args::{Format, LayoutArg, QuantizeArgs};
+use crate::budget::{Budget, Limit};
+use crate::error::{Interrupted, UsageError};
 use crate::guidance::{self, Guidance};
 use crate::onnx::{self, WeightType};
 use crate::passes::{self, Pass};
 use crate::pipeline;
-use crate::plan::{Target, Types};
+use crate::plan::{Target, Types, output_path, parse_size};
+use crate::resume::with_suffix;
+use crate::sensitivity::Sensitivity;
+use crate::statistics::Statistics;
 
 pub fn run(args: &QuantizeArgs) -> Result<()> {
     match args.to {
@@ -24,14 +30,38 @@ pub fn run(args: &QuantizeArgs) -> Result<()> {
 
 fn gguf(args: &QuantizeArgs) -> Result<()> {
     write::refuse_flag(args.onnx.given().or(args.blocks.given()), Format::Gguf)?;
-    let mut policy = policy(args)?;
-    let model = Model::open(&args.model)?;
+    let limit = limit(args)?;
+    let file_type = file_type(args, limit)?;
+    let policy = policy(args, file_type)?;
     let target = write::target(&args.output)?;
-    let guidance = guidance(args, &model, &target.passes)?;
+    let model = Model::open(&args.model)?;
+    let name = file_type.map_or("auto", FileType::name);
+    let output = output_path(args.output.output.as_deref(), &model, target.layout, name);
+    let statistics = OwnStatistics::new(args, &output);
+    statistics.close(write_gguf(args, model, limit, file_type, policy, target, &statistics))
+}
+
+fn write_gguf(
+    args: &QuantizeArgs,
+    model: Model,
+    limit: Option<Limit>,
+    file_type: Option<FileType>,
+    mut policy: Policy,
+    target: Target,
+    statistics: &OwnStatistics,
+) -> Result<()> {
+    let guidance = guidance(args, &model, &target.passes, statistics)?;
     let guidance = guidance.for_layout(target.layout).without(args.without);
     policy.has_importance = guidance.is_some();
+    let types = match limit {
+        None => Types::Preset(policy),
+        Some(limit) => {
+            let sensitivity = sensitivity(args, &model, &guidance)?;
+            Types::Budget(Budget { policy, file_type, limit, sensitivity })
+        }
+    };
     let target =
-        Target { types: Types::Preset(policy), allow_requantize: args.allow_requantize, guidance, ..target };
+        Target { types, allow_requantize: args.allow_requantize, guidance, resume: args.resume, ..target };
     match &args.check.validate {
         None => write::run(model, target, &args.output),
         Some(text) => checked::run(args, model, target, text),
@@ -57,8 +87,12 @@ fn onnx(args: &QuantizeArgs) -> Result<()> {
         ..onnx::Target::new(&args.onnx, float, onnx_type(&args.file_type)?).with_blocks(&args.blocks)
     };
     let model = Model::open(&args.model)?;
-    let guidance = guidance(args, &model, &target.passes)?.without(args.without);
-    write::run_onnx(model, onnx::Target { guidance, ..target }, &args.output)
+    let statistics = OwnStatistics::new(args, &target.output_path(&model));
+    let guided = guidance(args, &model, &target.passes, &statistics);
+    statistics.close(guided.and_then(|guidance| {
+        let guidance = guidance.without(args.without);
+        write::run_onnx(model, onnx::Target { guidance, ..target }, &args.output)
+    }))
 }
 
 /// The type of most weights.
@@ -74,8 +108,39 @@ fn onnx_type(name: &str) -> Result<WeightType> {
     Err(UsageError::with_hint(format!("`{name}` is no type that ONNX weights are quantized to"), hint).into())
 }
 
+/// Statistics that `quantize` measures itself: a file beside the output, kept only for a run that goes on.
+struct OwnStatistics {
+    path: Option<PathBuf>,
+}
+
+impl OwnStatistics {
+    fn new(args: &QuantizeArgs, output: &Path) -> OwnStatistics {
+        let measured = !args.calibrate.is_empty() || args.self_tokens.is_some();
+        OwnStatistics { path: measured.then(|| with_suffix(output, ".statistics")) }
+    }
+
+    /// Removes them, unless the run was interrupted and can go on with them.
+    fn close(&self, result: Result<()>) -> Result<()> {
+        let Some(path) = self.path.as_deref().filter(|path| path.is_file()) else { return result };
+        let error = match result {
+            Err(error) if error.is::<Interrupted>() => error,
+            result => {
+                std::fs::remove_file(path).map_err(plmconv_formats::Error::io(path))?;
+                return result;
+            }
+        };
+        let kept = error.downcast_ref().and_then(|Interrupted { kept }| kept.clone());
+        Err(Interrupted { kept: Some(kept.unwrap_or_else(|| path.into())) }.into())
+    }
+}
+
 /// What the rounding goes by; runs the calibration text first, through the model as the passes leave it.
-fn guidance(args: &QuantizeArgs, model: &Model, passes: &[Pass]) -> Result<Guidance> {
+fn guidance(
+    args: &QuantizeArgs,
+    model: &Model,
+    passes: &[Pass],
+    statistics: &OwnStatistics,
+) -> Result<Guidance> {
     let effort = guidance::effort(args.effort);
     if let Some(path) = &args.imatrix {
         if !passes.is_empty() {
@@ -84,7 +149,7 @@ fn guidance(args: &QuantizeArgs, model: &Model, passes: &[Pass]) -> Result<Guida
         }
         return Guidance::from_imatrix(path);
     }
-    if args.stats.is_none() && args.calibrate.is_empty() {
+    if args.stats.is_none() && statistics.path.is_none() {
         return Ok(Guidance::default());
     }
     let rewritten;
@@ -97,26 +162,79 @@ fn guidance(args: &QuantizeArgs, model: &Model, passes: &[Pass]) -> Result<Guida
     if let Some(path) = &args.stats {
         return Guidance::from_statistics(path, model, effort);
     }
-    pipeline::on_interrupt()?;
-    // Beside the output: statistics of a large model are gigabytes, and a temporary folder may be memory.
-    let beside = args.output.output.as_deref().and_then(Path::parent).filter(|p| !p.as_os_str().is_empty());
-    let folder = tempfile::Builder::new()
-        .prefix(".plmconv-statistics-")
-        .tempdir_in(beside.unwrap_or(Path::new(".")))
-        .context("a temporary folder for the statistics")?;
-    let path = folder.path().join("statistics.gguf");
-    write::thread_pool(args.output.threads)?.install(|| {
-        calibrate::collect(model, &args.calibrate, &args.sample, &path, false, args.output.console())
-    })?;
-    // The open file outlives its name.
-    Guidance::from_statistics(&path, model, effort)
+    let Some(path) = &statistics.path else { return Ok(Guidance::default()) };
+    let text = CalibrationText {
+        files: &args.calibrate,
+        written: args.self_tokens.map(NonZeroUsize::get),
+        sample: &args.sample,
+    };
+    let request = text.request(model)?;
+    let measured = || args.resume && Statistics::open(path).is_ok_and(|found| found.answers(&request));
+    if !path.is_file() || !measured() {
+        pipeline::on_interrupt()?;
+        let to = Destination { path, overwrite: true, resume: args.resume };
+        write::thread_pool(args.output.threads)?
+            .install(|| calibrate::collect(model, &text, to, args.output.console()))?;
+    }
+    Guidance::from_statistics(path, model, effort)
 }
 
-fn policy(args: &QuantizeArgs) -> Result<Policy> {
+/// The budget, if there is one.
+fn limit(args: &QuantizeArgs) -> Result<Option<Limit>> {
+    let limit = match (&args.target_size, args.target_bpw) {
+        (Some(size), _) => Limit::FileBytes(match size.parse() {
+            Ok(bytes) => bytes,
+            Err(_) => parse_size(size)?,
+        }),
+        (None, Some(bits)) => Limit::BitsPerWeight(bits),
+        (None, None) => return Ok(None),
+    };
+    if args.stats.is_none() && args.calibrate.is_empty() && args.self_tokens.is_none() {
+        return Err(UsageError::with_hint(
+            "a budget goes by what each matrix does to the output, which has to be measured",
+            "add --stats STATS (from plmconv calibrate), --calibrate TEXT or --self N",
+        )
+        .into());
+    }
+    if args.output.layout == Some(LayoutArg::Latent) {
+        return Err(UsageError::new("a budget needs --layout plm: the statistics are of its matrices").into());
+    }
+    if args.target_size.is_some() && args.output.split_max_size.is_some() {
+        let message = "--target-size is the size of one file";
+        return Err(UsageError::with_hint(message, "with --split-max-size say --target-bpw").into());
+    }
+    Ok(Some(limit))
+}
+
+/// The preset the user names; `auto` leaves it to the budget.
+fn file_type(args: &QuantizeArgs, limit: Option<Limit>) -> Result<Option<FileType>> {
+    if !args.file_type.eq_ignore_ascii_case("auto") {
+        return FileType::from_name(&args.file_type).map(Some).map_err(usage);
+    }
+    match limit {
+        Some(_) => Ok(None),
+        None => {
+            let hint = "add --target-size SIZE or --target-bpw BITS";
+            Err(UsageError::with_hint("the type `auto` needs a budget", hint).into())
+        }
+    }
+}
+
+fn sensitivity(args: &QuantizeArgs, model: &Model, guidance: &Guidance) -> Result<Sensitivity> {
+    pipeline::on_interrupt()?;
+    let bar = args.output.console().steps("measuring");
+    let pool = write::thread_pool(args.output.threads)?;
+    let sensitivity = pool.install(|| Sensitivity::measure(model, guidance, &bar))?;
+    bar.finish_and_clear();
+    Ok(sensitivity)
+}
+
+fn policy(args: &QuantizeArgs, file_type: Option<FileType>) -> Result<Policy> {
     let token_embedding_type = args.token_embedding_type.as_deref().map(parse_tensor_type).transpose();
     let overrides = overrides(args)?;
     Ok(Policy {
-        file_type: FileType::from_name(&args.file_type).map_err(usage)?,
+        // A budget replaces the mixture, so that only the exceptions count.
+        file_type: file_type.unwrap_or(FileType::Q4KM),
         pure: args.pure,
         token_embedding_type: token_embedding_type.map_err(usage)?,
         overrides: overrides

@@ -30,6 +30,7 @@ pub fn target(args: &OutputArgs) -> Result<Target> {
         layout: args.layout.map_or(Layout::Plm, Layout::from),
         passes: passes(args)?,
         guidance: Guidance::default(),
+        resume: false,
     })
 }
 

@@ -1,12 +1,10 @@
 //! A comparison from its arguments to its numbers.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use plmconv_validate::divergence::{Detail, Divergence, Side, compare as compare_models};
-use plmconv_validate::generate::{GenerateOptions, generate};
 use plmconv_validate::reference::{Reference, TEXT_DIGEST};
 use plmconv_validate::{Options, Windows};
 
@@ -15,6 +13,7 @@ use super::runnable::{Runnable, open_runnable};
 use super::side::{Loaded, ReferenceSide};
 use super::text::{read_text, windows_of};
 use super::thresholds::{Limits, limits_for};
+use super::written::write_text;
 use crate::args::{DEFAULT_CTX, LimitArgs, WindowArgs};
 use crate::error::{TokenizerMismatch, UsageError};
 use crate::progress::Console;
@@ -259,28 +258,4 @@ fn written_text(
         tokens: tokens.len(),
     };
     Ok((Some(tokens), text, ctx))
-}
-
-/// Samples `count` tokens at temperature 1, in pieces that fit the model's context.
-fn write_text(model: &Loaded, count: usize, seed: u64, console: Console) -> Result<Vec<u32>> {
-    let start = model.tokenizer.bos().or(model.tokenizer.eos()).unwrap_or(0);
-    let piece = (model.evaluator.context() / 2).max(1);
-    let bar = console.window_bar(count, "writing a text");
-    let mut written = Vec::with_capacity(count);
-    while written.len() < count {
-        let options = GenerateOptions {
-            max_tokens: piece.min(count - written.len()),
-            temperature: 1.0,
-            seed: seed.wrapping_add(written.len() as u64),
-            stop: Vec::new(),
-            vocabulary: Some(model.meaningful_ids()),
-        };
-        let tokens = generate(&model.evaluator, &[start], &options, |_| {
-            bar.inc(1);
-            ControlFlow::Continue(())
-        })?;
-        written.extend(tokens);
-    }
-    bar.finish_and_clear();
-    Ok(written)
 }

@@ -9,9 +9,11 @@ mod runnable;
 mod side;
 mod text;
 mod thresholds;
+mod written;
 
 pub use compare::{Comparison, Request, TOKENIZER_DIGEST, TextChoice, compare};
 pub use digest::{model_digest, text_digest};
 pub use runnable::{Description, Runnable, open_runnable};
 pub use side::{Loaded, ReferenceSide, load_model};
 pub use text::{read_text, windows_of};
+pub use written::write_text;

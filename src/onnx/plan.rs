@@ -14,7 +14,7 @@ use super::range::ffn_shifts;
 use super::target::{Target, WeightType};
 use crate::guidance::Guidance;
 use crate::passes;
-use crate::plan::{model_name, refuse_latent_source, refuse_quantized_source};
+use crate::plan::{refuse_latent_source, refuse_quantized_source};
 use crate::report::outline::{FileLine, Outline, TensorLine};
 
 /// What to write.
@@ -61,9 +61,7 @@ impl OnnxPlan {
         }
         let export = build(&model, &spec)?;
         let sidecars = sidecars(&model, &spec, export.data_bytes.len())?;
-        let output = target
-            .output
-            .unwrap_or_else(|| PathBuf::from(format!("{}-onnx-{type_name}", model_name(model.path()))));
+        let output = target.output_path(&model);
         Ok(OnnxPlan {
             model,
             spec,
@@ -104,6 +102,7 @@ impl OnnxPlan {
             bytes: files.iter().map(|f| f.bytes).sum(),
             source_bytes: self.source_bytes(),
             bits_per_weight: tensor_bytes as f64 * 8.0 / weights as f64,
+            predicted_divergence: None,
             files,
             tensors,
         }
@@ -125,6 +124,7 @@ impl OnnxPlan {
             from: tensor.source.dtype().name(),
             to: items.peek().map(|item| stored_as(item)).unwrap_or_default(),
             instead_of: None,
+            predicted_divergence: None,
             bytes: items.map(DataItem::bytes).sum(),
         }
     }

@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use plmconv_formats::DType;
 use plmconv_formats::onnx::{BlockFormat, Opset, Profile, QuantFormat};
+use plmconv_formats::{DType, Model};
 use regex::Regex;
 
 use crate::args::{OnnxArgs, OnnxBlockArgs, OnnxFloat, OpsetArg, ProfileArg, QuantFormatArg};
 use crate::error::UsageError;
 use crate::guidance::Guidance;
 use crate::passes::Pass;
+use crate::plan::model_name;
 
 /// How the matrices are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +126,12 @@ impl Target {
             (WeightType::Bits(_), DType::F16) => "q8f16",
             (WeightType::Bits(_), _) => "quantized",
         }
+    }
+
+    /// The folder the user named, else `<name>-onnx-<TYPE>` in the current folder.
+    pub fn output_path(&self, model: &Model) -> PathBuf {
+        let default = || PathBuf::from(format!("{}-onnx-{}", model_name(model.path()), self.type_name()));
+        self.output.clone().unwrap_or_else(default)
     }
 
     /// What the user calls it.

@@ -48,7 +48,8 @@ pub fn in_order<S: Sync, B: Default>(
     let finished = rayon::broadcast(|_| {
         let mut buffers = B::default();
         while let Some(step) = steps.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let done = if interrupted() { Err(Interrupted.into()) } else { work(&mut buffers, step) };
+            let done =
+                if interrupted() { Err(Interrupted::default().into()) } else { work(&mut buffers, step) };
             done.inspect_err(|_| next.store(steps.len(), Ordering::Relaxed))?;
         }
         Ok(())

@@ -14,6 +14,9 @@ pub struct Outline {
     /// That are read.
     pub source_bytes: u64,
     pub bits_per_weight: f64,
+    /// With a budget: nats per token that all types together are predicted to cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted_divergence: Option<f64>,
     pub tensors: Vec<TensorLine>,
     /// What the user looks for afterwards: the files, or the folder they stand in.
     #[serde(skip)]
@@ -38,4 +41,7 @@ pub struct TensorLine {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instead_of: Option<&'static str>,
     pub bytes: u64,
+    /// With a budget: nats per token that this type alone is predicted to cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted_divergence: Option<f64>,
 }

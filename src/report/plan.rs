@@ -10,9 +10,12 @@ pub fn print(outline: &Outline, json: bool) -> Result<()> {
     if json {
         return print_json(outline);
     }
-    let mut rows = table(&["tensor", "shape", "from", "to", "bytes", ""], &[4]);
+    let last = if outline.predicted_divergence.is_some() { "predicted divergence" } else { "" };
+    let mut rows = table(&["tensor", "shape", "from", "to", "bytes", last], &[4]);
     for t in &outline.tensors {
-        let note = t.instead_of.map(|from| format!("instead of {from}")).unwrap_or_default();
+        let instead = t.instead_of.map(|from| format!("instead of {from}"));
+        let predicted = t.predicted_divergence.map(|nats| format!("{nats:.2e}"));
+        let note = predicted.or(instead).unwrap_or_default();
         rows.add_row([&t.name, &human_shape(&t.shape), t.from, &t.to, &t.bytes.to_string(), &note]);
     }
     print_table(&rows);
@@ -26,5 +29,8 @@ pub fn print(outline: &Outline, json: bool) -> Result<()> {
         human_bytes(outline.bytes),
         outline.bits_per_weight
     );
+    if let Some(nats) = outline.predicted_divergence {
+        println!("predicted divergence: {nats:.5} nats per token");
+    }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use plmconv_formats::Model;
+use plmconv_formats::source::RowSource;
 use plmconv_quant::codec;
 use sha2::{Digest, Sha256};
 
@@ -11,16 +12,26 @@ pub fn model_digest(model: &Model) -> Result<String> {
     let mut hash = Sha256::new();
     let mut tensors: Vec<_> = model.tensors.iter().collect();
     tensors.sort_by_key(|t| t.key);
-    let (mut bytes, mut values) = (Vec::new(), Vec::new());
     for tensor in tensors {
-        let (rows, cols) = (tensor.source.rows(), tensor.source.cols());
-        hash.update(format!("{} {rows} {cols}\n", tensor.key.gguf_name()));
-        for row in [0, rows / 2, rows - 1] {
-            tensor.source.read_rows(row..row + 1, &mut bytes)?;
-            values.resize(cols, 0.0);
-            codec::decode(tensor.source.dtype(), &bytes, &mut values)?;
-            values.iter().for_each(|x| hash.update(x.to_le_bytes()));
-        }
+        add_rows(&mut hash, &tensor.key.gguf_name(), &*tensor.source)?;
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(hash))
+}
+
+/// Adds a matrix's name, its size, and its first, middle and last row in f32.
+pub fn add_rows(hash: &mut Sha256, name: &str, source: &dyn RowSource) -> Result<()> {
+    let (rows, cols) = (source.rows(), source.cols());
+    hash.update(format!("{name} {rows} {cols}\n"));
+    let (mut bytes, mut values) = (Vec::new(), vec![0.0; cols]);
+    for row in [0, rows / 2, rows - 1] {
+        source.read_rows(row..row + 1, &mut bytes)?;
+        codec::decode(source.dtype(), &bytes, &mut values)?;
+        values.iter().for_each(|x| hash.update(x.to_le_bytes()));
+    }
+    Ok(())
+}
+
+/// A digest as text.
+pub fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -9,7 +9,7 @@ use plmconv_formats::gguf::{Directory, Value, string_array};
 use plmconv_formats::imatrix::read_floats;
 
 use super::read::Statistics;
-use super::{KEY_CHUNK_SIZE, KEY_CHUNKS, KEY_DATASETS, KEY_DIGEST};
+use super::{KEY_CHUNK_SIZE, KEY_CHUNKS, KEY_DATASETS, KEY_DIGEST, KEY_REQUEST};
 use crate::error::UsageError;
 use crate::pipeline::write_all_at;
 
@@ -33,6 +33,7 @@ pub fn merge(paths: &[PathBuf], output: &Path, overwrite: bool) -> Result<()> {
         datasets.extend(other.strings(KEY_DATASETS).unwrap_or_default().into_iter().map(str::to_string));
         chunks += other.unsigned(KEY_CHUNKS).unwrap_or(0) as u64;
     }
+    metadata.remove(KEY_REQUEST);
     metadata.set(KEY_DATASETS, string_array(datasets));
     metadata.set(KEY_CHUNKS, Value::U32(chunks.try_into().unwrap_or(u32::MAX)));
     let tensors = first.file.tensors.iter().map(|t| (t.name.clone(), DType::F32, t.shape.clone()));

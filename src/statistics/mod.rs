@@ -2,14 +2,15 @@
 //!
 //! For a matrix NAME it holds `NAME.in_sum2` and `NAME.counts` (llama-imatrix's tensors), `NAME.active` (tokens on
 //! which each input column is not zero), `NAME.inputs` and, but for the embedding, `NAME.outputs` (upper triangles of
-//! the two Fisher factors, see `plmconv_validate::curvature`).
+//! the two Fisher factors, see `plmconv_validate::curvature`). The embedding has `NAME.lookups` instead: the gradient's
+//! squares where text enters the model.
 
 mod digest;
 mod merge;
 mod read;
 mod write;
 
-pub use digest::model_digest;
+pub use digest::{add_rows, hex, model_digest};
 pub use merge::merge;
 pub use read::Statistics;
 pub use write::{Provenance, StatisticsWriter};
@@ -19,6 +20,8 @@ const VERSION: u32 = 1;
 
 const KEY_VERSION: &str = "plmconv.calibration.version";
 const KEY_DIGEST: &str = "plmconv.calibration.model_digest";
+/// A digest of all that decides the statistics; merged ones have none.
+const KEY_REQUEST: &str = "plmconv.calibration.request";
 const KEY_LAYOUT: &str = "plmconv.calibration.layout";
 const KEY_DATASETS: &str = "imatrix.datasets";
 const KEY_CHUNKS: &str = "imatrix.chunk_count";

@@ -1,5 +1,7 @@
 //! Statistics are read matrix by matrix, when a matrix is quantized.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::Result;
@@ -7,8 +9,9 @@ use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::imatrix::read_floats;
 use plmconv_quant::calibration::{BlockSymmetric, mean_squares};
 use plmconv_validate::curvature::{INPUT_BLOCK, OUTPUT_BLOCK};
+use sha2::{Digest, Sha256};
 
-use super::{KEY_DIGEST, KEY_LAYOUT, KEY_VERSION, VERSION};
+use super::{KEY_DIGEST, KEY_LAYOUT, KEY_REQUEST, KEY_VERSION, VERSION};
 use crate::error::UsageError;
 
 /// An opened statistics file.
@@ -57,6 +60,25 @@ impl Statistics {
         .into())
     }
 
+    /// Whether they are what a run of this request would measure.
+    pub fn answers(&self, request: &str) -> bool {
+        self.file.metadata.string(KEY_REQUEST) == Some(request)
+    }
+
+    /// Adds the whole file.
+    pub fn add_to(&self, hash: &mut Sha256) -> Result<()> {
+        let path = self.file.path();
+        let mut file = File::open(path).map_err(plmconv_formats::Error::io(path))?;
+        let mut bytes = vec![0; 1 << 20];
+        loop {
+            let count = file.read(&mut bytes).map_err(plmconv_formats::Error::io(path))?;
+            if count == 0 {
+                return Ok(());
+            }
+            hash.update(&bytes[..count]);
+        }
+    }
+
     fn values(&self, name: &str) -> Result<Option<Vec<f32>>> {
         let Some(tensor) = self.file.tensor(name) else { return Ok(None) };
         Ok(Some(read_floats(self.file.path(), &tensor.data)?))
@@ -77,6 +99,17 @@ impl Statistics {
         let sums = self.values(&format!("{name}.in_sum2"))?;
         let counts = self.values(&format!("{name}.counts"))?;
         Ok(sums.zip(counts).map(|(sums, counts)| mean_squares(&sums, &counts)))
+    }
+
+    /// Tokens that a matrix's statistics are sums over.
+    pub fn tokens(&self, name: &str) -> Result<f64> {
+        let counts = self.values(&format!("{name}.counts"))?;
+        Ok(f64::from(counts.and_then(|c| c.first().copied()).unwrap_or(0.0)).max(1.0))
+    }
+
+    /// Per column, the squares of the gradient where rows of a matrix are looked up; for the embedding only.
+    pub fn lookups(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        self.values(&format!("{name}.lookups"))
     }
 
     /// The Fisher factor of a matrix's `cols` inputs, if the file has it.

@@ -1,6 +1,6 @@
 //! Statistics are written matrix by matrix, as they become known.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use plmconv_formats::atomic::AtomicFile;
@@ -9,31 +9,39 @@ use plmconv_formats::{Config, DType, Role, TensorKey};
 use plmconv_quant::calibration::BlockSymmetric;
 use plmconv_validate::curvature::{self, INPUT_BLOCK, OUTPUT_BLOCK, SiteMoments};
 
-use super::{KEY_CHUNK_SIZE, KEY_CHUNKS, KEY_DATASETS, KEY_DIGEST, KEY_LAYOUT, KEY_VERSION, VERSION};
+use super::{
+    KEY_CHUNK_SIZE, KEY_CHUNKS, KEY_DATASETS, KEY_DIGEST, KEY_LAYOUT, KEY_REQUEST, KEY_VERSION, VERSION,
+};
 use crate::pipeline::write_all_at;
+use crate::resume::{self, Finished};
 
 /// A statistics file being written; it gets its name when [`finish`](Self::finish)ed.
 pub struct StatisticsWriter {
     file: AtomicFile,
     entries: Vec<DirectoryEntry>,
+    file_bytes: u64,
+    request: String,
 }
 
 /// Where the statistics come from.
 pub struct Provenance {
     pub model_digest: String,
+    /// A digest of all that decides the statistics.
+    pub request: String,
     pub datasets: Vec<String>,
     pub chunks: usize,
     pub chunk_size: usize,
 }
 
 impl StatisticsWriter {
-    /// Lays the file out.
+    /// Lays the file out; with `resume` it goes on with what an interrupted run of the same request had finished.
     pub fn create(
         path: &Path,
         overwrite: bool,
+        resume: bool,
         config: &Config,
         from: Provenance,
-    ) -> Result<StatisticsWriter> {
+    ) -> Result<(StatisticsWriter, Finished)> {
         let count = |n: usize| Value::U32(n.try_into().unwrap_or(u32::MAX));
         let mut metadata = Metadata::new();
         metadata.set("general.type", Value::String("imatrix".into()));
@@ -42,6 +50,7 @@ impl StatisticsWriter {
         metadata.set(KEY_CHUNK_SIZE, count(from.chunk_size));
         metadata.set(KEY_VERSION, Value::U32(VERSION));
         metadata.set(KEY_DIGEST, Value::String(from.model_digest));
+        metadata.set(KEY_REQUEST, Value::String(from.request.clone()));
         metadata.set(KEY_LAYOUT, Value::String("plm".into()));
         let tensors = curvature::sites(config.num_hidden_layers).flat_map(|key| {
             let [rows, cols] = matrix_shape(config, key);
@@ -53,16 +62,17 @@ impl StatisticsWriter {
             ];
             if key.role != Role::TokenEmbedding {
                 parts.push(("outputs", BlockSymmetric::stored_len(rows, OUTPUT_BLOCK)));
+            } else {
+                parts.push(("lookups", cols));
             }
             parts.into_iter().map(move |(part, len)| (format!("{key}.{part}"), DType::F32, vec![len]))
         });
         let directory = Directory::new(&metadata, tensors)?;
-        let file = AtomicFile::create(path, overwrite)?;
-        file.file()
-            .set_len(directory.file_bytes)
-            .and_then(|()| write_all_at(file.file(), &directory.head, 0))
-            .map_err(plmconv_formats::Error::io(path))?;
-        Ok(StatisticsWriter { file, entries: directory.entries })
+        let (file_bytes, request) = (directory.file_bytes, from.request);
+        let key = resume.then_some(request.as_str());
+        let (file, finished) = resume::start(path, overwrite, file_bytes, key)?;
+        write_all_at(file.file(), &directory.head, 0).map_err(plmconv_formats::Error::io(path))?;
+        Ok((StatisticsWriter { file, entries: directory.entries, file_bytes, request }, finished))
     }
 
     /// Writes one matrix's statistics.
@@ -78,6 +88,17 @@ impl StatisticsWriter {
         }
     }
 
+    /// Writes what errors of the embeddings do where text enters the model: per column `sum g²` of the gradients
+    /// (`[tokens, hidden]`) by the first layer's input.
+    pub fn write_lookups(&self, gradient: &[f32], hidden: usize) -> Result<()> {
+        let mut sums = vec![0f64; hidden];
+        for row in gradient.chunks_exact(hidden) {
+            sums.iter_mut().zip(row).for_each(|(sum, &g)| *sum += f64::from(g) * f64::from(g));
+        }
+        let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
+        self.put(&format!("{}.lookups", TensorKey::global(Role::TokenEmbedding)), &sums)
+    }
+
     /// Writes one tensor.
     fn put(&self, name: &str, values: &[f32]) -> Result<()> {
         let entry =
@@ -91,7 +112,15 @@ impl StatisticsWriter {
 
     /// Gives the file its name.
     pub fn finish(self) -> Result<()> {
-        Ok(self.file.commit()?)
+        let output = self.file.target().to_path_buf();
+        self.file.commit()?;
+        resume::discard(&output);
+        Ok(())
+    }
+
+    /// Keeps what was written for a run that goes on; returns where.
+    pub fn keep(self, finished: Finished) -> Result<PathBuf> {
+        resume::keep(self.file, &self.request, self.file_bytes, finished)
     }
 }
 

@@ -52,6 +52,8 @@ pub enum Error {
     Reference { path: PathBuf, detail: String },
     #[error("the statistics for calibration cannot be taken from a model with {what}")]
     NotMeasurable { what: &'static str },
+    #[error("calibration cannot go on from there: that position is of another model or text")]
+    ForeignPosition,
     #[error("calibration: {what} of layer {layer} are not finite")]
     NonFiniteCalibration { layer: usize, what: &'static str },
     #[error("ONNX Runtime's library cannot be used: {detail}")]

@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::{Golden, VOCAB, evaluator, golden, relative_to_range};
+use common::{Golden, VOCAB, evaluator, golden, quantized, relative_to_range};
+use plmconv_formats::DType;
 use plmconv_validate::{Attention, Evaluator, Kernel, Options, Sequence};
 
 fn all_logits(evaluator: &Evaluator, golden: &Golden) -> Vec<f32> {
@@ -77,6 +78,18 @@ fn token_by_token_equal_those_of_the_whole() {
             let off = relative_to_range(&in_pieces(&evaluator, tokens, &sizes), expected);
             assert!(off < 1e-4, "{attention:?} in pieces of {sizes:?}: {off}");
         }
+    }
+}
+
+#[test]
+fn token_by_token_equal_those_of_the_whole_for_encoded_weights() {
+    let tokens = &golden().tokens[0];
+    for dtype in [DType::Q4K, DType::Q5K, DType::Q6K, DType::Q8_0] {
+        let evaluator = Evaluator::load(&quantized(dtype), Options::default()).expect("loads");
+        let whole = in_pieces(&evaluator, tokens, &[64]);
+        let off = relative_to_range(&in_pieces(&evaluator, tokens, &[1; 64]), &whole);
+        eprintln!("{dtype}: {off:.2e} of the range");
+        assert!(off < 1e-4, "{dtype}: {off}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! What calibration text tells about a model's matrices, and sums of it.
 
+mod quadratic;
 mod symmetric;
 
 pub use symmetric::BlockSymmetric;

@@ -65,6 +65,7 @@ pub struct RowFactor {
     rows: usize,
     /// Unit upper triangular, row-major and square.
     values: Vec<f32>,
+    pivots: Vec<f32>,
 }
 
 impl RowFactor {
@@ -80,16 +81,24 @@ impl RowFactor {
 
     fn unit(mut values: Vec<f32>) -> RowFactor {
         let rows = values.len().isqrt();
+        let mut pivots = Vec::with_capacity(rows);
         for (i, row) in values.chunks_exact_mut(rows).enumerate() {
             let pivot = row[i];
+            pivots.push(1.0 / (pivot * pivot));
             row[i..].iter_mut().for_each(|x| *x /= pivot);
         }
-        RowFactor { rows, values }
+        RowFactor { rows, values, pivots }
     }
 
     /// Rows of the group.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// `[rows]`: what an error in each row costs once the rows below it make up for it, in units of the mean of the
+    /// matrix's diagonal.
+    pub fn pivots(&self) -> &[f32] {
+        &self.pivots
     }
 
     pub(super) fn row(&self, i: usize) -> &[f32] {

@@ -91,6 +91,13 @@ pub struct Assigned {
     pub needs_importance: bool,
 }
 
+impl Assigned {
+    /// A type that nothing chose.
+    pub fn kept(dtype: DType) -> Assigned {
+        Assigned { dtype, fallback_from: None, reason: Reason::NotQuantized, needs_importance: false }
+    }
+}
+
 impl Policy {
     /// A preset without further choices.
     pub fn preset(file_type: FileType) -> Policy {
@@ -139,13 +146,7 @@ impl Policy {
         mixture: &mut Mixture,
     ) -> Result<Assigned, Error> {
         if !is_quantizable(tensor) {
-            let dtype = kept_type(tensor);
-            return Ok(Assigned {
-                dtype,
-                fallback_from: None,
-                reason: Reason::NotQuantized,
-                needs_importance: false,
-            });
+            return Ok(Assigned::kept(kept_type(tensor)));
         }
         let cols = tensor.shape.last().copied().unwrap_or(1);
         let (chosen, reason) = self.choose(tensor, category, cols, mixture);

@@ -15,6 +15,8 @@ use crate::evaluation::{Comparison, Description, ReferenceSide};
 
 /// Version of the JSON form; raised when a key changes its meaning or goes. docs/validation.md describes it.
 const SCHEMA: &str = "plmconv.validation/1";
+/// Name of the check that the histogram marks.
+const MEAN_KL: &str = "mean KL divergence";
 /// Stretches of the text whose divergence is averaged.
 const STRETCHES: usize = 64;
 
@@ -257,13 +259,14 @@ impl ValidationReport {
     }
 }
 
+/// The divergence first, whose ideal is 0; that of the others is 1.
 fn checks(c: &Comparison) -> Vec<Check> {
     let (d, limits) = (&c.divergence, c.limits);
     let at_most =
         |name, value: f64, limit| Check { name, value, limit, relation: "at most", passed: value <= limit };
     let top1 = d.same_top.value;
     vec![
-        at_most("mean KL divergence", d.kld.value, limits.max_kld),
+        at_most(MEAN_KL, d.kld.value, limits.max_kld),
         at_most("perplexity ratio", d.log_ratio.value.exp(), limits.max_ppl_ratio),
         Check {
             name: "top-1 agreement",

@@ -1,4 +1,5 @@
-//! Plots as SVG. Colours of lines and texts come from the page's style sheet where it sets them.
+//! Plots as SVG. The page's style sheet finds their colours by value and replaces them by its own, which know of
+//! light and dark; the values here are what is seen without one.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -6,25 +7,44 @@ use plotters::prelude::*;
 use super::{Bin, LayerReport, Stretch};
 
 const SIZE: (u32, u32) = (860, 280);
+/// `--accent` of the page.
 const BLUE: RGBColor = RGBColor(46, 111, 187);
+/// `--bad` of the page.
+const RED: RGBColor = RGBColor(207, 34, 46);
 const GREY: RGBColor = RGBColor(128, 128, 128);
+/// Height of letters, in the plot's own pixels.
+const LETTERS: u32 = 15;
 
-/// Number of tokens over the logarithm of their divergence.
-pub fn histogram(bins: &[Bin]) -> Result<String> {
+/// Number of tokens over the logarithm of their divergence; `mean` and its `limit` are marked.
+pub fn histogram(bins: &[Bin], mean: f64, limit: f64) -> Result<String> {
+    let bins = shown(bins, mean, limit);
     let (first, last) = (bins[0].from.log10(), bins[bins.len() - 1].to.log10());
-    let most = bins.iter().map(|b| b.tokens).max().unwrap_or(0) as f64;
-    draw(
-        (first..last, 0.0..most.max(1.0) * 1.08),
-        ("KL divergence of a token (nats)", "tokens"),
-        power,
-        |chart| {
-            chart.draw_series(bins.iter().map(|b| {
-                let corners = [(b.from.log10() + 0.02, 0.0), (b.to.log10() - 0.02, b.tokens as f64)];
-                Rectangle::new(corners, BLUE.filled())
-            }))?;
-            Ok(())
-        },
-    )
+    let top = bins.iter().map(|b| b.tokens).max().unwrap_or(0).max(1) as f64 * 1.15;
+    draw((first..last, 0.0..top), ("KL divergence of a token (nats)", "tokens"), power, |chart| {
+        chart.draw_series(bins.iter().map(|b| {
+            let corners = [(b.from.log10() + 0.02, 0.0), (b.to.log10() - 0.02, b.tokens as f64)];
+            Rectangle::new(corners, BLUE.filled())
+        }))?;
+        // The one name stands below the other, as the lines may be near.
+        let marks = [("mean", mean, GREY, 0.98), ("limit of the mean", limit, RED, 0.88)];
+        for (name, value, colour, height) in marks {
+            let x = value.log10();
+            if (first..last).contains(&x) {
+                chart.draw_series([PathElement::new([(x, 0.0), (x, top)], colour.stroke_width(2))])?;
+                let place = (x + 0.03, top * height);
+                chart.draw_series([Text::new(name, place, ("sans-serif", LETTERS).into_font())])?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The bins from the first to the last that holds tokens or a mark, and one on each side.
+fn shown(bins: &[Bin], mean: f64, limit: f64) -> &[Bin] {
+    let holds = |b: &Bin| b.tokens > 0 || [mean, limit].iter().any(|x| (b.from..b.to).contains(x));
+    let first = bins.iter().position(holds).unwrap_or(0);
+    let last = bins.iter().rposition(holds).unwrap_or(bins.len() - 1);
+    &bins[first.saturating_sub(1)..(last + 2).min(bins.len())]
 }
 
 /// Mean divergence of each stretch.
@@ -79,8 +99,8 @@ fn draw(
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         let mut chart = ChartBuilder::on(&area)
             .margin(10)
-            .x_label_area_size(44)
-            .y_label_area_size(76)
+            .x_label_area_size(52)
+            .y_label_area_size(88)
             .build_cartesian_2d(ranges.0, ranges.1)?;
         chart
             .configure_mesh()
@@ -88,6 +108,8 @@ fn draw(
             .light_line_style(TRANSPARENT)
             .bold_line_style(GREY.mix(0.3))
             .axis_style(GREY)
+            .label_style(("sans-serif", LETTERS))
+            .axis_desc_style(("sans-serif", LETTERS))
             .x_desc(names.0)
             .y_desc(names.1)
             .x_label_formatter(&|x| x_label(x))
@@ -100,10 +122,29 @@ fn draw(
     Ok(svg)
 }
 
+/// Whole powers of ten; marks between them have no name.
 fn power(exponent: &f64) -> String {
-    format!("1e{exponent:.0}")
+    if (exponent - exponent.round()).abs() < 1e-6 { format!("1e{exponent:.0}") } else { String::new() }
 }
 
 fn short(value: f64) -> String {
     if value == 0.0 || (0.01..1e5).contains(&value) { format!("{value}") } else { format!("{value:.1e}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_filled_part_of_the_axis_is_shown() {
+        let bin = |i: i32, tokens| Bin { from: 10f64.powi(i), to: 10f64.powi(i + 1), tokens };
+        let bins: Vec<_> = (-8..2).map(|i| bin(i, usize::from(i == -4))).collect();
+        assert_eq!((power(&-3.0), power(&-2.5)), ("1e-3".into(), String::new()));
+        let shown = shown(&bins, 2e-4, 2e-2);
+        assert_eq!((shown[0].from, shown[shown.len() - 1].from), (1e-5, 1e-1));
+        let svg = histogram(&bins, 2e-4, 2e-2).expect("drawn");
+        assert!(svg.contains("limit of the mean"));
+        // Colours that the style sheet replaces.
+        assert!(svg.contains("#2E6FBB") && svg.contains("#CF222E"));
+    }
 }

@@ -30,13 +30,24 @@ use spill::Spill;
 /// Tokens computed at once, unless a window is longer.
 const BATCH_TOKENS: usize = 2048;
 
+/// Where a run that was interrupted goes on.
+#[derive(Clone, Debug)]
+pub struct Position {
+    /// Layers whose statistics are still to be reported.
+    pub layers_left: usize,
+    /// `[tokens, hidden]`: the gradient by the output of the last of them.
+    pub gradient: Vec<f32>,
+}
+
 /// What a run reports while it goes.
 #[derive(Debug)]
-pub enum Event {
+pub enum Event<'a> {
     /// Work done, of the given total, in units of one layer's pass.
     Progress { done: usize, total: usize },
     /// A matrix's statistics over the whole text; the head comes first, then the layers from last to first.
     Site(SiteMoments),
+    /// The sites of the head or of one more layer are all reported: a run may go on from this [`Position`].
+    Boundary { layers_left: usize, gradient: &'a [f32] },
 }
 
 /// Runs `windows` (token ids, all of one length) through `model` and reports the statistics of every matrix.
@@ -50,25 +61,49 @@ pub fn measure<E: From<Error>>(
     model: &Model,
     windows: &[Vec<u32>],
     seed: u64,
-    mut each: impl FnMut(Event) -> std::result::Result<(), E>,
+    each: impl FnMut(Event<'_>) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    measure_from(model, windows, seed, None, each)
+}
+
+/// [`measure`] from a position that it reported earlier on the same arguments: the rest of the same statistics. The
+/// forward run of the layers that are left is done again.
+///
+/// # Errors
+/// As [`measure`], or a position of another run.
+pub fn measure_from<E: From<Error>>(
+    model: &Model,
+    windows: &[Vec<u32>],
+    seed: u64,
+    start: Option<&Position>,
+    mut each: impl FnMut(Event<'_>) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
     let run = Run::new(model, windows)?;
-    let total = 3 * run.shape.layers + 1;
+    let layers = start.map_or(run.shape.layers, |position| position.layers_left);
+    let total = 3 * layers + 1;
     let mut done = 0;
     let mut spill = Spill::new(run.token_count() * run.shape.hidden)?;
-    for index in 0..run.shape.layers {
+    for index in 0..layers {
         run.forward_layer(index, &mut spill)?;
         done += 1;
         each(Event::Progress { done, total })?;
     }
-    let (mut gradient, site) = head::backward(model, &run.shape, windows, &mut spill, seed)?;
+    let mut gradient = match start {
+        Some(position) => run.gradient_at(position)?,
+        None => {
+            let (gradient, site) = head::backward(model, &run.shape, windows, &mut spill, seed)?;
+            each(Event::Site(site))?;
+            each(Event::Boundary { layers_left: layers, gradient: &gradient })?;
+            gradient
+        }
+    };
     done += 1;
-    each(Event::Site(site))?;
     each(Event::Progress { done, total })?;
-    for index in (0..run.shape.layers).rev() {
+    for index in (0..layers).rev() {
         for site in run.backward_layer(index, &mut spill, &mut gradient)? {
             each(Event::Site(site))?;
         }
+        each(Event::Boundary { layers_left: index, gradient: &gradient })?;
         done += 2;
         each(Event::Progress { done, total })?;
     }
@@ -108,6 +143,12 @@ impl<'a> Run<'a> {
             }
         }
         Ok(Run { model, windows, shape: Shape::new(config, window) })
+    }
+
+    fn gradient_at(&self, position: &Position) -> Result<Vec<f32>> {
+        let fits = position.layers_left <= self.shape.layers
+            && position.gradient.len() == self.token_count() * self.shape.hidden;
+        if fits { Ok(position.gradient.clone()) } else { Err(Error::ForeignPosition) }
     }
 
     fn token_count(&self) -> usize {

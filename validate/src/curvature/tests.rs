@@ -108,6 +108,42 @@ fn threads_change_nothing_and_all_sites_are_reported() {
 }
 
 #[test]
+fn going_on_gives_the_rest_of_the_same_statistics() {
+    let model = tiny();
+    let windows = windows(3, 32);
+    let mut all = Vec::new();
+    let mut position = None;
+    measure::<Error>(&model, &windows, 1, |event| {
+        match event {
+            Event::Site(site) => all.push(site),
+            Event::Boundary { layers_left: 3, gradient } => {
+                position = Some(Position { layers_left: 3, gradient: gradient.to_vec() });
+            }
+            _ => {}
+        }
+        Ok(())
+    })
+    .expect("finite");
+    let position = position.expect("reported");
+    let mut rest = Vec::new();
+    measure_from::<Error>(&model, &windows, 1, Some(&position), |event| {
+        if let Event::Site(site) = event {
+            rest.push(site);
+        }
+        Ok(())
+    })
+    .expect("finite");
+    assert_eq!(rest.len(), 3 * 6);
+    for (a, b) in all[all.len() - rest.len()..].iter().zip(&rest) {
+        assert_eq!(a.key, b.key);
+        assert_eq!(a.inputs, b.inputs, "{}", a.key);
+        assert_eq!(a.outputs, b.outputs, "{}", a.key);
+    }
+    let other = measure_from::<Error>(&model, &windows[1..], 1, Some(&position), |_| Ok(()));
+    assert!(matches!(other, Err(Error::ForeignPosition)));
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     let model = tiny();
     let run = |windows: &[Vec<u32>]| measure::<Error>(&model, windows, 0, |_| Ok(()));

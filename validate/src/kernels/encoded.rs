@@ -82,9 +82,8 @@ impl IntRow {
         let mut values = Vec::with_capacity(row.len());
         let (mut scales, mut sums) = (Vec::new(), Vec::new());
         for block in blocks {
+            let largest = block.iter().fold(0.0f32, |m, x| if x.abs() > m { x.abs() } else { m });
             // A NaN makes the scale NaN, which carries it on; integers could not.
-            let largest =
-                block.iter().fold(0.0f32, |m, x| if x.abs() > m || x.is_nan() { x.abs() } else { m });
             let nan = block.iter().any(|x| x.is_nan());
             let scale = if nan { f32::NAN } else { largest / MAX_INTEGER };
             let inverse = if scale > 1e-35 { 1.0 / scale } else { 0.0 };

@@ -156,3 +156,49 @@ fn interleaved_weights_stand_for_the_rows() {
         }
     }
 }
+
+/// A row of `blocks` blocks, encoded, and what it decodes to.
+fn encoded_row(encoding: Encoding, blocks: usize, seed: u64) -> (Vec<u8>, Vec<f32>) {
+    let dtype = encoding.dtype();
+    let weights = values(blocks * encoded::BLOCK, seed);
+    let mut bytes = vec![0; dtype.encoded_len(weights.len()).expect("whole blocks")];
+    plmconv_quant::codec::encode_rows(dtype, &weights, weights.len(), None, &mut bytes).expect("encodes");
+    assert_eq!(bytes.len(), blocks * encoding.block_bytes());
+    let mut decoded = vec![0.0; weights.len()];
+    plmconv_quant::codec::decode(dtype, &bytes, &mut decoded).expect("decodes");
+    (bytes, decoded)
+}
+
+#[test]
+fn encoded_products_are_those_of_the_decoded_row() {
+    for encoding in Encoding::ALL {
+        for blocks in [1, 2, 8] {
+            let (bytes, weights) = encoded_row(encoding, blocks, 12);
+            let activations = values(weights.len(), 13);
+            let row = IntRow::new(&activations);
+            let terms = || weights.iter().zip(&activations).map(|(w, a)| *w as f64 * *a as f64);
+            let (exact, size) = (terms().sum::<f64>(), terms().map(f64::abs).sum::<f64>());
+            let expected = encoded::dot(encoding, &bytes, &row);
+            // Activations are rounded to a 65,534th of their range.
+            assert!((expected as f64 - exact).abs() < 2e-5 * size, "{encoding:?}: {expected} not {exact}");
+            for (kernel, table) in available() {
+                let found = table.dot_encoded(encoding, &bytes, &row);
+                assert_eq!(found, expected, "{kernel}, {encoding:?}, {blocks} blocks");
+            }
+        }
+    }
+}
+
+#[test]
+fn encoded_products_hold_the_largest_values_and_carry_nan() {
+    for encoding in Encoding::ALL {
+        let bytes = encoded_row(encoding, 1, 14).0;
+        let with = |x: f32| encoded::dot(encoding, &bytes, &IntRow::new(&[x; encoded::BLOCK]));
+        // Integers as large as they get: sums scale with the activations, so nothing overflowed.
+        assert!((with(1e6) / with(1.0) / 1e6 - 1.0).abs() < 1e-5, "{encoding:?}");
+        assert_eq!(with(0.0), 0.0);
+        let mut activations = [1.0; encoded::BLOCK];
+        activations[200] = f32::NAN;
+        assert!(encoded::dot(encoding, &bytes, &IntRow::new(&activations)).is_nan(), "{encoding:?}");
+    }
+}

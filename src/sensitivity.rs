@@ -1,0 +1,206 @@
+//! How much the output would diverge if a matrix alone were stored in some type: measured on rows of it.
+//!
+//! The rows are rounded as the file's would be, and the rounding error `E` is weighed by the two Fisher factors that
+//! calibration measured: to second order a token's KL divergence grows by `trace(G E H Eᵀ) / (2 trace(G) tokens)` (see
+//! `plmconv_validate::curvature`). The sampled rows are rounded apart from each other, so that of `G` its diagonal is
+//! left; where the file's rows will make up for each other's errors, the pivots of its factor take the diagonal's place.
+//! An error in the embedding does harm twice: in the head's product, and where text enters the model.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use indicatif::ProgressBar;
+use plmconv_formats::model::Tensor;
+use plmconv_formats::{DType, Model};
+use plmconv_quant::calibration::BlockSymmetric;
+use plmconv_quant::codec;
+use plmconv_quant::feedback::{self, ColumnFactor, RowFactor};
+use rayon::prelude::*;
+
+use crate::error::Interrupted;
+use crate::guidance::Guidance;
+use crate::pipeline;
+
+/// Values of a matrix that are rounded for the measurement: whole rows, spread evenly.
+const SAMPLE_VALUES: usize = 1 << 16;
+
+/// Types that a budget chooses from: those of stock llama.cpp that this build encodes, besides the matrix's own.
+const TYPES: [DType; 13] = [
+    DType::Q2K,
+    DType::Q3K,
+    DType::Iq4Xs,
+    DType::Iq4Nl,
+    DType::Q4_0,
+    DType::Q4K,
+    DType::Q4_1,
+    DType::Q5K,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q6K,
+    DType::Q8_0,
+    DType::F16,
+];
+
+/// Of each matrix, by GGUF name, the divergence in nats per token that each type would cause.
+#[derive(Debug, Default)]
+pub struct Sensitivity {
+    losses: BTreeMap<String, Vec<(DType, f64)>>,
+}
+
+impl Sensitivity {
+    /// Measures all matrices of `model`, each in all types that its rows fit.
+    ///
+    /// # Errors
+    /// Guidance without statistics, statistics that lack a matrix, unreadable rows, Ctrl-C.
+    pub fn measure(model: &Model, guidance: &Guidance, bar: &ProgressBar) -> Result<Sensitivity> {
+        let matrices: Vec<&Tensor> = model.tensors.iter().filter(|t| !t.key.role.is_norm()).collect();
+        bar.set_length(matrices.len() as u64);
+        let measured = matrices.par_iter().map(|tensor| {
+            if pipeline::interrupted() {
+                return Err(Interrupted::default().into());
+            }
+            let name = tensor.key.gguf_name();
+            let losses = Probe::new(tensor, guidance)
+                .and_then(|probe| probe.losses())
+                .with_context(|| format!("measuring `{name}`"))?;
+            bar.inc(1);
+            anyhow::Ok((name, losses))
+        });
+        let losses = measured.collect::<Result<_>>()?;
+        Ok(Sensitivity { losses })
+    }
+
+    /// The types measured for a matrix, each with its divergence.
+    pub fn types(&self, name: &str) -> &[(DType, f64)] {
+        self.losses.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The divergence of a matrix in one type, where it was measured.
+    pub fn of(&self, name: &str, dtype: DType) -> Option<f64> {
+        self.types(name).iter().find(|(d, _)| *d == dtype).map(|(_, loss)| *loss)
+    }
+}
+
+/// Some rows of one matrix and what their errors cost.
+struct Probe<'a> {
+    source: DType,
+    cols: usize,
+    values: Vec<f32>,
+    importance: Option<&'a [f32]>,
+    inputs: BlockSymmetric,
+    /// For error feedback.
+    columns: Option<ColumnFactor>,
+    effort: Option<feedback::Effort>,
+    /// Per row, what an error costs: its share of the whole `G`, over the tokens of the text.
+    weights: Vec<f64>,
+    /// Per column, for the embedding: the squares of the gradient where text enters the model.
+    lookups: Option<Vec<f32>>,
+}
+
+impl<'a> Probe<'a> {
+    fn new(tensor: &Tensor, guidance: &'a Guidance) -> Result<Probe<'a>> {
+        let (rows, cols) = (tensor.source.rows(), tensor.source.cols());
+        let name = tensor.key.gguf_name();
+        let statistics = guidance.statistics().context("no statistics")?;
+        let inputs = statistics.inputs(&name, cols)?;
+        let inputs = inputs.with_context(|| format!("the statistics have nothing of `{name}`"))?;
+        let outputs = statistics.outputs(&name, rows)?;
+        let tokens = statistics.tokens(&name)?;
+        let count = (SAMPLE_VALUES / cols.max(1)).clamp(1, rows);
+        let sample: Vec<usize> = (0..count).map(|i| i * rows / count).collect();
+        let effort = guidance.effort();
+        let weights = row_weights(outputs.as_ref(), &sample, effort.is_some(), tokens)?;
+        let columns = effort.map(|_| ColumnFactor::new(&inputs)).transpose()?;
+        Ok(Probe {
+            source: tensor.source.dtype(),
+            cols,
+            values: read_rows(tensor, &sample)?,
+            importance: guidance.importance_of(&name),
+            inputs,
+            columns,
+            effort,
+            weights,
+            lookups: statistics.lookups(&name)?,
+        })
+    }
+
+    fn losses(&self) -> Result<Vec<(DType, f64)>> {
+        let fits = |dtype: &DType| self.cols.is_multiple_of(dtype.block_len());
+        let own = self.source.is_float().then_some(self.source);
+        let types = TYPES.into_iter().filter(|d| Some(*d) != own).chain(own).filter(fits);
+        types
+            .filter_map(|dtype| self.loss(dtype).map(|loss| loss.map(|loss| (dtype, loss))).transpose())
+            .collect()
+    }
+
+    /// `None` for a type that cannot hold the values.
+    fn loss(&self, dtype: DType) -> Result<Option<f64>> {
+        let Some(errors) = self.errors(dtype)? else { return Ok(None) };
+        let mut forms = self.inputs.quadratic_forms(&errors);
+        if let Some(lookups) = &self.lookups {
+            for (form, errors) in forms.iter_mut().zip(errors.chunks_exact(self.cols)) {
+                let terms =
+                    errors.iter().zip(lookups).map(|(&e, &g)| f64::from(e) * f64::from(e) * f64::from(g));
+                *form += terms.sum::<f64>();
+            }
+        }
+        let loss: f64 = forms.iter().zip(&self.weights).map(|(form, weight)| form.max(0.0) * weight).sum();
+        Ok(Some(loss / 2.0))
+    }
+
+    /// What rounding the rows changes, or `None` where the type cannot hold them.
+    fn errors(&self, dtype: DType) -> Result<Option<Vec<f32>>> {
+        let len = dtype.encoded_len(self.values.len()).context("rows are whole blocks")?;
+        let mut blocks = vec![0; len];
+        let encoded = match (&self.columns, self.effort) {
+            (Some(columns), Some(effort)) if feedback::supports(dtype) => {
+                let mut targets = self.values.clone();
+                feedback::encode_group(dtype, &mut targets, columns, None, effort, &mut blocks)
+            }
+            _ => codec::encode_rows(dtype, &self.values, self.cols, self.importance, &mut blocks),
+        };
+        match encoded {
+            Err(plmconv_quant::Error::NotRepresentable { .. }) => return Ok(None),
+            other => other?,
+        }
+        let mut errors = vec![0.0; self.values.len()];
+        codec::decode(dtype, &blocks, &mut errors)?;
+        errors.iter_mut().zip(&self.values).for_each(|(e, x)| *e -= x);
+        Ok(Some(errors))
+    }
+}
+
+/// What an error in each row of `sample` costs: the diagonal of `G`, or its factor's pivots, over the diagonal's sum in
+/// the sample and over the tokens. Rows of the embedding count alike.
+fn row_weights(
+    outputs: Option<&BlockSymmetric>,
+    sample: &[usize],
+    made_up_for: bool,
+    tokens: f64,
+) -> Result<Vec<f64>> {
+    let Some(outputs) = outputs else {
+        return Ok(vec![1.0 / (sample.len() as f64 * tokens); sample.len()]);
+    };
+    let diagonal = outputs.diagonal();
+    let sum: f64 = sample.iter().map(|&row| f64::from(diagonal[row])).sum();
+    let costs = if made_up_for {
+        let mean = diagonal.iter().map(|&x| f64::from(x)).sum::<f64>() / diagonal.len() as f64;
+        let pivots: Vec<f32> =
+            RowFactor::per_group(outputs)?.iter().flat_map(|group| group.pivots().iter().copied()).collect();
+        pivots.iter().map(|&pivot| mean * f64::from(pivot)).collect()
+    } else {
+        diagonal.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>()
+    };
+    Ok(sample.iter().map(|&row| costs[row] / (sum * tokens).max(f64::MIN_POSITIVE)).collect())
+}
+
+fn read_rows(tensor: &Tensor, rows: &[usize]) -> Result<Vec<f32>> {
+    let cols = tensor.source.cols();
+    let mut values = vec![0.0; rows.len() * cols];
+    let mut bytes = Vec::new();
+    for (&row, values) in rows.iter().zip(values.chunks_exact_mut(cols)) {
+        tensor.source.read_rows(row..row + 1, &mut bytes)?;
+        codec::decode(tensor.source.dtype(), &bytes, values)?;
+    }
+    Ok(values)
+}
