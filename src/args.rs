@@ -26,7 +26,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    Quantize(QuantizeArgs),
+    Quantize(Box<QuantizeArgs>),
     Calibrate(CalibrateArgs),
     Convert(ConvertArgs),
     Inspect(InspectArgs),
