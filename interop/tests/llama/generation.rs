@@ -95,6 +95,7 @@ fn speed_is_measured_at_each_depth_once() {
         n_batch: 16,
         threads: 1,
         flash_attention: false,
+        compute_depths: true,
     };
     let measured = speed(&model, &options).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(measured.speeds.iter().map(|speed| speed.depth).collect::<Vec<_>>(), [0, 40]);
