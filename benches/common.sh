@@ -1,9 +1,13 @@
 # Shared by the scripts beside it: builds both sides and finds the tools. Sourced, not run.
 set -euo pipefail
 
-# expect_arguments WANTED GIVEN: else prints the comment that heads the script, which says how to call it.
+# expect_arguments WANTED GIVEN: else prints the comment that heads the script, which says how to call it. `3+` wants
+# three or more.
 expect_arguments() {
-    [ "$1" -eq "$2" ] && return
+    case "$1" in
+        *+) [ "$2" -ge "${1%+}" ] && return ;;
+        *) [ "$2" -eq "$1" ] && return ;;
+    esac
     sed -n '2,/^set/p' "$0" | sed '$d' | sed 's/^# \{0,1\}//' >&2
     exit 2
 }

@@ -13,10 +13,8 @@
 #   PLOT=docs/quantization.svg
 #   PLMCONV=target/release/plmconv          built where it is missing
 set -euo pipefail
-if [ $# -lt 3 ]; then
-    sed -n '2,/^set/p' "$0" | sed '$d' | sed 's/^# \{0,1\}//' >&2
-    exit 2
-fi
+source "$(dirname "$0")/common.sh"
+expect_arguments 3+ $#
 model="$(realpath "$1")"
 calibration="$(realpath "$2")"
 shift 2
@@ -24,7 +22,7 @@ texts=()
 for text in "$@"; do texts+=("$(realpath "$text")"); done
 statistics="${STATISTICS:+$(realpath "$STATISTICS")}"
 imatrix="${IMATRIX:+$(realpath "$IMATRIX")}"
-cd "$(dirname "$0")/.."
+enter_repository
 plmconv="${PLMCONV:-target/release/plmconv}"
 [ -x "$plmconv" ] || cargo build --release --quiet -p plmconv >&2
 mkdir -p target
