@@ -36,7 +36,7 @@ fn fit_affine(grid: &Grid, x: &[f32], importance: &[f32], low: f32, high: f32) -
     let span = grid.span();
     let step = 0.1 * (span / 15.0).max(0.3);
     let mut best = (f32::MAX, Affine::default());
-    for attempt in -10..=24 {
+    for attempt in (-10..=24).step_by(2) {
         let mut fit = Affine { scale: (high - low) / (span * 0.96 + step * attempt as f32), offset: -low };
         for _ in 0..2 {
             refit_affine(grid, x, importance, &mut fit);
@@ -77,7 +77,7 @@ fn refit_affine(grid: &Grid, x: &[f32], importance: &[f32], fit: &mut Affine) {
 fn fit_symmetric(grid: &Grid, x: &[f32], importance: &[f32], peak: f32) -> Affine {
     let mut best = (f32::MAX, Affine::default());
     for sign in [1.0, -1.0] {
-        for attempt in -9..=12 {
+        for attempt in (-9..=12).step_by(2) {
             let range = grid.peak_level() * (1.0 + 0.025 * attempt as f32);
             let mut fit = Affine { scale: -sign * peak / range, offset: 0.0 };
             for _ in 0..2 {

@@ -262,9 +262,14 @@ impl Line<'_> {
     }
 
     fn half_candidates(&self, start: Affine) -> impl Iterator<Item = Affine> {
-        let offsets = if self.sweep.grid.max_offset.is_some() { 4 } else { 0 };
+        let wide = self.sweep.effort == Effort::Max;
+        let offsets = match self.sweep.grid.max_offset {
+            Some(_) if wide => 4,
+            Some(_) => 2,
+            None => 0,
+        };
         let signs: &[f32] = if offsets == 0 { &[1.0, -1.0] } else { &[1.0] };
-        let reach = if self.sweep.effort == Effort::Max { 20 } else { 12 };
+        let reach = if wide { 20 } else { 8 };
         nearest_first(reach).flat_map(move |s| {
             signs.iter().flat_map(move |sign| {
                 nearest_first(offsets).map(move |o| Affine {
@@ -284,12 +289,11 @@ impl Line<'_> {
         let scale = unit(start.scale, block.d).clamp(low, high);
         let offset = unit(start.offset, block.dmin).clamp(0, max_offset.unwrap_or(0));
         let reach = match high {
-            127.. => 8,
-            63.. => 5,
-            _ => 4,
+            127.. => 4,
+            _ => 3,
         };
-        let wide = if self.sweep.effort == Effort::Max { 2 } else { 1 };
-        let offset_reach = if max_offset.is_some() { 4 * wide } else { 0 };
+        let wide = if self.sweep.effort == Effort::Max { 3 } else { 1 };
+        let offset_reach = if max_offset.is_some() { 2 * wide } else { 0 };
         // A symmetric grid is not: -8 has no +8. The scale's other sign is worth a try.
         let signs: &[i32] = if low < 0 { &[1, -1] } else { &[1] };
         nearest_first(reach * wide).flat_map(move |s| {

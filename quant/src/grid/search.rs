@@ -4,14 +4,14 @@
 use super::{Blocks, Grid};
 use crate::simd::Level;
 
-/// Lanes of the partial sums: one order of additions whatever the instruction set.
+/// Candidates judged at once, and values compared at once: one order of operations whatever the instruction set.
 const LANES: usize = 8;
 
 /// Adding and subtracting this rounds an f32 of magnitude below 2^22 to the nearest integer, ties to even.
 const ROUND: f32 = 12_582_912.0;
 
 /// How far the outermost code may reach past or short of the block's extreme, in steps of the grid.
-const STRETCHES: [f32; 7] = [0.0, 0.25, -0.25, 0.5, -0.5, 0.75, -0.75];
+const STRETCHES: [f32; LANES] = [0.0, 0.25, -0.25, 0.5, -0.5, 0.75, -0.75, 1.0];
 
 /// The largest block.
 const MAX_BLOCK: usize = 256;
@@ -96,11 +96,26 @@ impl Block {
     }
 }
 
-/// A candidate: values are divided by `scale`, rounded, and clamped to `-zero_point ..= max - zero_point`.
-#[derive(Clone, Copy)]
-struct Candidate {
-    inverse: f32,
-    zero_point: i32,
+/// One candidate a lane: values are divided by a scale, rounded, and clamped to `low ..= high`.
+#[derive(Default)]
+struct Candidates {
+    inverse: [f32; LANES],
+    zero_point: [i32; LANES],
+    low: [f32; LANES],
+    high: [f32; LANES],
+}
+
+impl Candidates {
+    /// From what gives a stretch's inverse scale and zero point.
+    #[inline(always)]
+    fn new(grid: &Grid, candidate: impl Fn(f32) -> (f32, i32)) -> Candidates {
+        let mut out = Candidates::default();
+        for (lane, stretch) in STRETCHES.into_iter().enumerate() {
+            (out.inverse[lane], out.zero_point[lane]) = candidate(stretch);
+            (out.low[lane], out.high[lane]) = offset_range(grid, out.zero_point[lane]);
+        }
+        out
+    }
 }
 
 /// Chooses codes for one block; returns its scale as stored and its zero point.
@@ -113,55 +128,61 @@ fn quantize_block(grid: &Grid, block: &Block, codes: &mut [u8]) -> (f32, u8) {
         codes.fill(zero_point);
         return (0.0, zero_point);
     }
-    let mut best = (f32::NEG_INFINITY, 0.0, 0);
-    for stretch in STRETCHES {
-        let candidate = if grid.symmetric {
+    let candidates = Candidates::new(grid, |stretch| {
+        if grid.symmetric {
             symmetric_candidate(grid, largest, stretch)
         } else {
             asymmetric_candidate(grid, low.min(0.0), high.max(0.0), stretch)
-        };
-        let (dot, square) = judge(grid, block, candidate);
-        // dot² / square is by how much the error falls below that of all zeros; a scale has either sign.
-        let gain = if square > 0.0 { dot * dot / square } else { 0.0 };
-        if gain > best.0 {
-            best = (gain, if square > 0.0 { dot / square } else { 0.0 }, candidate.zero_point);
         }
-    }
-    let scale = grid.stored(best.1);
-    round_codes(grid, block, scale, best.2, codes);
-    (scale, best.2 as u8)
+    });
+    let (dot, square) = judge(block, &candidates);
+    // dot² / square is by how much the error falls below that of all zeros; a scale has either sign.
+    let over = |value: f32, square: f32| if square > 0.0 { value / square } else { 0.0 };
+    let gains: [f32; LANES] = std::array::from_fn(|lane| over(dot[lane] * dot[lane], square[lane]));
+    let best = (1..LANES).fold(0, |best, lane| if gains[lane] > gains[best] { lane } else { best });
+    let zero_point = candidates.zero_point[best];
+    let scale = grid.stored(over(dot[best], square[best]));
+    round_codes(grid, block, scale, zero_point, codes);
+    (scale, zero_point as u8)
 }
 
 /// The extreme value lands on the code that has no counterpart of the other sign, as ggml does.
 #[inline(always)]
-fn symmetric_candidate(grid: &Grid, largest: f32, stretch: f32) -> Candidate {
+fn symmetric_candidate(grid: &Grid, largest: f32, stretch: f32) -> (f32, i32) {
     let middle = grid.middle();
-    Candidate { inverse: -(middle as f32 - stretch) / largest, zero_point: middle }
+    (-(middle as f32 - stretch) / largest, middle)
 }
 
 #[inline(always)]
-fn asymmetric_candidate(grid: &Grid, low: f32, high: f32, stretch: f32) -> Candidate {
+fn asymmetric_candidate(grid: &Grid, low: f32, high: f32, stretch: f32) -> (f32, i32) {
     let max = grid.max_code();
     let inverse = (max as f32 - stretch) / (high - low);
     let zero_point = ((-low * inverse + ROUND) - ROUND) as i32;
-    Candidate { inverse, zero_point: zero_point.clamp(0, max) }
+    (inverse, zero_point.clamp(0, max))
 }
 
-/// Weighted sums of value times offset and of offset squared, over the candidate's offsets from zero.
+/// For every candidate, weighted sums of value times offset and of offset squared, over its offsets from zero.
+///
+/// Lanes are candidates, not values: nothing is left to add up across them. Even and odd values have sums of their own,
+/// so that one addition need not wait for the other.
 #[inline(always)]
-fn judge(grid: &Grid, block: &Block, candidate: Candidate) -> (f32, f32) {
-    let (low, high) = offset_range(grid, candidate.zero_point);
-    let (mut dot, mut square) = ([0.0f32; LANES], [0.0f32; LANES]);
-    let lanes = block.values().chunks_exact(LANES).zip(block.weights[..block.len].chunks_exact(LANES));
-    for (values, weights) in lanes {
-        for lane in 0..LANES {
-            let offset = offset(values[lane], candidate.inverse, low, high);
-            let weighted = weights[lane] * offset;
-            dot[lane] += weighted * values[lane];
-            square[lane] += weighted * offset;
+fn judge(block: &Block, candidates: &Candidates) -> ([f32; LANES], [f32; LANES]) {
+    let (mut dot, mut square) = ([[0.0f32; LANES]; 2], [[0.0f32; LANES]; 2]);
+    let (pairs, _) = block.values().as_chunks::<2>();
+    let (weights, _) = block.weights[..block.len].as_chunks::<2>();
+    for (values, weights) in pairs.iter().zip(weights) {
+        for half in 0..2 {
+            for lane in 0..LANES {
+                let Candidates { inverse, low, high, .. } = candidates;
+                let offset = offset(values[half], inverse[lane], low[lane], high[lane]);
+                let weighted = weights[half] * offset;
+                dot[half][lane] += weighted * values[half];
+                square[half][lane] += weighted * offset;
+            }
         }
     }
-    (sum(dot), sum(square))
+    let add = |[even, odd]: [[f32; LANES]; 2]| std::array::from_fn(|lane| even[lane] + odd[lane]);
+    (add(dot), add(square))
 }
 
 #[inline(always)]
@@ -203,9 +224,4 @@ fn extremes(values: &[f32]) -> (f32, f32) {
     let low = low.iter().copied().fold(f32::INFINITY, f32::min);
     let high = high.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     (low, high)
-}
-
-#[inline(always)]
-fn sum(lanes: [f32; LANES]) -> f32 {
-    ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]))
 }

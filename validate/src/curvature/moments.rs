@@ -13,6 +13,8 @@ pub const OUTPUT_BLOCK: usize = 1024;
 
 /// Rows of a block that a thread accumulates at a time.
 const TILE: usize = 192;
+/// Columns whose squares a thread adds up at a time.
+const COLUMNS: usize = 256;
 
 /// One matrix's statistics.
 #[derive(Clone, Debug)]
@@ -61,12 +63,16 @@ impl SiteMoments {
     pub(super) fn add_inputs(&mut self, x: &[f32], weights: &[f32]) {
         let cols = self.square_sums.len();
         self.tokens += weights.len() as u64;
-        for row in x.chunks_exact(cols) {
-            for ((sum, active), &x) in self.squares.iter_mut().zip(&mut self.active).zip(row) {
-                *sum += f64::from(x) * f64::from(x);
-                *active += f32::from(u8::from(x != 0.0));
+        let columns = self.squares.par_chunks_mut(COLUMNS).zip(self.active.par_chunks_mut(COLUMNS));
+        columns.enumerate().for_each(|(index, (squares, active))| {
+            for row in x.chunks_exact(cols) {
+                let row = &row[index * COLUMNS..][..squares.len()];
+                for ((sum, active), &x) in squares.iter_mut().zip(&mut *active).zip(row) {
+                    *sum += f64::from(x) * f64::from(x);
+                    *active += f32::from(u8::from(x != 0.0));
+                }
             }
-        }
+        });
         let mut weighted = x.to_vec();
         let rows = weighted.par_chunks_exact_mut(cols).zip(weights);
         rows.for_each(|(row, weight)| {
