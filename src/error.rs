@@ -150,6 +150,9 @@ fn evaluator_hint(error: &EvaluatorError) -> Option<String> {
                 "this needs a graph that `plmconv convert --to onnx` or `plmconv quantize --to onnx` wrote; --opset 23 \
                  needs ONNX Runtime 1.23 or newer"
             }
+            EvaluatorError::Spill(_) => {
+                "it stands beside the output until the run ends and takes 4 * tokens * hidden_size * (layers + 1) bytes"
+            }
             EvaluatorError::Temperature { .. } => "--temp 0 always takes the most likely token",
             _ => return None,
         }

@@ -248,7 +248,7 @@ pub fn refuse_quantized_source(model: &Model) -> Result<()> {
                 t.key.gguf_name(),
                 t.source.dtype()
             ),
-            "start from the checkpoint or an f32, f16 or bf16 GGUF, or add --allow-requantize",
+            "start from the checkpoint or an f32, f16 or bf16 GGUF; `plmconv quantize` can be told --allow-requantize",
         )
         .into()),
         None => Ok(()),

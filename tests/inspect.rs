@@ -23,6 +23,28 @@ fn a_folder() {
 }
 
 #[test]
+fn a_reader_that_stops_early_is_no_error() {
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("plmconv"));
+    command.arg("inspect").arg(tiny_plm());
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_behind_stdout_is_an_error() {
+    let full = std::fs::File::create("/dev/full").expect("Linux has it");
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("plmconv"));
+    let output = command.arg("inspect").arg(tiny_plm()).stdout(full).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: stdout: No space left"));
+}
+
+#[test]
 fn a_quantized_gguf() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = dir.path().join("q4.gguf");

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use plmconv_formats::{Config, Model, Role, TextTokenizer};
 use plmconv_validate::Options;
-use plmconv_validate::curvature::{Event, Position, SiteMoments, measure_from};
+use plmconv_validate::curvature::{Calibration, Event, Position, SiteMoments, measure};
 use sha2::{Digest, Sha256};
 
 use super::write::thread_pool;
@@ -98,7 +98,10 @@ pub fn collect(
     let bar = console.steps("calibrating");
     let mut reached = None;
     let mut unused = Unused::default();
-    let measured = measure_from(model, &windows, sample.seed, start.as_ref(), |event| {
+    // Beside the output, where room is expected to be; the system's temporary folder may be memory.
+    let scratch = to.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let calibration = Calibration { model, windows: &windows, seed: sample.seed, scratch };
+    let measured = measure(calibration, start.as_ref(), |event| {
         match event {
             Event::Site(site) => {
                 unused.add(&site);

@@ -49,12 +49,12 @@ impl<'a> GraphJson<'a> {
 pub fn print(file: &OnnxFile) {
     let profile = file.profile().map_or("none of plmconv's", Profile::name);
     let opsets: Vec<String> = file.opsets.iter().map(|(domain, n)| format!("{domain} {n}")).collect();
-    println!("profile {profile}, opset {}, IR version {}", opsets.join(", "), file.ir_version);
+    say!("profile {profile}, opset {}, IR version {}", opsets.join(", "), file.ir_version);
     if !file.producer.is_empty() {
-        println!("written by {}", file.producer);
+        say!("written by {}", file.producer);
     }
     for (title, ports) in [("inputs", &file.inputs), ("outputs", &file.outputs)] {
-        println!("\n{title}");
+        say!("\n{title}");
         let mut rows = table(&[], &[]);
         for (name, port) in by_layer(ports) {
             let shape = if port.shape.is_empty() { "scalar".into() } else { port.shape.join(" x ") };
@@ -65,7 +65,7 @@ pub fn print(file: &OnnxFile) {
     let mut operators: Vec<_> = file.operators.iter().collect();
     operators.sort_by_key(|&(name, &count)| (std::cmp::Reverse(count), name));
     let counts: Vec<String> = operators.iter().map(|(name, count)| format!("{count} {name}")).collect();
-    println!("\n{} nodes: {}", file.operators.values().sum::<usize>(), counts.join(", "));
+    say!("\n{} nodes: {}", file.operators.values().sum::<usize>(), counts.join(", "));
 }
 
 /// Ports of the same kind in every layer as one: `present.{0..31}.latent`.

@@ -132,36 +132,31 @@ fn role_name(tensor: &TensorLine) -> Option<String> {
 }
 
 fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
-    println!("{}", i.path);
+    say!("{}", i.path);
     let architecture = i.architecture.as_deref().map(|a| format!(", architecture {a}")).unwrap_or_default();
-    println!("{}{architecture}", i.format);
+    say!("{}{architecture}", i.format);
     let bits = i.bits_per_weight().map(|b| format!(", {b:.2} bits per weight")).unwrap_or_default();
-    println!(
-        "{} in {} tensors, {} parameters{bits}",
-        human_bytes(i.file_bytes),
-        i.tensors.len(),
-        i.parameters()
-    );
+    say!("{} in {} tensors, {} parameters{bits}", human_bytes(i.file_bytes), i.tensors.len(), i.parameters());
     if let Some(config) = &i.config {
         print_config(config);
     }
     if !i.metadata.is_empty() {
-        println!("\nmetadata");
+        say!("\nmetadata");
         for (key, value) in &i.metadata {
-            println!("  {key} = {}", shown(value, verbose));
+            say!("  {key} = {}", shown(value, verbose));
         }
     }
     if let Some(onnx) = &i.onnx {
         graph::print(onnx);
     }
-    println!();
+    say!();
     let mut rows = table(&["tensor", "role", "shape", "type", "bytes"], &[4]);
     for t in &i.tensors {
         let role = role_name(t).unwrap_or_default();
         rows.add_row([&t.name, &role, &human_shape(&t.shape), &t.dtype, &t.bytes.to_string()]);
     }
     print_table(&rows);
-    println!("\n{}", by_type(i));
+    say!("\n{}", by_type(i));
     if let Some(config) = &i.config {
         print_layouts(&layouts::sizes(config));
     }
@@ -170,7 +165,7 @@ fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
 
 /// What to expect of `quantize q4` in each layout.
 fn print_layouts(sizes: &[LayoutSizes]) {
-    println!("\nas q4: tensors, and with an f16 cache in llama.cpp");
+    say!("\nas q4: tensors, and with an f16 cache in llama.cpp");
     let mut rows =
         table(&["layout", "tensors", "cache/token", "1k", "4k", "32k", "runs in"], &[1, 2, 3, 4, 5]);
     for s in sizes {
@@ -189,7 +184,7 @@ fn print_layouts(sizes: &[LayoutSizes]) {
 }
 
 fn print_config(c: &Config) {
-    println!(
+    say!(
         "{} layers, hidden {}, FFN {}, {} heads, kv_lora_rank {}, q_lora_rank {}, \
          qk_nope {} + qk_rope {}, v {}, vocabulary {}, context {}",
         c.num_hidden_layers,

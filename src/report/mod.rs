@@ -1,5 +1,14 @@
 //! Results on stdout: text for people, JSON for machines.
-#![allow(clippy::print_stdout, reason = "this is the one place that writes results")]
+
+/// A line on stdout.
+macro_rules! say {
+    () => {
+        $crate::report::write(format_args!("\n"))
+    };
+    ($($text:tt)+) => {
+        $crate::report::write(format_args!("{}\n", format_args!($($text)+)))
+    };
+}
 
 mod graph;
 pub mod inspect;
@@ -12,13 +21,27 @@ pub mod stream;
 pub mod validation;
 pub mod written;
 
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Write};
+
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
+/// Writes to stdout. A reader that has seen enough (`| head`) changes nothing else: the exit code still says how it went.
+fn write(text: Arguments<'_>) {
+    match std::io::stdout().write_fmt(text) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            eprintln!("error: stdout: {error}");
+            std::process::exit(1);
+        }
+        _ => {}
+    }
+}
+
 /// One JSON document on stdout.
 fn print_json(value: &impl Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    say!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
@@ -40,7 +63,7 @@ fn table(header: &[&str], numeric: &[usize]) -> Table {
 /// A table's lines without the spaces that fill the last column.
 fn print_table(table: &Table) {
     for line in table.lines() {
-        println!("{}", line.trim_end());
+        say!("{}", line.trim_end());
     }
 }
 

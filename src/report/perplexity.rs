@@ -64,8 +64,8 @@ pub fn print(model: &Runnable, windows: &Windows<'_>, found: &Perplexity, json: 
             evaluator,
         });
     }
-    println!("perplexity {:.4} ± {:.4}", found.perplexity.value, found.perplexity.error);
-    println!(
+    say!("perplexity {:.4} ± {:.4}", found.perplexity.value, found.perplexity.error);
+    say!(
         "{} tokens scored in {} windows of {}; {:.1} s, {:.1} tokens/s, {}",
         found.tokens_scored,
         windows.count(),
@@ -75,7 +75,7 @@ pub fn print(model: &Runnable, windows: &Windows<'_>, found: &Perplexity, json: 
         evaluator.as_ref().map_or("ONNX Runtime".into(), |e| format!("kernel {}", e.kernel))
     );
     if let Some(seen) = evaluator {
-        println!(
+        say!(
             "{:.1} % of the FFN's neurons were active; their zeros take {:.1} % off the layers' multiplications",
             seen.active_neurons * 100.0,
             seen.multiplications_spared * 100.0

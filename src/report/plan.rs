@@ -19,18 +19,18 @@ pub fn print(outline: &Outline, json: bool) -> Result<()> {
         rows.add_row([&t.name, &human_shape(&t.shape), t.from, &t.to, &t.bytes.to_string(), &note]);
     }
     print_table(&rows);
-    println!();
+    say!();
     for file in &outline.files {
-        println!("{}: {} bytes", file.path.display(), file.bytes);
+        say!("{}: {} bytes", file.path.display(), file.bytes);
     }
-    println!(
+    say!(
         "{} bytes in all ({}), {:.2} bits per weight; nothing was written",
         outline.bytes,
         human_bytes(outline.bytes),
         outline.bits_per_weight
     );
     if let Some(nats) = outline.predicted_divergence {
-        println!("predicted divergence: {nats:.5} nats per token");
+        say!("predicted divergence: {nats:.5} nats per token");
     }
     Ok(())
 }

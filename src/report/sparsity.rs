@@ -28,8 +28,8 @@ pub fn print(path: &Path, sparsity: &Sparsity, json: bool) -> Result<()> {
             "layers": lines,
         }));
     }
-    println!("{}", path.display());
-    println!("FFN activations after squared ReLU, over {} tokens\n", sparsity.tokens());
+    say!("{}", path.display());
+    say!("FFN activations after squared ReLU, over {} tokens\n", sparsity.tokens());
     let mut rows = table(&["layer", "neurons", "zeros", "never fire", "almost always"], &[0, 1, 2, 3, 4]);
     for l in &layers {
         rows.add_row([
@@ -48,7 +48,7 @@ pub fn print(path: &Path, sparsity: &Sparsity, json: bool) -> Result<()> {
         almost_always.to_string(),
     ]);
     print_table(&rows);
-    println!("\nalmost always: for more than {:.0} % of the tokens", ALMOST_ALWAYS * 100.0);
+    say!("\nalmost always: for more than {:.0} % of the tokens", ALMOST_ALWAYS * 100.0);
     Ok(())
 }
 

@@ -23,8 +23,8 @@ pub fn print(path: &Path, windows: &Windows<'_>, perplexity: Estimate, json: boo
             "standard_error": perplexity.error,
         }));
     }
-    println!("{}", path.display());
-    println!(
+    say!("{}", path.display());
+    say!(
         "{}: {} windows of {} tokens, {} scored; perplexity {:.4} ± {:.4}",
         human_bytes(bytes),
         windows.count(),

@@ -50,10 +50,10 @@ pub fn print(
         });
     }
     for output in &outline.outputs {
-        println!("{}", output.display());
+        say!("{}", output.display());
     }
     let types: Vec<String> = by_type.iter().map(|(name, n)| format!("{n} {name}")).collect();
-    println!(
+    say!(
         "{}, {:.2} bits per weight (source: {}); tensors: {}; {:.1} s",
         human_bytes(outline.bytes),
         outline.bits_per_weight,
@@ -62,7 +62,7 @@ pub fn print(
         elapsed.as_secs_f64()
     );
     if let Some(validation) = validation {
-        println!();
+        say!();
         validation.print(false)?;
     }
     Ok(())

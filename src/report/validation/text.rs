@@ -9,12 +9,15 @@ const SHOWN: usize = 8;
 const CONTEXT: usize = 48;
 
 pub fn print(r: &ValidationReport) {
-    println!("{}: {}", if r.passed { "PASS" } else { "FAIL" }, r.candidate.path);
-    println!("against {}", r.reference.path);
+    say!("{}: {}", if r.passed { "PASS" } else { "FAIL" }, r.candidate.path);
+    say!("against {}", r.reference.path);
     let dtype = r.candidate.dtype.as_deref().unwrap_or("?");
-    println!(
+    say!(
         "{} tokens scored in {} windows of {} (text: {}); limits of {dtype}\n",
-        r.tokens_scored, r.text.windows, r.text.ctx, r.text.origin
+        r.tokens_scored,
+        r.text.windows,
+        r.text.ctx,
+        r.text.origin
     );
     let mut checks = table(&["check", "found", "limit", ""], &[1]);
     for c in &r.checks {
@@ -23,10 +26,10 @@ pub fn print(r: &ValidationReport) {
         checks.add_row([c.name, &format!("{:.6}", c.value), &limit, verdict]);
     }
     print_table(&checks);
-    println!();
+    say!();
     print_statistics(r);
     if let Some(layers) = &r.layers {
-        println!();
+        say!();
         let mut rows = table(&["layer", "relative error", "added"], &[0, 1, 2]);
         for l in layers {
             rows.add_row([
@@ -38,10 +41,10 @@ pub fn print(r: &ValidationReport) {
         print_table(&rows);
     }
     if !r.worst_tokens.is_empty() {
-        println!("\ntokens that diverge most");
+        say!("\ntokens that diverge most");
         r.worst_tokens.iter().take(SHOWN).for_each(print_worst);
     }
-    println!("\n{:.1} s, {:.1} tokens/s through both", r.seconds, r.tokens_per_second);
+    say!("\n{:.1} s, {:.1} tokens/s through both", r.seconds, r.tokens_per_second);
 }
 
 fn print_statistics(r: &ValidationReport) {
@@ -73,7 +76,7 @@ fn print_statistics(r: &ValidationReport) {
 fn print_worst(w: &WorstReport) {
     let skipped = w.context.chars().count().saturating_sub(CONTEXT);
     let context: String = w.context.chars().skip(skipped).collect();
-    println!(
+    say!(
         "  {:8.4}  {:?} then {:?}: p {:.4} -> {:.4}; most likely {:?} -> {:?}",
         w.kl_divergence,
         context,

@@ -18,6 +18,8 @@ mod products;
 mod rows;
 mod spill;
 
+use std::path::Path;
+
 use plmconv_formats::{Model, Role, TensorKey};
 use rayon::prelude::*;
 
@@ -50,39 +52,37 @@ pub enum Event<'a> {
     Boundary { layers_left: usize, gradient: &'a [f32] },
 }
 
-/// Runs `windows` (token ids, all of one length) through `model` and reports the statistics of every matrix.
+/// What runs through which model.
+#[derive(Clone, Copy, Debug)]
+pub struct Calibration<'a> {
+    pub model: &'a Model,
+    /// Token ids, all windows of one length.
+    pub windows: &'a [Vec<u32>],
+    /// Chooses the tokens drawn from the model's prediction.
+    pub seed: u64,
+    /// A folder with room for the layers' inputs: `(layers + 1) * tokens * hidden` f32.
+    pub scratch: &'a Path,
+}
+
+/// Runs the text through the model and reports the statistics of every matrix; the same for any number of threads.
 ///
-/// The same for any number of threads. `seed` chooses the tokens drawn.
+/// From a position that an earlier run of the same calibration reported, the rest of the same statistics: the forward
+/// run of the layers that are left is done again.
 ///
 /// # Errors
 /// A model with low-rank queries or of the latent layout, token ids outside the vocabulary, activations or
-/// gradients that are not finite, no windows, and whatever `each` returns.
+/// gradients that are not finite, no windows, a position of another run, and whatever `each` returns.
 pub fn measure<E: From<Error>>(
-    model: &Model,
-    windows: &[Vec<u32>],
-    seed: u64,
-    each: impl FnMut(Event<'_>) -> std::result::Result<(), E>,
-) -> std::result::Result<(), E> {
-    measure_from(model, windows, seed, None, each)
-}
-
-/// [`measure`] from a position that it reported earlier on the same arguments: the rest of the same statistics. The
-/// forward run of the layers that are left is done again.
-///
-/// # Errors
-/// As [`measure`], or a position of another run.
-pub fn measure_from<E: From<Error>>(
-    model: &Model,
-    windows: &[Vec<u32>],
-    seed: u64,
+    calibration: Calibration<'_>,
     start: Option<&Position>,
     mut each: impl FnMut(Event<'_>) -> std::result::Result<(), E>,
 ) -> std::result::Result<(), E> {
+    let Calibration { model, windows, seed, scratch } = calibration;
     let run = Run::new(model, windows)?;
     let layers = start.map_or(run.shape.layers, |position| position.layers_left);
     let total = 3 * layers + 1;
     let mut done = 0;
-    let mut spill = Spill::new(run.token_count() * run.shape.hidden)?;
+    let mut spill = Spill::new(scratch, run.token_count() * run.shape.hidden)?;
     for index in 0..layers {
         run.forward_layer(index, &mut spill)?;
         done += 1;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
 
 use crate::error::{Error, Result};
 
@@ -12,8 +13,9 @@ pub(super) struct Spill {
 }
 
 impl Spill {
-    pub fn new(values: usize) -> Result<Spill> {
-        Ok(Spill { file: tempfile::tempfile().map_err(Error::Spill)?, values })
+    /// In `folder`, without a name there.
+    pub fn new(folder: &Path, values: usize) -> Result<Spill> {
+        Ok(Spill { file: tempfile::tempfile_in(folder).map_err(Error::Spill)?, values })
     }
 
     fn seek(&mut self, layer: usize, first: usize) -> Result<()> {

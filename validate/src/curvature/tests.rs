@@ -1,6 +1,7 @@
 //! The layers equal the evaluator's, and their gradients equal differences of their results.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use super::*;
 use crate::{Evaluator, Options, Point, Sequence, Site};
@@ -14,12 +15,26 @@ fn windows(count: usize, len: usize) -> Vec<Vec<u32>> {
     (0..count).map(|w| (0..len).map(|t| ((w * 977 + t * 131) % 4000) as u32).collect()).collect()
 }
 
+fn calibration<'a>(model: &'a Model, windows: &'a [Vec<u32>]) -> Calibration<'a> {
+    Calibration { model, windows, seed: 1, scratch: scratch() }
+}
+
+/// The system's temporary folder; what stands there has no name, so nothing is left.
+fn scratch() -> &'static Path {
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(std::env::temp_dir);
+    &FOLDER
+}
+
+fn spill(run: &Run<'_>) -> Spill {
+    Spill::new(scratch(), run.token_count() * run.shape.hidden).expect("a temporary file")
+}
+
 #[test]
 fn layers_compute_what_the_evaluator_computes() {
     let model = tiny();
     let windows = windows(3, 24);
     let run = Run::new(&model, &windows).expect("valid windows");
-    let mut spill = Spill::new(run.token_count() * run.shape.hidden).expect("a temporary file");
+    let mut spill = spill(&run);
     for index in 0..run.shape.layers {
         run.forward_layer(index, &mut spill).expect("finite");
     }
@@ -49,7 +64,7 @@ fn gradients_equal_differences() {
     let model = tiny();
     let windows = windows(2, 16);
     let run = Run::new(&model, &windows).expect("valid windows");
-    let mut spill = Spill::new(run.token_count() * run.shape.hidden).expect("a temporary file");
+    let mut spill = spill(&run);
     run.forward_layer(0, &mut spill).expect("finite");
     let mut hidden = vec![0.0; run.token_count() * run.shape.hidden];
     spill.read(1, 0, &mut hidden).expect("written above");
@@ -83,7 +98,7 @@ fn threads_change_nothing_and_all_sites_are_reported() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
         let mut sites = Vec::new();
         pool.install(|| {
-            measure::<Error>(&model, &windows, 1, |event| {
+            measure::<Error>(calibration(&model, &windows), None, |event| {
                 if let Event::Site(site) = event {
                     sites.push(site);
                 }
@@ -113,7 +128,7 @@ fn going_on_gives_the_rest_of_the_same_statistics() {
     let windows = windows(3, 32);
     let mut all = Vec::new();
     let mut position = None;
-    measure::<Error>(&model, &windows, 1, |event| {
+    measure::<Error>(calibration(&model, &windows), None, |event| {
         match event {
             Event::Site(site) => all.push(site),
             Event::Boundary { layers_left: 3, gradient } => {
@@ -126,7 +141,7 @@ fn going_on_gives_the_rest_of_the_same_statistics() {
     .expect("finite");
     let position = position.expect("reported");
     let mut rest = Vec::new();
-    measure_from::<Error>(&model, &windows, 1, Some(&position), |event| {
+    measure::<Error>(calibration(&model, &windows), Some(&position), |event| {
         if let Event::Site(site) = event {
             rest.push(site);
         }
@@ -139,14 +154,14 @@ fn going_on_gives_the_rest_of_the_same_statistics() {
         assert_eq!(a.inputs, b.inputs, "{}", a.key);
         assert_eq!(a.outputs, b.outputs, "{}", a.key);
     }
-    let other = measure_from::<Error>(&model, &windows[1..], 1, Some(&position), |_| Ok(()));
+    let other = measure::<Error>(calibration(&model, &windows[1..]), Some(&position), |_| Ok(()));
     assert!(matches!(other, Err(Error::ForeignPosition)));
 }
 
 #[test]
 fn what_cannot_be_measured_is_refused() {
     let model = tiny();
-    let run = |windows: &[Vec<u32>]| measure::<Error>(&model, windows, 0, |_| Ok(()));
+    let run = |windows: &[Vec<u32>]| measure::<Error>(calibration(&model, windows), None, |_| Ok(()));
     assert!(matches!(run(&[]), Err(Error::EmptySequence)));
     assert!(matches!(run(&[vec![1, 2], vec![1]]), Err(Error::EmptySequence)));
     assert!(matches!(run(&[vec![1, 5000]]), Err(Error::TokenOutOfRange { token: 5000, .. })));
