@@ -192,7 +192,9 @@ fn round_codes(grid: &Grid, block: &Block, scale: f32, zero_point: i32, codes: &
     let inverse = if inverse.is_finite() { inverse } else { 0.0 };
     let inside = block.len.min(codes.len());
     for (code, &value) in codes[..inside].iter_mut().zip(block.values()) {
-        *code = (offset(value, inverse, low, high) as i32 + zero_point) as u8;
+        // What rounding leaves in the low bits; a cast would check each value for NaN and range.
+        let bits = (clamped(value, inverse, low, high) + ROUND).to_bits() as i32;
+        *code = (bits - ROUND.to_bits() as i32 + zero_point) as u8;
     }
     codes[inside..].fill(zero_point as u8);
 }
@@ -205,11 +207,15 @@ fn offset_range(grid: &Grid, zero_point: i32) -> (f32, f32) {
 /// The nearest code's distance from the zero point.
 #[inline(always)]
 fn offset(value: f32, inverse: f32, low: f32, high: f32) -> f32 {
+    (clamped(value, inverse, low, high) + ROUND) - ROUND
+}
+
+/// Clamped before it is rounded: the rounding trick holds for small numbers only.
+#[inline(always)]
+fn clamped(value: f32, inverse: f32, low: f32, high: f32) -> f32 {
     let scaled = value * inverse;
-    // Clamped first: the rounding trick holds for small numbers only.
-    let clamped = if scaled < low { low } else { scaled };
-    let clamped = if clamped > high { high } else { clamped };
-    (clamped + ROUND) - ROUND
+    let raised = if scaled < low { low } else { scaled };
+    if raised > high { high } else { raised }
 }
 
 #[inline(always)]
