@@ -24,6 +24,19 @@ need() {
     }
 }
 
+# Sets `plmconv`: $PLMCONV, or the release build, made where it is missing.
+find_plmconv() {
+    plmconv="${PLMCONV:-target/release/plmconv}"
+    [ -x "$plmconv" ] || cargo build --release --quiet -p plmconv >&2
+}
+
+# Sets `scratch`: a new folder in target/, removed at the end.
+make_scratch() {
+    mkdir -p target
+    scratch="$(mktemp -d -p target bench.XXXXXX)"
+    trap 'rm -rf "$scratch"' EXIT
+}
+
 # Sets OURS and PEERS: plmconv as anyone builds it (it chooses its instruction set at run time), and llama.cpp as its
 # users build it, for the machine at hand.
 build() {

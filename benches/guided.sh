@@ -16,11 +16,8 @@ model="$(realpath "$1")"
 text="$(realpath "$2")"
 statistics="${STATISTICS:+$(realpath "$STATISTICS")}"
 enter_repository
-plmconv="${PLMCONV:-target/release/plmconv}"
-[ -x "$plmconv" ] || cargo build --release --quiet -p plmconv >&2
-mkdir -p target
-scratch="$(mktemp -d -p target bench.XXXXXX)"
-trap 'rm -rf "$scratch"' EXIT
+find_plmconv
+make_scratch
 results="$scratch/results.tsv"
 type="${TYPE:-q4}"
 

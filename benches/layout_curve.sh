@@ -12,11 +12,8 @@ expect_arguments 2 $#
 model="$(realpath "$1")"
 text="$(realpath "$2")"
 enter_repository
-plmconv="${PLMCONV:-target/release/plmconv}"
-[ -x "$plmconv" ] || cargo build --release --quiet -p plmconv >&2
-mkdir -p target
-scratch="$(mktemp -d -p target bench.XXXXXX)"
-trap 'rm -rf "$scratch"' EXIT
+find_plmconv
+make_scratch
 
 echo "| type | layout | file kB | mean KL divergence | standard error |"
 echo "| --- | --- | ---: | ---: | ---: |"

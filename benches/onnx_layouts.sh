@@ -17,11 +17,8 @@ model="$(realpath "$1")"
 enter_repository
 mapfile -t inputs < <(weights "$model")
 [ "${#inputs[@]}" -gt 0 ] || { echo "$model has no safetensors" >&2; exit 1; }
-plmconv="${PLMCONV:-target/release/plmconv}"
-[ -x "$plmconv" ] || cargo build --release --quiet -p plmconv >&2
-mkdir -p target
-scratch="$(mktemp -d -p target bench.XXXXXX)"
-trap 'rm -rf "$scratch"' EXIT
+find_plmconv
+make_scratch
 results="$scratch/results.tsv"
 repeat="${REPEAT:-3}"
 median() { measure median "$results" "$1" "$2"; }

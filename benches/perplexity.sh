@@ -21,9 +21,7 @@ repeat="${REPEAT:-3}"
 threads="${THREADS:-$(nproc)}"
 read -ra ours_args <<<"${OURS_ARGS:-}"
 build
-mkdir -p target
-scratch="$(mktemp -d -p target bench.XXXXXX)"
-trap 'rm -rf "$scratch"' EXIT
+make_scratch
 results="$scratch/results.tsv"
 : >"$results"
 

@@ -23,11 +23,8 @@ for text in "$@"; do texts+=("$(realpath "$text")"); done
 statistics="${STATISTICS:+$(realpath "$STATISTICS")}"
 imatrix="${IMATRIX:+$(realpath "$IMATRIX")}"
 enter_repository
-plmconv="${PLMCONV:-target/release/plmconv}"
-[ -x "$plmconv" ] || cargo build --release --quiet -p plmconv >&2
-mkdir -p target
-scratch="$(mktemp -d -p target bench.XXXXXX)"
-trap 'rm -rf "$scratch"' EXIT
+find_plmconv
+make_scratch
 
 if [ -z "$statistics" ]; then
     statistics="$scratch/statistics.gguf"
