@@ -93,7 +93,7 @@ impl AtomicFile {
 }
 
 /// The folder a path stands in.
-pub(crate) fn parent(path: &Path) -> &Path {
+pub fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

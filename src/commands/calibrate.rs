@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use plmconv_formats::{Config, Model, Role, TextTokenizer};
+use plmconv_formats::{Config, Model, Role, TextTokenizer, atomic};
 use plmconv_validate::Options;
 use plmconv_validate::curvature::{Calibration, Event, Position, SiteMoments, measure};
 use sha2::{Digest, Sha256};
@@ -99,7 +99,7 @@ pub fn collect(
     let mut reached = None;
     let mut unused = Unused::default();
     // Beside the output, where room is expected to be; the system's temporary folder may be memory.
-    let scratch = to.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let scratch = atomic::parent(to.path);
     let calibration = Calibration { model, windows: &windows, seed: sample.seed, scratch };
     let measured = measure(calibration, start.as_ref(), |event| {
         match event {
