@@ -8,6 +8,7 @@ pub mod error;
 pub mod gguf;
 pub mod imatrix;
 pub mod json;
+pub mod limits;
 pub mod model;
 pub mod onnx;
 pub mod safetensors;

@@ -1,6 +1,6 @@
 //! An ONNX graph: its interface and its operators.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use plmconv_formats::onnx::{OnnxFile, Port, Profile};
 use serde::Serialize;
@@ -71,15 +71,18 @@ pub fn print(file: &OnnxFile) {
 /// Ports of the same kind in every layer as one: `present.{0..31}.latent`.
 fn by_layer(ports: &[Port]) -> Vec<(String, &Port)> {
     let mut kinds: Vec<(String, &Port, Vec<&str>)> = Vec::new();
+    let mut places: HashMap<(String, &str, &[String]), usize> = HashMap::new();
     for port in ports {
         let layer = port.name.split('.').find(|part| part.parse::<u32>().is_ok());
         let kind = layer.map(|layer| port.name.replacen(&format!(".{layer}."), ".{}.", 1));
-        let same = kinds.iter_mut().find(|(name, first, _)| {
-            kind.as_ref() == Some(name) && first.element == port.element && first.shape == port.shape
-        });
-        match (same, layer) {
-            (Some((.., layers)), Some(layer)) => layers.push(layer),
-            _ => kinds.push((kind.unwrap_or(port.name.clone()), port, layer.into_iter().collect())),
+        let kind = kind.unwrap_or_else(|| port.name.clone());
+        let place = match layer {
+            Some(_) => *places.entry((kind.clone(), port.element, &port.shape)).or_insert(kinds.len()),
+            None => kinds.len(),
+        };
+        match kinds.get_mut(place) {
+            Some((.., layers)) => layers.extend(layer),
+            None => kinds.push((kind, port, layer.into_iter().collect())),
         }
     }
     let named = kinds.into_iter().map(|(kind, port, layers)| match layers.as_slice() {

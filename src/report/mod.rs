@@ -39,9 +39,23 @@ fn write(text: Arguments<'_>) {
     }
 }
 
-/// One JSON document on stdout.
+/// One JSON document on stdout, written as it is made: of large files it is large.
 fn print_json(value: &impl Serialize) -> Result<()> {
-    say!("{}", serde_json::to_string_pretty(value)?);
+    struct Lines;
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            write(format_args!("{}", String::from_utf8_lossy(bytes)));
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut out = std::io::LineWriter::new(Lines);
+    serde_json::to_writer_pretty(&mut out, value)?;
+    out.flush()?;
+    say!();
     Ok(())
 }
 
@@ -63,6 +77,30 @@ fn table(header: &[&str], numeric: &[usize]) -> Table {
 /// A table's lines without the spaces that fill the last column.
 fn print_table(table: &Table) {
     for line in table.lines() {
+        say!("{}", line.trim_end());
+    }
+}
+
+/// Prints a table without holding its cells: the rows are made twice, for the columns' widths and to be printed. The
+/// columns in `numeric` are right-aligned.
+fn print_columns<const N: usize, R: Iterator<Item = [String; N]>>(
+    header: [&str; N],
+    numeric: &[usize],
+    rows: impl Fn() -> R,
+) {
+    let header = header.map(str::to_string);
+    let mut widths = [0; N];
+    for row in std::iter::once(header.clone()).chain(rows()) {
+        widths.iter_mut().zip(&row).for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
+    }
+    for row in std::iter::once(header).chain(rows()) {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            line.push_str(&match numeric.contains(&column) {
+                true => format!(" {cell:>width$} "),
+                false => format!(" {cell:<width$} "),
+            });
+        }
         say!("{}", line.trim_end());
     }
 }

@@ -8,6 +8,7 @@ mod data;
 mod graph;
 mod layers;
 mod model;
+mod node;
 pub mod proto;
 mod read;
 mod sidecar;
