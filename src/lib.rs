@@ -20,15 +20,21 @@ pub mod resume;
 mod sensitivity;
 pub mod statistics;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 /// Parses the arguments, runs the command, and says which code the process ends with.
 pub fn run() -> ExitCode {
-    let cli = args::Cli::parse();
-    match commands::run(cli.command) {
+    match execute(std::env::args_os()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => error::report(&e),
     }
+}
+
+/// Runs the command of these arguments, the first of which is the program's name. Ends the process where they are
+/// none.
+pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
+    commands::run(args::Cli::parse_from(arguments).command)
 }

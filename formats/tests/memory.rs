@@ -1,11 +1,13 @@
 //! Opening any file takes memory of at most twice its bytes and some more: the worst files of each kind that are
 //! accepted, and those just past what is.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+#[path = "support/counting.rs"]
+mod counting;
+
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use counting::Counting;
 use plmconv_formats::gguf::{GgufFile, ValueType};
 use plmconv_formats::limits::{MAX_MERGES, MAX_TENSORS, MAX_TOKENS};
 use plmconv_formats::onnx::OnnxFile;
@@ -16,51 +18,6 @@ use tempfile::TempDir;
 /// What reading may take besides twice the file; the program itself and its report have the rest of 64 MB.
 const ALLOWED: usize = 48 << 20;
 
-/// The system's allocator, counting.
-struct Counting;
-
-static CURRENT: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn grown(bytes: usize) {
-    let now = CURRENT.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    PEAK.fetch_max(now, Ordering::Relaxed);
-}
-
-// SAFETY: every call goes on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size());
-        // SAFETY: the caller's promises are those that `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        grown(layout.size());
-        // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        CURRENT.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Large blocks are remapped, not copied.
-        if layout.size() < 128 << 10 {
-            grown(size);
-            CURRENT.fetch_sub(layout.size(), Ordering::Relaxed);
-        } else {
-            CURRENT.fetch_sub(layout.size(), Ordering::Relaxed);
-            grown(size);
-        }
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
@@ -70,10 +27,7 @@ static TURN: Mutex<()> = Mutex::new(());
 /// Runs `open` and checks the most that it held at a time. `input` are the bytes it read.
 #[track_caller]
 fn bounded<T>(input: usize, open: impl FnOnce() -> T) -> T {
-    let before = CURRENT.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    let opened = open();
-    let taken = PEAK.load(Ordering::Relaxed) - before;
+    let (opened, taken) = counting::peak(open);
     eprintln!("{:?}: {input} bytes, {taken} in memory", std::panic::Location::caller());
     assert!(taken <= 2 * input + ALLOWED, "{taken} bytes in memory for {input} in the file");
     opened
