@@ -7,9 +7,11 @@ pub mod dtype;
 pub mod error;
 pub mod gguf;
 pub mod imatrix;
+pub mod json;
 pub mod model;
 pub mod onnx;
 pub mod safetensors;
+pub mod small_file;
 pub mod source;
 pub mod tokenizer;
 
