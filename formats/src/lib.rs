@@ -14,6 +14,7 @@ pub mod safetensors;
 pub mod small_file;
 pub mod source;
 pub mod tokenizer;
+pub mod warning;
 
 pub use describe::{DescribeOptions, describe};
 pub use dtype::DType;
@@ -21,3 +22,4 @@ pub use error::{Error, Result};
 pub use imatrix::Imatrix;
 pub use model::{Config, Layout, Model, Role, TensorKey};
 pub use tokenizer::TextTokenizer;
+pub use warning::Warning;

@@ -237,6 +237,47 @@ impl RowSource for StoredTensor {
     }
 }
 
+/// A tensor of doubles, each rounded to the nearest f32 as PyTorch and llama.cpp's converter do. No format that is
+/// written has doubles.
+#[derive(Debug)]
+pub struct RoundedDoubles {
+    doubles: StoredTensor,
+}
+
+impl RoundedDoubles {
+    /// The rows of `doubles`, which are F64, as F32.
+    pub fn new(doubles: StoredTensor) -> RoundedDoubles {
+        assert_eq!(doubles.dtype(), DType::F64, "only doubles are rounded");
+        RoundedDoubles { doubles }
+    }
+}
+
+impl RowSource for RoundedDoubles {
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn rows(&self) -> usize {
+        self.doubles.rows()
+    }
+
+    fn cols(&self) -> usize {
+        self.doubles.cols()
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut Vec<u8>) -> Result<()> {
+        self.doubles.read_rows(rows, out)?;
+        let (half, mut at) = (out.len() / 2, 0);
+        while at < half {
+            let double: [u8; 8] = out[2 * at..2 * at + 8].try_into().expect("eight bytes");
+            out[at..at + 4].copy_from_slice(&(f64::from_le_bytes(double) as f32).to_le_bytes());
+            at += 4;
+        }
+        out.truncate(half);
+        Ok(())
+    }
+}
+
 /// The rows of another source in another order (or a selection of them). Moves bytes only.
 #[derive(Debug)]
 pub struct GatheredRows {
