@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::DType;
+use crate::model::Foreign;
 
 /// What can be wrong with a model on disk, or with writing one.
 #[derive(Debug, thiserror::Error)]
@@ -12,8 +13,28 @@ pub enum Error {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: no such file or folder", path.display())]
     NotFound { path: PathBuf },
+    #[error("{}: a link to {}, which is not there", path.display(), target.display())]
+    DanglingLink { path: PathBuf, target: PathBuf },
+    #[error("{}: {kind}, not a regular file", path.display())]
+    NotAFile { path: PathBuf, kind: &'static str },
+    #[error("{}: {len} bytes are more than such a file can have ({limit})", path.display())]
+    TooLarge { path: PathBuf, len: u64, limit: u64 },
+    #[error("{}: a git-lfs pointer to the file, not the file itself", path.display())]
+    LfsPointer { path: PathBuf },
+    #[error("{}: an HTML page, not the file itself", path.display())]
+    WebPage { path: PathBuf },
+    #[error("{}: not UTF-8: {detail}", path.display())]
+    NotUtf8 { path: PathBuf, detail: String },
     #[error("{}: neither a Hugging Face folder nor a GGUF, safetensors or ONNX file", path.display())]
     UnknownFormat { path: PathBuf },
+    #[error("{}: {kind}", path.display())]
+    Foreign { path: PathBuf, kind: Foreign },
+    #[error("{}: no weights: there is no safetensors file in this folder", path.display())]
+    NoWeights { path: PathBuf },
+    #[error("{}: {shard} is missing", path.display())]
+    MissingShard { path: PathBuf, shard: String },
+    #[error("{}: {detail}", path.display())]
+    Weights { path: PathBuf, detail: String },
     #[error("{}: bad magic {found:02x?}: not a GGUF file", path.display())]
     BadMagic { path: PathBuf, found: [u8; 4] },
     #[error("{}: GGUF version {version} is not supported (2 and 3 are)", path.display())]
@@ -103,12 +124,20 @@ fn did_you_mean(nearest: &[&str]) -> String {
     if nearest.is_empty() { String::new() } else { format!("; the nearest are {}", nearest.join(", ")) }
 }
 
+/// What the last part of `path` is a link to, if that is not there.
+fn dangling_link(path: &Path) -> Option<PathBuf> {
+    std::fs::read_link(path).ok().filter(|_| !path.exists())
+}
+
 impl Error {
     /// Wraps an I/O error with the path it happened at.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
         move |source| match source.kind() {
-            std::io::ErrorKind::NotFound => Error::NotFound { path },
+            std::io::ErrorKind::NotFound => match dangling_link(&path) {
+                Some(target) => Error::DanglingLink { path, target },
+                None => Error::NotFound { path },
+            },
             _ => Error::Io { path, source },
         }
     }

@@ -11,7 +11,7 @@ use super::card::{ModelCard, Source};
 use super::name::{NameParts, size_label, title};
 use crate::error::{Error, Result};
 use crate::gguf::{Metadata, Value, string_array};
-use crate::tokenizer::files::read_optional;
+use crate::{json, small_file};
 
 /// A recommended sampler parameter: the key below `general.sampling.`, its names in generation_config.json, and
 /// what it is.
@@ -116,8 +116,8 @@ fn add_sources(metadata: &mut Metadata, kind: &str, sources: Option<Vec<Source>>
 /// Recommended sampler parameters. A generation_config.json that is not JSON is common and no reason to stop.
 fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Result<()> {
     let path = folder.join("generation_config.json");
-    let text = read_optional(&path)?.unwrap_or_default();
-    let Ok(config) = serde_json::from_str::<Map<String, Json>>(&text) else { return Ok(()) };
+    let Some(bytes) = small_file::read_optional(&path)? else { return Ok(()) };
+    let Ok(config) = json::parse::<Map<String, Json>>(&path, bytes) else { return Ok(()) };
     for (key, names, kind) in SAMPLING {
         // A null is a value: it hides a second name.
         let Some((name, found)) = names.iter().find_map(|name| Some((name, config.get(*name)?))) else {

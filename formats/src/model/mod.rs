@@ -1,20 +1,25 @@
 //! A PLM model: hyperparameters and tensors, wherever they lie.
 
 mod config;
+mod foreign;
 mod import;
 mod layout;
 mod roles;
+mod spelling;
+mod weights;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use config::Config;
+pub use foreign::Foreign;
 pub use layout::{Layout, latent_metadata, sharpness};
 pub use roles::{Role, TensorKey};
 
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
 use crate::source::RowSource;
+use crate::warning::Warning;
 
 /// A tensor of a model: who it is, its row-major shape, and where its rows come from.
 #[derive(Clone, Debug)]
@@ -46,6 +51,8 @@ pub struct Model {
     pub config: Config,
     pub tensors: Vec<Tensor>,
     pub origin: Origin,
+    /// What its user should know of.
+    pub warnings: Vec<Warning>,
 }
 
 impl Model {
