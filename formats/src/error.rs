@@ -12,6 +12,11 @@ pub enum Error {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: no such file or folder", path.display())]
     NotFound { path: PathBuf },
+    #[error(
+        "{}: a folder of the hub's cache with {} snapshots, and no refs/main that names one of them",
+        path.display(), found.len()
+    )]
+    NoSnapshot { path: PathBuf, found: Vec<PathBuf> },
     #[error("{}: neither a Hugging Face folder nor a GGUF, safetensors or ONNX file", path.display())]
     UnknownFormat { path: PathBuf },
     #[error("{}: bad magic {found:02x?}: not a GGUF file", path.display())]
