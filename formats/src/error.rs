@@ -17,6 +17,18 @@ pub enum Error {
         path.display(), found.len()
     )]
     NoSnapshot { path: PathBuf, found: Vec<PathBuf> },
+    #[error("{}: a link to {}, which is not there", path.display(), target.display())]
+    DanglingLink { path: PathBuf, target: PathBuf },
+    #[error("{}: {kind}, not a regular file", path.display())]
+    NotAFile { path: PathBuf, kind: &'static str },
+    #[error("{}: {len} bytes are more than such a file can have ({limit})", path.display())]
+    TooLarge { path: PathBuf, len: u64, limit: u64 },
+    #[error("{}: a git-lfs pointer to the file, not the file itself", path.display())]
+    LfsPointer { path: PathBuf },
+    #[error("{}: an HTML page, not the file itself", path.display())]
+    WebPage { path: PathBuf },
+    #[error("{}: not UTF-8: {detail}", path.display())]
+    NotUtf8 { path: PathBuf, detail: String },
     #[error("{}: neither a Hugging Face folder nor a GGUF, safetensors or ONNX file", path.display())]
     UnknownFormat { path: PathBuf },
     #[error("{}: bad magic {found:02x?}: not a GGUF file", path.display())]
@@ -108,12 +120,20 @@ fn did_you_mean(nearest: &[&str]) -> String {
     if nearest.is_empty() { String::new() } else { format!("; the nearest are {}", nearest.join(", ")) }
 }
 
+/// What the last part of `path` is a link to, if that is not there.
+fn dangling_link(path: &Path) -> Option<PathBuf> {
+    std::fs::read_link(path).ok().filter(|_| !path.exists())
+}
+
 impl Error {
     /// Wraps an I/O error with the path it happened at.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
         move |source| match source.kind() {
-            std::io::ErrorKind::NotFound => Error::NotFound { path },
+            std::io::ErrorKind::NotFound => match dangling_link(&path) {
+                Some(target) => Error::DanglingLink { path, target },
+                None => Error::NotFound { path },
+            },
             _ => Error::Io { path, source },
         }
     }

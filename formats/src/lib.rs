@@ -8,9 +8,11 @@ pub mod error;
 pub mod gguf;
 pub mod hub;
 pub mod imatrix;
+pub mod json;
 pub mod model;
 pub mod onnx;
 pub mod safetensors;
+pub mod small_file;
 pub mod source;
 pub mod tokenizer;
 

@@ -47,14 +47,36 @@ pub struct InputFile {
 
 impl InputFile {
     /// Opens `path` for positional reads.
+    ///
+    /// # Errors
+    /// What is not a regular file, and two things that often stand where a file should: a git-lfs pointer and a web
+    /// page.
     pub fn open(path: impl Into<PathBuf>) -> Result<Arc<InputFile>> {
         let path = path.into();
-        let file = File::open(&path).map_err(Error::io(&path))?;
-        let metadata = file.metadata().map_err(Error::io(&path))?;
-        if metadata.is_dir() {
-            return Err(Error::UnknownFormat { path });
+        // Before it is opened: that would wait for someone to write into a pipe.
+        let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
+        if let Some(kind) = irregular(metadata.file_type()) {
+            return Err(Error::NotAFile { path, kind });
         }
-        Ok(Arc::new(InputFile { len: metadata.len(), path, file }))
+        let file = File::open(&path).map_err(Error::io(&path))?;
+        let len = file.metadata().map_err(Error::io(&path))?.len();
+        let file = InputFile { path, file, len };
+        file.refuse_stand_ins()?;
+        Ok(Arc::new(file))
+    }
+
+    fn refuse_stand_ins(&self) -> Result<()> {
+        let mut start = [0; 64];
+        let start = &mut start[..self.len.min(64) as usize];
+        self.read_exact_at(start, 0)?;
+        if start.starts_with(b"version https://git-lfs.github.com/spec/") {
+            return Err(Error::LfsPointer { path: self.path.clone() });
+        }
+        let text = start.trim_ascii_start().to_ascii_lowercase();
+        if [&b"<!doctype html"[..], b"<html>", b"<html "].iter().any(|tag| text.starts_with(tag)) {
+            return Err(Error::WebPage { path: self.path.clone() });
+        }
+        Ok(())
     }
 
     /// The path it was opened by.
@@ -80,6 +102,24 @@ impl InputFile {
             _ => Error::Io { path: self.path.clone(), source },
         })
     }
+}
+
+/// What a path stands for that no model file can be.
+fn irregular(kind: std::fs::FileType) -> Option<&'static str> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if kind.is_fifo() {
+            return Some("a pipe");
+        }
+        if kind.is_char_device() || kind.is_block_device() {
+            return Some("a device");
+        }
+        if kind.is_socket() {
+            return Some("a socket");
+        }
+    }
+    if kind.is_dir() { Some("a folder") } else { None }
 }
 
 #[cfg(unix)]

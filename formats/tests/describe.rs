@@ -58,8 +58,8 @@ impl Folder {
     /// A model without tensors: metadata needs none.
     fn model(&self) -> Model {
         let path = self.path.join("config.json");
-        let text = std::fs::read_to_string(&path).expect("config.json");
-        let config = Config::from_json(&path, &text).expect("a PLM's config");
+        let config = std::fs::read(&path).expect("config.json");
+        let config = Config::from_json(&path, config).expect("a PLM's config");
         Model { config, tensors: Vec::new(), origin: Origin::HuggingFace(self.path.clone()) }
     }
 

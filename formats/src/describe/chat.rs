@@ -6,7 +6,8 @@ use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Result};
 use crate::gguf::{Metadata, Value, string_array};
-use crate::tokenizer::files::{TokenizerFiles, read_optional, read_optional_json};
+use crate::tokenizer::files::TokenizerFiles;
+use crate::{json, small_file};
 
 /// Adds `tokenizer.chat_template`, and further templates under their names.
 ///
@@ -28,8 +29,8 @@ pub(super) fn add_chat_templates(metadata: &mut Metadata, files: &TokenizerFiles
 
 /// chat_template.jinja with additional_chat_templates/*.jinja, or chat_template.json.
 fn from_files(folder: &Path) -> Result<Json> {
-    let Some(template) = read_optional(&folder.join("chat_template.jinja"))? else {
-        let json = read_optional_json::<Map<String, Json>>(&folder.join("chat_template.json"))?;
+    let Some(template) = small_file::read_optional_text(&folder.join("chat_template.jinja"))? else {
+        let json = json::read_optional::<Map<String, Json>>(&folder.join("chat_template.json"))?;
         return Ok(json.and_then(|mut j| j.remove("chat_template")).unwrap_or_default());
     };
     let template = unix_lines(template);
@@ -40,7 +41,7 @@ fn from_files(folder: &Path) -> Result<Json> {
     let entry = |name: &str, template: String| serde_json::json!({"name": name, "template": template});
     let mut list = vec![entry("default", template)];
     for path in additional {
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let text = small_file::utf8(&path, small_file::read(&path)?)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         list.push(entry(&name, unix_lines(text)));
     }

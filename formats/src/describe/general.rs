@@ -12,7 +12,7 @@ use super::name::{NameParts, size_label, title};
 use crate::error::Result;
 use crate::gguf::{Metadata, Value, string_array};
 use crate::hub;
-use crate::tokenizer::files::read_optional_json;
+use crate::json;
 
 /// A recommended sampler parameter: the key below `general.sampling.`, its names in generation_config.json, and
 /// what it is.
@@ -121,7 +121,7 @@ fn add_sources(metadata: &mut Metadata, kind: &str, sources: Option<Vec<Source>>
 
 /// Recommended sampler parameters, and what of them is left out: no reason to stop, whatever the file holds.
 fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Vec<String> {
-    let config = match read_optional_json::<Map<String, Json>>(&folder.join("generation_config.json")) {
+    let config = match json::read_optional::<Map<String, Json>>(&folder.join("generation_config.json")) {
         Ok(config) => config.unwrap_or_default(),
         Err(error) => return vec![format!("no sampler parameters are written: {error}")],
     };

@@ -13,9 +13,10 @@ use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Metadata, Value, i32_array, string_array};
+use crate::json;
 use crate::model::{Config, Model, Origin};
 use crate::tokenizer::check_pre_tokenizer_name;
-use crate::tokenizer::files::{TokenizerFiles, read_optional_json};
+use crate::tokenizer::files::TokenizerFiles;
 use crate::tokenizer::vocabulary::Vocabulary;
 
 /// `GGML_QNT_VERSION`: the version of the block formats.
@@ -173,5 +174,5 @@ fn put_u32(metadata: &mut Metadata, key: &str, value: usize) -> Result<()> {
 /// config.json as it stands, for what the checked [`Config`] does not hold.
 fn read_config(folder: &Path) -> Result<Map<String, Json>> {
     let path = folder.join("config.json");
-    read_optional_json(&path)?.ok_or(Error::NotFound { path })
+    json::read(&path)
 }

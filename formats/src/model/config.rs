@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
+use crate::json;
 use crate::model::layout::HeadSizes;
 use crate::model::{Layout, Role, TensorKey};
 
@@ -68,9 +69,8 @@ impl Config {
     /// # Errors
     /// Not JSON, a missing or zero key, or a setting that no PLM graph has (another activation, biases,
     /// RoPE scaling, untied embeddings, fewer key-value heads than heads).
-    pub fn from_json(path: &Path, text: &str) -> Result<Config> {
-        let raw: RawConfig = serde_json::from_str(text)
-            .map_err(|e| Error::Json { path: path.to_path_buf(), detail: e.to_string() })?;
+    pub fn from_json(path: &Path, bytes: Vec<u8>) -> Result<Config> {
+        let raw: RawConfig = json::parse(path, bytes)?;
         raw.refuse_what_no_graph_has(path)?;
         let need = |key: &str, value: Option<usize>| match value {
             None => Err(missing(path, key)),

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
 use crate::safetensors::{SafetensorsFile, TensorInfo};
 use crate::source::{GatheredRows, RowSource, StoredTensor};
+use crate::{json, small_file};
 
 /// Shards of this many bytes are compared at a time when the output head is checked against the embedding.
 const COMPARE_CHUNK: usize = 1 << 20;
@@ -17,8 +18,7 @@ const COMPARE_CHUNK: usize = 1 << 20;
 /// files without one.
 pub(super) fn from_folder(folder: &Path) -> Result<Model> {
     let config_path = folder.join("config.json");
-    let text = std::fs::read_to_string(&config_path).map_err(Error::io(&config_path))?;
-    let config = Config::from_json(&config_path, &text)?;
+    let config = Config::from_json(&config_path, small_file::read(&config_path)?)?;
 
     let mut found: HashMap<TensorKey, (PathBuf, StoredTensor, Vec<usize>)> = HashMap::new();
     let mut head = None;
@@ -113,9 +113,7 @@ fn indexed_files(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
-    let parsed: Index = serde_json::from_str(&text)
-        .map_err(|e| Error::Json { path: index.to_path_buf(), detail: e.to_string() })?;
+    let parsed: Index = json::read(index)?;
     let mut names: Vec<_> = parsed.weight_map.into_values().collect();
     names.sort();
     names.dedup();

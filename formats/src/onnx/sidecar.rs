@@ -1,13 +1,14 @@
 //! The files beside the graph: what each client reads before it opens the model.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
 use super::spec::{ExportSpec, Profile};
 use crate::DType;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::{Model, Origin};
+use crate::{json, small_file};
 
 /// A small file of the output folder.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,13 +41,13 @@ pub fn sidecars(model: &Model, spec: &ExportSpec, data_files: usize) -> Result<V
     if let Origin::HuggingFace(folder) = &model.origin {
         for name in COPIED {
             let path = folder.join(name);
-            match std::fs::read(&path) {
-                Ok(bytes) => files.push(Sidecar { path: name.into(), bytes }),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::io(&path)(e)),
-            }
+            let Some(bytes) = small_file::read_optional(&path)? else { continue };
+            // What Python's json writes is not always what JavaScript reads.
+            let is_json = path.extension().is_some_and(|e| e == "json");
+            let bytes = if is_json { json::to_standard(&path, bytes)? } else { bytes };
+            files.push(Sidecar { path: name.into(), bytes });
         }
-        source_config = read_object(&folder.join("config.json"))?;
+        source_config = json::read(&folder.join("config.json"))?;
     }
     let ids = TokenIds::find(model, &source_config)?;
     match spec.profile {
@@ -69,11 +70,6 @@ fn push_json(files: &mut Vec<Sidecar>, name: &str, value: Value) {
     files.push(Sidecar { path: name.into(), bytes: text.into_bytes() });
 }
 
-fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(|e| Error::Json { path: path.to_path_buf(), detail: e.to_string() })
-}
-
 fn context_length(model: &Model) -> usize {
     model.config.max_position_embeddings
 }
@@ -92,9 +88,7 @@ impl TokenIds {
         match &model.origin {
             Origin::HuggingFace(folder) => {
                 let path = folder.join("generation_config.json");
-                if path.is_file() {
-                    generation = read_object(&path)?;
-                }
+                generation = json::read_optional(&path)?.unwrap_or_default();
             }
             Origin::Gguf(file) => {
                 for (key, gguf) in [

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::files::{AddedToken, TokenizerFiles, read_optional_json};
+use super::files::{AddedToken, TokenizerFiles};
 use crate::error::{Error, Result};
+use crate::json;
 
 /// Named roles of tokenizer_config.json, in the order in which tokens that are new get their ids.
 const NAMED: [&str; 7] =
@@ -61,11 +62,11 @@ impl<'a> AddedTokens<'a> {
             let declared = BTreeMap::<u32, AddedToken>::deserialize(decoder).map_err(bad)?;
             return Ok(("tokenizer_config.json", declared.into_iter().collect()));
         }
-        let special = read_optional_json::<Map<String, Value>>(&folder.join("special_tokens_map.json"))?;
+        let special = json::read_optional::<Map<String, Value>>(&folder.join("special_tokens_map.json"))?;
         config.extend(special.unwrap_or_default());
         let named = named_tokens(config);
         let file = "added_tokens.json";
-        let listed = read_optional_json::<BTreeMap<String, u32>>(&folder.join(file))?.unwrap_or_default();
+        let listed = json::read_optional::<BTreeMap<String, u32>>(&folder.join(file))?.unwrap_or_default();
         let token = |content| AddedToken { special: named.contains(&content), content, ..AddedToken::default() };
         let mut declared: Vec<_> = listed.into_iter().map(|(content, id)| (id, token(content))).collect();
         declared.sort_by_key(|(id, _)| *id);

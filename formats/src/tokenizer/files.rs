@@ -4,10 +4,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::json;
 
 /// What a folder says about its tokenizer.
 #[derive(Debug)]
@@ -95,8 +96,8 @@ pub(crate) struct IdentifiedToken {
 impl TokenizerFiles {
     /// Reads tokenizer.json and tokenizer_config.json where they are there.
     pub fn read(folder: &Path) -> Result<TokenizerFiles> {
-        let config = read_optional_json(&folder.join("tokenizer_config.json"))?;
-        let json = read_optional_json(&folder.join("tokenizer.json"))?;
+        let config = json::read_optional(&folder.join("tokenizer_config.json"))?;
+        let json = json::read_optional(&folder.join("tokenizer.json"))?;
         Ok(TokenizerFiles { folder: folder.to_path_buf(), json, config })
     }
 
@@ -104,27 +105,6 @@ impl TokenizerFiles {
     pub fn config_str(&self, key: &str) -> Option<&str> {
         self.config.as_ref()?.get(key)?.as_str()
     }
-}
-
-/// Reads a JSON file, or `None` if it is not there.
-///
-/// # Errors
-/// [`Error::Json`] if it is not what is expected.
-pub(crate) fn read_optional_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    match read_optional(path)? {
-        None => Ok(None),
-        Some(text) => serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|e| Error::Json { path: path.to_path_buf(), detail: e.to_string() }),
-    }
-}
-
-/// Reads a text file, or `None` if it is not there.
-pub(crate) fn read_optional(path: &Path) -> Result<Option<String>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    std::fs::read_to_string(path).map(Some).map_err(Error::io(path))
 }
 
 fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {

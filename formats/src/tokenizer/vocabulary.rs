@@ -7,12 +7,11 @@ use serde_json::Value as Json;
 
 use super::added::AddedTokens;
 use super::bytes::escape_space;
-use super::files::{
-    AddedToken, BpeJson, MergeJson, TokenizerFiles, VocabJson, read_optional, read_optional_json,
-};
+use super::files::{AddedToken, BpeJson, MergeJson, TokenizerFiles, VocabJson};
 use super::pre::{PreTokenizer, check_pre_tokenizer_name};
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
+use crate::{json, small_file};
 
 /// `llama_token_type`, the numbers in `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +84,7 @@ impl Vocabulary {
             None => {
                 let path = files.folder.join("vocab.json");
                 let missing = || Error::NoTokenizer { path: files.folder.clone() };
-                let vocab: VocabJson = read_optional_json(&path)?.ok_or_else(missing)?;
+                let vocab: VocabJson = json::read_optional(&path)?.ok_or_else(missing)?;
                 let merges = read_merges(&files.folder.join("merges.txt"))?.ok_or_else(missing)?;
                 let pre = match pre {
                     Some(name) => name,
@@ -304,7 +303,7 @@ fn join_merge(merge: &MergeJson) -> String {
 
 /// merges.txt: a merge a line, after an optional line with a version.
 fn read_merges(path: &Path) -> Result<Option<Vec<String>>> {
-    let Some(text) = read_optional(path)? else { return Ok(None) };
+    let Some(text) = small_file::read_optional_text(path)? else { return Ok(None) };
     let mut merges = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
