@@ -167,6 +167,10 @@ fn format_hint(error: &FormatError) -> Option<String> {
             FormatError::NotFound { .. } => {
                 "check the spelling; MODEL is a folder with config.json, or a .gguf file"
             }
+            FormatError::NoSnapshot { found, .. } => match found.last() {
+                Some(last) => return Some(format!("name one of them, e.g. {}", last.display())),
+                None => "the download may have stopped early; fetch the model again",
+            },
             FormatError::UnknownFormat { .. } => {
                 "MODEL is a Hugging Face folder (config.json, *.safetensors, tokenizer.json) or a .gguf file"
             }

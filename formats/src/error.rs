@@ -13,6 +13,11 @@ pub enum Error {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: no such file or folder", path.display())]
     NotFound { path: PathBuf },
+    #[error(
+        "{}: a folder of the hub's cache with {} snapshots, and no refs/main that names one of them",
+        path.display(), found.len()
+    )]
+    NoSnapshot { path: PathBuf, found: Vec<PathBuf> },
     #[error("{}: a link to {}, which is not there", path.display(), target.display())]
     DanglingLink { path: PathBuf, target: PathBuf },
     #[error("{}: {kind}, not a regular file", path.display())]

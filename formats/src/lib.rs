@@ -6,6 +6,7 @@ pub mod describe;
 pub mod dtype;
 pub mod error;
 pub mod gguf;
+pub mod hub;
 pub mod imatrix;
 pub mod json;
 pub mod model;
@@ -16,7 +17,7 @@ pub mod source;
 pub mod tokenizer;
 pub mod warning;
 
-pub use describe::{DescribeOptions, describe};
+pub use describe::{DescribeOptions, Description, describe};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use imatrix::Imatrix;

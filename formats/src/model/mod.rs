@@ -18,6 +18,7 @@ pub use roles::{Role, TensorKey};
 
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
+use crate::hub;
 use crate::source::RowSource;
 use crate::warning::Warning;
 
@@ -56,14 +57,20 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a Hugging Face folder or a PLM GGUF and checks every tensor's shape against the config.
+    /// Opens a Hugging Face folder, as it is or in the hub's cache, or a PLM GGUF and checks every tensor's shape against the config.
     ///
     /// # Errors
     /// Anything that makes the input not a whole PLM; see [`Error`].
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
         let path = path.as_ref();
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
-        if metadata.is_dir() { import::from_folder(path) } else { import::from_gguf(path) }
+        if !metadata.is_dir() {
+            return import::from_gguf(path);
+        }
+        match hub::snapshot(path)? {
+            Some(snapshot) => import::from_folder(&snapshot),
+            None => import::from_folder(path),
+        }
     }
 
     /// The path it was opened by.
