@@ -118,6 +118,18 @@ pub enum Error {
     ModelCard { path: PathBuf, detail: String },
     #[error("{} already exists", path.display())]
     Exists { path: PathBuf },
+    #[error("{}: cannot be written as a file: it is {kind}", path.display())]
+    NotAFile { path: PathBuf, kind: &'static str },
+    #[error("{}: not a folder", path.display())]
+    NotAFolder { path: PathBuf },
+    #[error("{}: no such file or folder", path.display())]
+    NoFolder { path: PathBuf },
+    #[error("{}: not replaced: {reason}", path.display())]
+    NotReplaced { path: PathBuf, reason: String },
+    #[error("{}: not of the same set as {}: another run wrote it", path.display(), first.display())]
+    MixedShards { path: PathBuf, first: PathBuf },
+    #[error("{}: its set was being put in place when the run ended", path.display())]
+    UnfinishedSet { path: PathBuf },
     #[error("GGUF metadata `{key}`: {detail}")]
     Metadata { key: String, detail: String },
 }

@@ -1,7 +1,6 @@
 //! What a PLM model is and how it is stored. Never does quantization arithmetic.
 
 pub mod atomic;
-pub mod atomic_folder;
 pub mod describe;
 pub mod dtype;
 pub mod error;

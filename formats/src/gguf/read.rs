@@ -5,6 +5,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::split::{check_shard, explain_missing};
 use super::{DEFAULT_ALIGNMENT, MAGIC, Metadata, Value, ValueType};
 use crate::DType;
 use crate::error::{Error, Result};
@@ -44,13 +45,18 @@ impl GgufFile {
     /// missing shards.
     pub fn open(path: impl AsRef<Path>) -> Result<GgufFile> {
         let path = path.as_ref();
-        let mut whole = read_one(path)?;
+        let mut whole = read_one(path).map_err(explain_missing)?;
         let shards = whole.metadata.unsigned("split.count").unwrap_or(1);
         if shards > 1 {
             whole.append_shards(shards)?;
         }
         check_duplicates(path, &whole.tensors)?;
         Ok(whole)
+    }
+
+    /// Opens one file, whatever set it may be a shard of.
+    pub(super) fn open_shard(path: &Path) -> Result<GgufFile> {
+        read_one(path)
     }
 
     /// The path it was opened by.
@@ -80,7 +86,8 @@ impl GgufFile {
         }
         for shard in 2..=count {
             let shard_path = self.path.with_file_name(format!("{stem}-{shard:05}-of-{count:05}.gguf"));
-            let part = read_one(&shard_path)?;
+            let part = read_one(&shard_path).map_err(explain_missing)?;
+            check_shard(self, &part, shard - 1)?;
             self.tensors.extend(part.tensors);
             self.file_bytes += part.file_bytes;
         }
