@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 use crate::gguf::{Metadata, Value, string_array};
 use crate::tokenizer::files::{TokenizerFiles, read_optional, read_optional_json};
 
+/// The folder of templates other than the default one.
+pub(crate) const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
+
 /// Adds `tokenizer.chat_template`, and further templates under their names.
 ///
 /// Without tokenizer_config.json there is none, as for the converter; a template there (even null) comes before the
@@ -33,7 +36,7 @@ fn from_files(folder: &Path) -> Result<Json> {
         return Ok(json.and_then(|mut j| j.remove("chat_template")).unwrap_or_default());
     };
     let template = unix_lines(template);
-    let additional = jinja_files(&folder.join("additional_chat_templates"))?;
+    let additional = jinja_files(&folder.join(ADDITIONAL_TEMPLATES))?;
     if additional.is_empty() {
         return Ok(Json::String(template));
     }

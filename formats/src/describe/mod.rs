@@ -7,6 +7,8 @@ mod name;
 mod special;
 mod yaml;
 
+pub(crate) use chat::ADDITIONAL_TEMPLATES;
+
 use std::path::Path;
 
 use serde_json::{Map, Value as Json};
@@ -33,7 +35,7 @@ pub struct DescribeOptions {
 /// The metadata of a GGUF with this model.
 ///
 /// From a folder: all keys that convert_hf_to_gguf.py writes, in its order. From a GGUF: its own, without those that
-/// number shards.
+/// number shards or say how its data is aligned.
 ///
 /// # Errors
 /// A tokenizer that is missing, malformed or not like any of llama.cpp's; a malformed model card or configuration.
@@ -41,8 +43,7 @@ pub fn describe(model: &Model, options: &DescribeOptions) -> Result<Metadata> {
     match &model.origin {
         Origin::HuggingFace(folder) => describe_folder(model, folder, options),
         Origin::Gguf(file) => {
-            let kept = file.metadata.iter().filter(|(key, _)| !key.starts_with("split."));
-            let mut metadata: Metadata = kept.map(|(key, value)| (key.to_string(), value.clone())).collect();
+            let mut metadata = file.metadata.without_layout();
             if let Some(name) = &options.tokenizer_pre {
                 check_pre_tokenizer_name(name)?;
                 metadata.set("tokenizer.ggml.pre", Value::String(name.clone()));

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Config, Model, Origin, Role, Tensor, TensorKey};
+use crate::describe::ADDITIONAL_TEMPLATES;
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::gguf::GgufFile;
 use crate::safetensors::{SafetensorsFile, TensorInfo};
 use crate::source::{GatheredRows, RowSource, StoredTensor};
@@ -16,6 +18,8 @@ const COMPARE_CHUNK: usize = 1 << 20;
 /// Reads a Hugging Face folder: config.json and safetensors, as one file, shards with an index, or several
 /// files without one.
 pub(super) fn from_folder(folder: &Path) -> Result<Model> {
+    // Before anything is read, so that no change goes unseen.
+    let inputs = fingerprints(folder);
     let config_path = folder.join("config.json");
     let text = std::fs::read_to_string(&config_path).map_err(Error::io(&config_path))?;
     let config = Config::from_json(&config_path, &text)?;
@@ -64,7 +68,7 @@ pub(super) fn from_folder(folder: &Path) -> Result<Model> {
     }
     check_head(folder, &config, &tensors, head)?;
 
-    let mut model = Model { config, tensors, origin: Origin::HuggingFace(folder.to_path_buf()) };
+    let mut model = Model { config, tensors, origin: Origin::HuggingFace(folder.to_path_buf()), inputs };
     if !model.config.rope_interleave {
         interleave_rope(&mut model);
     }
@@ -72,8 +76,8 @@ pub(super) fn from_folder(folder: &Path) -> Result<Model> {
 }
 
 /// Reads a PLM GGUF.
-pub(super) fn from_gguf(path: &Path) -> Result<Model> {
-    let file = GgufFile::open(path)?;
+pub(super) fn from_gguf(file: GgufFile) -> Result<Model> {
+    let path = file.path();
     let config = Config::from_gguf(path, &file.metadata)?;
     let mut by_name: BTreeMap<&str, _> = file.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut tensors = Vec::new();
@@ -88,7 +92,24 @@ pub(super) fn from_gguf(path: &Path) -> Result<Model> {
     if let Some(name) = by_name.keys().next() {
         return Err(Error::UnknownTensor { path: path.to_path_buf(), tensor: name.to_string() });
     }
-    Ok(Model { config, tensors, origin: Origin::Gguf(file) })
+    let inputs = file.fingerprints().cloned().collect();
+    Ok(Model { config, tensors, origin: Origin::Gguf(file), inputs })
+}
+
+/// The files that a folder's model may be read from: weights, tokenizer, configurations, templates, the model card.
+fn fingerprints(folder: &Path) -> Vec<Fingerprint> {
+    const EXTENSIONS: [&str; 6] = ["safetensors", "json", "jinja", "txt", "model", "md"];
+    let is_read = |path: &PathBuf| {
+        path.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.contains(&e))
+    };
+    let mut paths: Vec<PathBuf> = [folder.to_path_buf(), folder.join(ADDITIONAL_TEMPLATES)]
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten())
+        .map(|entry| entry.path())
+        .filter(is_read)
+        .collect();
+    paths.sort();
+    paths.iter().filter_map(|path| Fingerprint::of(path)).collect()
 }
 
 /// The safetensors files of a folder, in a fixed order.

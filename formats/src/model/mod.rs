@@ -13,6 +13,7 @@ pub use layout::{Layout, latent_metadata, sharpness};
 pub use roles::{Role, TensorKey};
 
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::gguf::GgufFile;
 use crate::source::RowSource;
 
@@ -46,6 +47,8 @@ pub struct Model {
     pub config: Config,
     pub tensors: Vec<Tensor>,
     pub origin: Origin,
+    /// What the files it is read from were when it was opened.
+    pub inputs: Vec<Fingerprint>,
 }
 
 impl Model {
@@ -56,7 +59,15 @@ impl Model {
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
         let path = path.as_ref();
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
-        if metadata.is_dir() { import::from_folder(path) } else { import::from_gguf(path) }
+        if metadata.is_dir() { import::from_folder(path) } else { Model::from_gguf(GgufFile::open(path)?) }
+    }
+
+    /// The PLM in an opened GGUF.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_gguf(file: GgufFile) -> Result<Model> {
+        import::from_gguf(file)
     }
 
     /// The path it was opened by.
@@ -70,6 +81,13 @@ impl Model {
     /// The tensor with this identity.
     pub fn tensor(&self, key: TensorKey) -> Option<&Tensor> {
         self.tensors.iter().find(|t| t.key == key)
+    }
+
+    /// # Errors
+    /// One of its files is not any longer what it was when the model was opened, so that what was read before and what
+    /// was read after may not belong together.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.inputs.iter().try_for_each(Fingerprint::check)
     }
 
     /// Number of weights, each tensor counted once.
