@@ -12,6 +12,7 @@ mod passes;
 mod pipeline;
 mod plan;
 mod progress;
+mod readback;
 mod report;
 mod resume;
 mod sensitivity;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use plmconv_formats::describe::set_file_type;
 use plmconv_formats::gguf::{Directory, Metadata, Value};
 use plmconv_formats::model::{Tensor, latent_metadata};
-use plmconv_formats::{DType, DescribeOptions, Layout, Model, Role, TensorKey, describe};
+use plmconv_formats::{DType, DescribeOptions, Fingerprint, Layout, Model, Role, TensorKey, describe};
 use plmconv_quant::policy::{Assigned, FileType, ModelShape, Policy, Reason, TensorDesc};
 use sha2::{Digest, Sha256};
 
@@ -30,6 +30,8 @@ pub struct Plan {
     pub guidance: Guidance,
     /// Go on with what an interrupted run had finished.
     pub resume: bool,
+    /// What the model's files were when it was opened.
+    inputs: Vec<Fingerprint>,
 }
 
 /// A tensor and what becomes of it.
@@ -130,13 +132,23 @@ impl Plan {
             pair_factors: factors,
             guidance: target.guidance,
             resume: target.resume,
+            inputs: model.inputs,
         })
     }
 
-    /// A digest of all that decides the bytes of the outputs; of the source some rows of every tensor are taken.
+    /// # Errors
+    /// What was read is not any longer what it was when it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.inputs.iter().try_for_each(Fingerprint::check)?;
+        self.guidance.check_unchanged()
+    }
+
+    /// A digest of all that decides the bytes of the outputs; of the source some rows of every tensor are taken, and
+    /// its files' sizes and times.
     pub fn key(&self) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update(env!("CARGO_PKG_VERSION"));
+        self.inputs.iter().for_each(|input| hash.update(input.stable()));
         self.shards.iter().for_each(|shard| hash.update(&shard.directory.head));
         for tensor in &self.tensors {
             add_rows(&mut hash, &tensor.name, &*tensor.tensor.source)?;

@@ -42,6 +42,11 @@ impl AtomicFolder {
         &self.target
     }
 
+    /// Where it stands until then.
+    pub fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+
     /// Creates a file of the folder, `relative` to it, with the folders on the way.
     ///
     /// # Errors

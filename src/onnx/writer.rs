@@ -19,6 +19,7 @@ use super::plan::{OnnxPlan, stored_as};
 use crate::guidance::Feedback;
 use crate::pipeline::stream::{Rows, Writer, in_order, row_steps};
 use crate::progress::Console;
+use crate::readback;
 
 /// Writes everything the plan says. The folder appears when all of it is there.
 pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()> {
@@ -40,6 +41,8 @@ pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()>
         bar.inc((rows.len() * item.source.row_bytes()) as u64);
         Ok(())
     })?;
+    plan.check_unchanged()?;
+    readback::onnx(&folder, plan)?;
     Ok(folder.commit()?)
 }
 
