@@ -118,8 +118,6 @@ pub enum Error {
     ModelCard { path: PathBuf, detail: String },
     #[error("{} already exists", path.display())]
     Exists { path: PathBuf },
-    #[error("{}: cannot be written as a file: it is {kind}", path.display())]
-    NotAFile { path: PathBuf, kind: &'static str },
     #[error("{}: not a folder", path.display())]
     NotAFolder { path: PathBuf },
     #[error("{}: no such file or folder", path.display())]
@@ -130,6 +128,8 @@ pub enum Error {
     MixedShards { path: PathBuf, first: PathBuf },
     #[error("{}: its set was being put in place when the run ended", path.display())]
     UnfinishedSet { path: PathBuf },
+    #[error("{}: changed while it was being read", path.display())]
+    Changed { path: PathBuf },
     #[error("GGUF metadata `{key}`: {detail}")]
     Metadata { key: String, detail: String },
 }

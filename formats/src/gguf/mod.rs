@@ -19,5 +19,7 @@ pub use write::{Directory, DirectoryEntry};
 pub const MAGIC: [u8; 4] = *b"GGUF";
 /// The version written.
 pub const VERSION: u32 = 3;
+/// Metadata key of the bytes to which a file's data and every tensor in it are aligned.
+pub const ALIGNMENT_KEY: &str = "general.alignment";
 /// Bytes to which the data and every tensor in it are aligned, where metadata says nothing else.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
