@@ -15,6 +15,7 @@ mod passes;
 mod pipeline;
 pub mod plan;
 mod progress;
+mod readback;
 mod report;
 pub mod resume;
 mod sensitivity;
