@@ -9,18 +9,19 @@ use plmconv_validate::Options;
 use super::write;
 use crate::args::{QuantizeArgs, WindowArgs};
 use crate::error::ParityFailure;
-use crate::evaluation::{Request, TextChoice, compare, read_text, windows_of};
+use crate::evaluation::{Request, Text, TextChoice, compare, windows_of};
 use crate::plan::{Plan, Target};
 use crate::report;
 use crate::report::validation::ValidationReport;
 
 pub fn run(args: &QuantizeArgs, model: Model, target: Target, text: &Path) -> Result<()> {
-    check_text(args, &model, text)?;
+    let text = Text::read(text)?;
+    check_text(args, &model, &text)?;
     let Some((mut plan, elapsed)) = write::write(model, target, &args.output)? else {
         return Ok(());
     };
     let first = plan.shards[0].path.clone();
-    let report = match validate(args, &first, text) {
+    let report = match validate(args, &first, &text) {
         Ok(report) => report,
         Err(error) => {
             // Not proven: it must not be taken for a file that was.
@@ -39,19 +40,19 @@ pub fn run(args: &QuantizeArgs, model: Model, target: Target, text: &Path) -> Re
 }
 
 /// A text that cannot be used is told before an hour of quantizing.
-fn check_text(args: &QuantizeArgs, model: &Model, text: &Path) -> Result<()> {
+fn check_text(args: &QuantizeArgs, model: &Model, text: &Text) -> Result<()> {
     let tokenizer = TextTokenizer::from_model(model)?;
-    let tokens = tokenizer.encode(&read_text(text)?)?;
+    let tokens = tokenizer.encode(&text.content)?;
     windows_of(&tokens, &tokenizer, args.check.validate_ctx, args.check.validate_chunks)?;
     Ok(())
 }
 
-fn validate(args: &QuantizeArgs, written: &Path, text: &Path) -> Result<ValidationReport> {
+fn validate(args: &QuantizeArgs, written: &Path, text: &Text) -> Result<ValidationReport> {
     let threads = args.output.threads.map_or(0, |n| n.get());
     let comparison = compare(&Request {
         candidate: written,
         reference: &args.model,
-        text: TextChoice::File(text.into()),
+        text: TextChoice::Given(text),
         windows: WindowArgs { ctx: Some(args.check.validate_ctx), chunks: args.check.validate_chunks },
         per_layer: false,
         limits: args.check.limits,

@@ -6,7 +6,9 @@ use anyhow::Result;
 use plmconv_validate::reference::{MODEL_DIGEST, ReferenceOptions, TEXT_DIGEST, write_reference};
 
 use crate::args::{DEFAULT_CTX, ReferenceArgs};
-use crate::evaluation::{TOKENIZER_DIGEST, load_model, model_digest, read_text, text_digest, windows_of};
+use crate::evaluation::{
+    TOKENIZER_DIGEST, load_model, model_digest, read_text, text_digest, tokens_of, windows_of,
+};
 use crate::progress::Console;
 use crate::report;
 
@@ -15,7 +17,7 @@ pub fn run(args: &ReferenceArgs) -> Result<()> {
     let options = args.evaluator.options()?;
     let text = read_text(&args.text)?;
     let loaded = load_model(&args.model, options)?;
-    let tokens = loaded.tokenizer.encode(&text)?;
+    let tokens = tokens_of(&loaded.tokenizer, &text, console)?;
     let ctx = args.windows.ctx.unwrap_or(DEFAULT_CTX);
     let windows = windows_of(&tokens, &loaded.tokenizer, ctx, args.windows.chunks)?;
     let options = ReferenceOptions {

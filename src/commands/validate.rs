@@ -6,13 +6,14 @@ use anyhow::Result;
 
 use crate::args::ValidateArgs;
 use crate::error::ParityFailure;
-use crate::evaluation::{Request, TextChoice, compare};
+use crate::evaluation::{Request, Text, TextChoice, compare};
 use crate::progress::Console;
 use crate::report::validation::ValidationReport;
 
 pub fn run(args: &ValidateArgs) -> Result<()> {
-    let text = match (&args.text, args.self_tokens) {
-        (Some(path), _) => TextChoice::File(path.clone()),
+    let given = args.text.as_deref().map(Text::read).transpose()?;
+    let text = match (&given, args.self_tokens) {
+        (Some(text), _) => TextChoice::Given(text),
         (None, Some(tokens)) => TextChoice::Written { tokens: tokens.get(), seed: args.seed },
         (None, None) => TextChoice::Default { seed: args.seed },
     };

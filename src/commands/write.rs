@@ -92,6 +92,7 @@ pub fn write(model: Model, target: Target, args: &OutputArgs) -> Result<Option<(
 pub fn run_onnx(model: Model, target: onnx::Target, args: &OutputArgs) -> Result<()> {
     let pool = thread_pool(args.threads)?;
     let plan = pool.install(|| OnnxPlan::new(model, target))?;
+    plan.sidecars.warnings.iter().for_each(|warning| args.console().warn(warning));
     let outline = plan.outline();
     match carry_out(&outline, args, &pool, |bar| onnx::write(&plan, bar, args.console()))? {
         Some(elapsed) => report::written::print(&outline, elapsed, args.json, None),

@@ -25,7 +25,7 @@ pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()>
     let folder = AtomicFolder::create(&plan.output, plan.overwrite)?;
     let data = DataFiles::create(&folder, plan)?;
     write_small(&folder, plan.graph_path(), &plan.export.model)?;
-    for sidecar in &plan.sidecars {
+    for sidecar in &plan.sidecars.files {
         write_small(&folder, &sidecar.path, &sidecar.bytes)?;
     }
     for literal in &plan.export.literals {

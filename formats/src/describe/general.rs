@@ -154,6 +154,31 @@ fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Vec<String> {
     warnings
 }
 
+/// generation_config.json's form of the sampler parameters in a GGUF's metadata.
+pub(crate) fn sampling_of(metadata: &Metadata) -> Map<String, Json> {
+    let mut config = Map::new();
+    for (key, names, _) in SAMPLING {
+        let value = match metadata.get(&format!("general.sampling.{key}")) {
+            Some(Value::F32(f)) => shortest(*f),
+            Some(Value::I32(n)) => (*n).into(),
+            Some(Value::String(text)) => text.as_str().into(),
+            _ => continue,
+        };
+        let name = names.last().expect("each has a name");
+        config.insert(name.to_string(), value);
+    }
+    if ["temperature", "top_k", "top_p", "min_p"].iter().any(|name| config.contains_key(*name)) {
+        // Without it they are ignored.
+        config.insert("do_sample".into(), true.into());
+    }
+    config
+}
+
+/// The number as somebody would write it: 0.7, not what its 32 bits are in 64.
+fn shortest(number: f32) -> Json {
+    number.to_string().parse::<f64>().ok().into()
+}
+
 /// A whole number, also one that is written with a decimal point.
 fn integer(value: &Json) -> Option<i32> {
     match value.as_i64() {

@@ -1,10 +1,10 @@
 //! A model's GGUF metadata: equal to what llama.cpp's convert_hf_to_gguf.py writes for the same folder.
 
 mod card;
-mod chat;
-mod general;
+pub(crate) mod chat;
+pub(crate) mod general;
 mod name;
-mod special;
+pub(crate) mod special;
 mod yaml;
 
 use std::path::Path;

@@ -89,7 +89,8 @@ pub(super) fn drop_bad_ids(metadata: &mut Metadata) -> Vec<String> {
     warnings
 }
 
-fn left_out(key: &str, found: &str, vocab_size: usize) -> String {
+/// Says that an id stands for no token.
+pub(crate) fn left_out(key: &str, found: &str, vocab_size: usize) -> String {
     format!("`{key}` is {found}, but ids go from 0 to {}: it is left out", vocab_size - 1)
 }
 

@@ -1,7 +1,7 @@
 //! Text to ids and back, with the result that llama.cpp's own tokenizer has.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -12,6 +12,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
 use super::bytes;
+use super::original::{Difference, first_difference};
 use super::partition::{Fragment, Matched, ends_generation};
 use super::pre::PreTokenizer;
 use super::vocabulary::{TokenType, Vocabulary};
@@ -36,6 +37,8 @@ pub struct TextTokenizer {
     add_bos: bool,
     add_eos: bool,
     chat_template: Option<String>,
+    /// The tokenizer.json that all this was read from, if it was.
+    original: Option<PathBuf>,
 }
 
 impl TextTokenizer {
@@ -58,7 +61,9 @@ impl TextTokenizer {
     /// # Errors
     /// As [`TextTokenizer::from_model`].
     pub fn from_folder(folder: &Path, vocab_size: usize) -> Result<TextTokenizer> {
-        TextTokenizer::from_metadata(folder, &describe_tokenizer(folder, vocab_size)?)
+        let tokenizer = TextTokenizer::from_metadata(folder, &describe_tokenizer(folder, vocab_size)?)?;
+        let original = Some(folder.join("tokenizer.json")).filter(|path| path.is_file());
+        Ok(TextTokenizer { original, ..tokenizer })
     }
 
     /// The tokenizer that a GGUF's metadata describes. `path` names the file in errors.
@@ -67,10 +72,7 @@ impl TextTokenizer {
     /// As [`TextTokenizer::from_model`].
     pub fn from_metadata(path: &Path, metadata: &Metadata) -> Result<TextTokenizer> {
         let vocabulary = Vocabulary::from_metadata(path, metadata)?;
-        let pre = PreTokenizer::find(&vocabulary.pre).ok_or_else(|| Error::UnknownPreTokenizer {
-            path: path.to_path_buf(),
-            regex: format!("the splits that `{}` stands for are not known here", vocabulary.pre),
-        })?;
+        let pre = vocabulary.pre_tokenizer()?;
         let flag = |key: &str| metadata.get(key).and_then(crate::gguf::Value::as_bool);
         let add_bos = flag("tokenizer.ggml.add_bos_token").unwrap_or(pre.add_bos);
         let add_eos = flag("tokenizer.ggml.add_eos_token").unwrap_or(false);
@@ -90,6 +92,7 @@ impl TextTokenizer {
             matched: Matched::new(&vocabulary),
             bpe: byte_level_bpe(&vocabulary, pre)?,
             vocabulary,
+            original: None,
         })
     }
 
@@ -101,6 +104,14 @@ impl TextTokenizer {
         let bos = self.bos.filter(|_| self.add_bos);
         let eos = self.eos.filter(|_| self.add_eos);
         Ok(bos.into_iter().chain(body).chain(eos).collect())
+    }
+
+    /// Where transformers would give other ids than `ids`, which [`encode`](Self::encode) made of `text`: for tokens
+    /// with rules that llama.cpp does not have, control tokens in the text, and text that is not NFC. `None` where
+    /// there is no difference, or nothing to compare with.
+    pub fn differs_from_transformers(&self, text: &str, ids: &[u32]) -> Option<Difference> {
+        let body = usize::from(self.add_bos)..ids.len() - usize::from(self.add_eos);
+        first_difference(self.original.as_deref()?, text, ids.get(body)?).ok()?
     }
 
     /// Ids of a rendered chat: control tokens in the text are taken as such, and nothing is added.

@@ -138,6 +138,17 @@ impl Vocabulary {
         Ok(vocabulary)
     }
 
+    /// The splits that `pre` stands for.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPreTokenizer`] for those of llama.cpp's names that are known by name only.
+    pub(super) fn pre_tokenizer(&self) -> Result<&'static PreTokenizer> {
+        PreTokenizer::find(&self.pre).ok_or_else(|| Error::UnknownPreTokenizer {
+            path: self.path.clone(),
+            regex: format!("the splits that `{}` stands for are not known here", self.pre),
+        })
+    }
+
     /// The two sides of merge `merge`.
     pub fn sides<'a>(&self, merge: &'a str) -> Result<(&'a str, &'a str)> {
         merge.split_once(' ').ok_or_else(|| self.bad_merge(merge))
