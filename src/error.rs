@@ -182,7 +182,14 @@ fn format_hint(error: &FormatError) -> Option<String> {
                 "the download or copy may have stopped early; compare its size and fetch it again"
             }
             FormatError::UnknownPreTokenizer { .. } => {
-                "name llama.cpp's nearest pre-tokenizer with --tokenizer-pre, e.g. --tokenizer-pre qwen2"
+                "`convert` and `quantize` take llama.cpp's name of the nearest one, e.g. --tokenizer-pre qwen2, and what \
+                 they write can be run"
+            }
+            FormatError::UnknownSplits { .. } => {
+                "such a file can be converted, but not run here; llama.cpp's own tools run it"
+            }
+            FormatError::NoTokenizer { .. } => {
+                "copy tokenizer.json and tokenizer_config.json of the original model into the folder"
             }
             FormatError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 "free some space or choose another folder with -o; --dry-run prints the exact size"

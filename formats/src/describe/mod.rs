@@ -63,11 +63,14 @@ fn describe_gguf(model: &Model, file: &GgufFile, options: &DescribeOptions) -> R
     }
     check_vocabulary_size(file.path(), &metadata, model.config.vocab_size)?;
     let mut warnings = special::drop_bad_ids(&mut metadata);
-    // Copied all the same: another program may make something of it.
-    if metadata.get("tokenizer.ggml.tokens").is_some()
-        && let Err(error) = Vocabulary::from_metadata(file.path(), &metadata)
-    {
-        warnings.push(format!("the tokenizer is copied, but `validate` and `generate` cannot use it: {error}"));
+    if metadata.get("tokenizer.ggml.tokens").is_some() {
+        match Vocabulary::from_metadata(file.path(), &metadata) {
+            // llama.cpp aborts.
+            Err(error @ Error::DuplicateToken { .. }) => return Err(error),
+            // Copied all the same: another program may make something of it.
+            Err(error) => warnings.push(format!("the tokenizer is copied, but it cannot be used here: {error}")),
+            Ok(_) => {}
+        }
     }
     set_file_type(&mut metadata, options.file_type);
     Ok(Description { metadata, warnings })

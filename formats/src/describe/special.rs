@@ -69,7 +69,7 @@ pub(super) fn add_special_tokens(
 }
 
 /// Takes out of a GGUF's metadata the ids that stand for no token, and says which.
-pub(super) fn drop_bad_ids(metadata: &mut Metadata) -> Vec<String> {
+pub(crate) fn drop_bad_ids(metadata: &mut Metadata) -> Vec<String> {
     let Some(vocab_size) = metadata.array_len("tokenizer.ggml.tokens") else { return Vec::new() };
     let is_id = |key: &&str| key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id");
     let keys: Vec<String> = metadata.iter().map(|(key, _)| key).filter(is_id).map(str::to_string).collect();
@@ -79,9 +79,11 @@ pub(super) fn drop_bad_ids(metadata: &mut Metadata) -> Vec<String> {
             // The one type in which llama.cpp reads it.
             Some(id) => metadata.set(key, Value::U32(id as u32)),
             None => {
-                let found = metadata.remove(&key);
-                let found = found.and_then(|v| v.as_i64()).map_or("no number".into(), |id| id.to_string());
-                warnings.push(left_out(&key, &found, vocab_size));
+                let found = metadata.remove(&key).and_then(|v| match v.as_u64() {
+                    Some(id) => Some(id.to_string()),
+                    None => Some(v.as_i64()?.to_string()),
+                });
+                warnings.push(left_out(&key, found.as_deref().unwrap_or("no whole number"), vocab_size));
             }
         }
     }

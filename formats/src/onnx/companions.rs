@@ -8,12 +8,12 @@ use serde_json::{Map, Value, json};
 use super::sidecar::{Sidecar, push_json};
 use crate::describe::chat::template_files;
 use crate::describe::general::sampling_of;
-use crate::describe::special::left_out;
-use crate::describe::describe_tokenizer;
+use crate::describe::special::{drop_bad_ids, left_out};
+use crate::describe::{check_vocabulary_size, describe_tokenizer};
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Metadata};
 use crate::model::{Model, Origin};
-use crate::tokenizer::rebuild::{TokenizerParts, rebuild};
+use crate::tokenizer::rebuild::{TOKENIZER_CLASS, TokenizerParts, rebuild};
 use crate::{json, small_file};
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -48,12 +48,12 @@ pub(super) struct Companions {
 
 impl Companions {
     /// # Errors
-    /// Files of a folder that are there and cannot be read.
+    /// Files of a folder that are there and cannot be read; a GGUF whose tokens are not those of its embedding.
     pub fn of(model: &Model) -> Result<Companions> {
         let mut companions = Companions::default();
         match &model.origin {
             Origin::HuggingFace(folder) => companions.copy(folder, model.config.vocab_size)?,
-            Origin::Gguf(file) => companions.rebuild(file, model),
+            Origin::Gguf(file) => companions.rebuild(file, model)?,
         }
         Ok(companions)
     }
@@ -105,7 +105,8 @@ impl Companions {
         if template.is_null() && self.copy_file(folder, TOKENIZER_CONFIG)? {
             return Ok(());
         }
-        let Some(mut config) = config.or_else(|| (!template.is_null()).then(Map::new)) else { return Ok(()) };
+        let mut config = config.unwrap_or_default();
+        config.entry("tokenizer_class").or_insert(TOKENIZER_CLASS.into());
         if !template.is_null() {
             config.insert("chat_template".into(), template);
         }
@@ -130,8 +131,11 @@ impl Companions {
         Ok(())
     }
 
-    fn rebuild(&mut self, file: &GgufFile, model: &Model) {
-        match rebuild(file.path(), &file.metadata) {
+    fn rebuild(&mut self, file: &GgufFile, model: &Model) -> Result<()> {
+        check_vocabulary_size(file.path(), &file.metadata, model.config.vocab_size)?;
+        let mut metadata = file.metadata.clone();
+        self.warnings = drop_bad_ids(&mut metadata);
+        match rebuild(file.path(), &metadata) {
             Ok(TokenizerParts { tokenizer, mut config }) => {
                 config.insert("model_max_length".into(), model.config.max_position_embeddings.into());
                 push_json(&mut self.files, TOKENIZER, tokenizer);
@@ -139,11 +143,11 @@ impl Companions {
             }
             Err(error) => self.warn_of_missing_tokenizer(&error),
         }
-        self.generation = generation_config(&file.metadata);
-        self.drop_bad_ids("the GGUF", model.config.vocab_size, |companions| &mut companions.generation);
+        self.generation = generation_config(&metadata);
         if !self.generation.is_empty() {
             push_json(&mut self.files, GENERATION_CONFIG, Value::Object(self.generation.clone()));
         }
+        Ok(())
     }
 
     fn warn_of_missing_tokenizer(&mut self, error: &Error) {

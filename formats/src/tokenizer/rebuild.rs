@@ -18,6 +18,9 @@ const ROLES: [(&str, &str); 5] = [
     ("mask_token", "mask_token_id"),
 ];
 
+/// The class that takes tokenizer.json as it is, in every version of transformers.
+pub(crate) const TOKENIZER_CLASS: &str = "PreTrainedTokenizerFast";
+
 /// Contents of the two files.
 pub(crate) struct TokenizerParts {
     pub tokenizer: Value,
@@ -44,8 +47,7 @@ pub(crate) fn rebuild(path: &Path, metadata: &Metadata) -> Result<TokenizerParts
     let around = [token("bos_token_id").filter(|_| add_bos), token("eos_token_id").filter(|_| add_eos)];
 
     let mut config = Map::new();
-    // The class that takes tokenizer.json as it is, in every version of transformers.
-    config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
+    config.insert("tokenizer_class".into(), TOKENIZER_CLASS.into());
     for (role, key) in ROLES {
         config.insert(role.into(), token(key).map(|(_, text)| text).into());
     }

@@ -141,12 +141,10 @@ impl Vocabulary {
     /// The splits that `pre` stands for.
     ///
     /// # Errors
-    /// [`Error::UnknownPreTokenizer`] for those of llama.cpp's names that are known by name only.
+    /// [`Error::UnknownSplits`] for those of llama.cpp's names that are known by name only.
     pub(super) fn pre_tokenizer(&self) -> Result<&'static PreTokenizer> {
-        PreTokenizer::find(&self.pre).ok_or_else(|| Error::UnknownPreTokenizer {
-            path: self.path.clone(),
-            regex: format!("the splits that `{}` stands for are not known here", self.pre),
-        })
+        let unknown = || Error::UnknownSplits { path: self.path.clone(), name: self.pre.clone() };
+        PreTokenizer::find(&self.pre).ok_or_else(unknown)
     }
 
     /// The two sides of merge `merge`.
