@@ -7,7 +7,9 @@ use plmconv_formats::describe::set_file_type;
 use plmconv_formats::gguf::{Directory, Metadata, Value};
 use plmconv_formats::hub;
 use plmconv_formats::model::{Tensor, latent_metadata};
-use plmconv_formats::{DType, DescribeOptions, Description, Layout, Model, Role, TensorKey, describe};
+use plmconv_formats::{
+    DType, DescribeOptions, Description, Fingerprint, Layout, Model, Role, TensorKey, describe,
+};
 use plmconv_quant::policy::{Assigned, FileType, ModelShape, Policy, Reason, TensorDesc};
 use sha2::{Digest, Sha256};
 
@@ -33,6 +35,8 @@ pub struct Plan {
     pub resume: bool,
     /// What of the model the outputs leave out.
     pub warnings: Vec<String>,
+    /// What the model's files were when it was opened.
+    inputs: Vec<Fingerprint>,
 }
 
 /// A tensor and what becomes of it.
@@ -134,13 +138,23 @@ impl Plan {
             guidance: target.guidance,
             resume: target.resume,
             warnings,
+            inputs: model.inputs,
         })
     }
 
-    /// A digest of all that decides the bytes of the outputs; of the source some rows of every tensor are taken.
+    /// # Errors
+    /// What was read is not any longer what it was when it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.inputs.iter().try_for_each(Fingerprint::check)?;
+        self.guidance.check_unchanged()
+    }
+
+    /// A digest of all that decides the bytes of the outputs; of the source some rows of every tensor are taken, and
+    /// its files' sizes and times.
     pub fn key(&self) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update(env!("CARGO_PKG_VERSION"));
+        self.inputs.iter().for_each(|input| hash.update(input.stable()));
         self.shards.iter().for_each(|shard| hash.update(&shard.directory.head));
         for tensor in &self.tensors {
             add_rows(&mut hash, &tensor.name, &*tensor.tensor.source)?;

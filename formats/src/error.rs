@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::DType;
+use crate::model::Foreign;
 
 /// What can be wrong with a model on disk, or with writing one.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,14 @@ pub enum Error {
     NotUtf8 { path: PathBuf, detail: String },
     #[error("{}: neither a Hugging Face folder nor a GGUF, safetensors or ONNX file", path.display())]
     UnknownFormat { path: PathBuf },
+    #[error("{}: {kind}", path.display())]
+    Foreign { path: PathBuf, kind: Foreign },
+    #[error("{}: no weights: there is no safetensors file in this folder", path.display())]
+    NoWeights { path: PathBuf },
+    #[error("{}: {shard} is missing", path.display())]
+    MissingShard { path: PathBuf, shard: String },
+    #[error("{}: {detail}", path.display())]
+    Weights { path: PathBuf, detail: String },
     #[error("{}: bad magic {found:02x?}: not a GGUF file", path.display())]
     BadMagic { path: PathBuf, found: [u8; 4] },
     #[error("{}: GGUF version {version} is not supported (2 and 3 are)", path.display())]
@@ -108,6 +117,18 @@ pub enum Error {
     ModelCard { path: PathBuf, detail: String },
     #[error("{} already exists", path.display())]
     Exists { path: PathBuf },
+    #[error("{}: not a folder", path.display())]
+    NotAFolder { path: PathBuf },
+    #[error("{}: no such file or folder", path.display())]
+    NoFolder { path: PathBuf },
+    #[error("{}: not replaced: {reason}", path.display())]
+    NotReplaced { path: PathBuf, reason: String },
+    #[error("{}: not of the same set as {}: another run wrote it", path.display(), first.display())]
+    MixedShards { path: PathBuf, first: PathBuf },
+    #[error("{}: its set was being put in place when the run ended", path.display())]
+    UnfinishedSet { path: PathBuf },
+    #[error("{}: changed while it was being read", path.display())]
+    Changed { path: PathBuf },
     #[error("GGUF metadata `{key}`: {detail}")]
     Metadata { key: String, detail: String },
 }

@@ -60,7 +60,8 @@ impl Folder {
         let path = self.path.join("config.json");
         let config = std::fs::read(&path).expect("config.json");
         let config = Config::from_json(&path, config).expect("a PLM's config");
-        Model { config, tensors: Vec::new(), origin: Origin::HuggingFace(self.path.clone()) }
+        let origin = Origin::HuggingFace(self.path.clone());
+        Model { config, tensors: Vec::new(), origin, warnings: Vec::new(), inputs: Vec::new() }
     }
 
     fn describe(&self) -> Result<Metadata, Error> {

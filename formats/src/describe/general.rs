@@ -147,7 +147,9 @@ fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Vec<String> {
                     Kind::Integer => "a whole number",
                     Kind::Float => "a number",
                 };
-                warnings.push(format!("generation_config.json: `{name}` is {found}, not {expected}: it is left out"));
+                warnings.push(format!(
+                    "generation_config.json: `{name}` is {found}, not {expected}: it is left out"
+                ));
             }
         }
     }

@@ -7,6 +7,8 @@ mod name;
 pub(crate) mod special;
 mod yaml;
 
+pub(crate) use chat::ADDITIONAL_TEMPLATES;
+
 use std::path::Path;
 
 use serde_json::{Map, Value as Json};
@@ -42,7 +44,7 @@ pub struct Description {
 /// The metadata of a GGUF with this model.
 ///
 /// From a folder: all keys that convert_hf_to_gguf.py writes, in its order. From a GGUF: its own, without those that
-/// number shards. Neither has ids of special tokens that are no ids.
+/// number shards or say how its data is aligned. Neither has ids of special tokens that are no ids.
 ///
 /// # Errors
 /// A tokenizer that is missing, malformed, of another size than the embedding or not like any of llama.cpp's; a
@@ -55,8 +57,7 @@ pub fn describe(model: &Model, options: &DescribeOptions) -> Result<Description>
 }
 
 fn describe_gguf(model: &Model, file: &GgufFile, options: &DescribeOptions) -> Result<Description> {
-    let kept = file.metadata.iter().filter(|(key, _)| !key.starts_with("split."));
-    let mut metadata: Metadata = kept.map(|(key, value)| (key.to_string(), value.clone())).collect();
+    let mut metadata = file.metadata.without_layout();
     if let Some(name) = &options.tokenizer_pre {
         check_pre_tokenizer_name(name)?;
         metadata.set("tokenizer.ggml.pre", Value::String(name.clone()));

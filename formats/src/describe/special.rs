@@ -105,7 +105,8 @@ fn clear_flags_without_token(metadata: &mut Metadata) -> Vec<String> {
         let added = metadata.get(&flag).and_then(Value::as_bool) == Some(true);
         if added && metadata.get(&format!("tokenizer.ggml.{kind}_token_id")).is_none() {
             metadata.set(flag, Value::Bool(false));
-            warnings.push(format!("no {kind} token is added to texts: the model does not say which one it is"));
+            warnings
+                .push(format!("no {kind} token is added to texts: the model does not say which one it is"));
         }
     }
     warnings

@@ -1,21 +1,27 @@
 //! A PLM model: hyperparameters and tensors, wherever they lie.
 
 mod config;
+mod foreign;
 mod import;
 mod layout;
 mod roles;
+mod spelling;
+mod weights;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use config::Config;
+pub use foreign::Foreign;
 pub use layout::{Layout, latent_metadata, sharpness};
 pub use roles::{Role, TensorKey};
 
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::gguf::GgufFile;
 use crate::hub;
 use crate::source::RowSource;
+use crate::warning::Warning;
 
 /// A tensor of a model: who it is, its row-major shape, and where its rows come from.
 #[derive(Clone, Debug)]
@@ -47,6 +53,10 @@ pub struct Model {
     pub config: Config,
     pub tensors: Vec<Tensor>,
     pub origin: Origin,
+    /// What its user should know of.
+    pub warnings: Vec<Warning>,
+    /// What the files it is read from were when it was opened.
+    pub inputs: Vec<Fingerprint>,
 }
 
 impl Model {
@@ -58,12 +68,20 @@ impl Model {
         let path = path.as_ref();
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
         if !metadata.is_dir() {
-            return import::from_gguf(path);
+            return Model::from_gguf(GgufFile::open(path)?);
         }
         match hub::snapshot(path)? {
             Some(snapshot) => import::from_folder(&snapshot),
             None => import::from_folder(path),
         }
+    }
+
+    /// The PLM in an opened GGUF.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_gguf(file: GgufFile) -> Result<Model> {
+        import::from_gguf(file)
     }
 
     /// The path it was opened by.
@@ -77,6 +95,13 @@ impl Model {
     /// The tensor with this identity.
     pub fn tensor(&self, key: TensorKey) -> Option<&Tensor> {
         self.tensors.iter().find(|t| t.key == key)
+    }
+
+    /// # Errors
+    /// One of its files is not any longer what it was when the model was opened, so that what was read before and what
+    /// was read after may not belong together.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.inputs.iter().try_for_each(Fingerprint::check)
     }
 
     /// Number of weights, each tensor counted once.

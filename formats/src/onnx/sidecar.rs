@@ -26,6 +26,14 @@ pub struct Sidecars {
     pub warnings: Vec<String>,
 }
 
+/// Files that [`sidecars`] writes itself.
+const WRITTEN: [&str; 2] = ["config.json", "genai_config.json"];
+
+/// Whether an export may bring a file of this name along.
+pub(super) fn is_sidecar(name: &str) -> bool {
+    COPIED.contains(&name) || WRITTEN.contains(&name)
+}
+
 /// Everything but the graph and its data, for an export with `data_files` external data files.
 ///
 /// # Errors

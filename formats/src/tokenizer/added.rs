@@ -67,7 +67,8 @@ impl<'a> AddedTokens<'a> {
         let named = named_tokens(config);
         let file = "added_tokens.json";
         let listed = json::read_optional::<BTreeMap<String, u32>>(&folder.join(file))?.unwrap_or_default();
-        let token = |content| AddedToken { special: named.contains(&content), content, ..AddedToken::default() };
+        let token =
+            |content| AddedToken { special: named.contains(&content), content, ..AddedToken::default() };
         let mut declared: Vec<_> = listed.into_iter().map(|(content, id)| (id, token(content))).collect();
         declared.sort_by_key(|(id, _)| *id);
         // tokenizer.json knows better what is special.
