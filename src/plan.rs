@@ -8,7 +8,8 @@ use plmconv_formats::gguf::{Directory, Metadata, Value};
 use plmconv_formats::hub;
 use plmconv_formats::model::{Tensor, latent_metadata};
 use plmconv_formats::{
-    DType, DescribeOptions, Description, Fingerprint, Layout, Model, Role, TensorKey, describe,
+    DType, DescribeOptions, Description, Fingerprint, Layout, Model, Role, TensorKey, Warning,
+    describe,
 };
 use plmconv_quant::policy::{Assigned, FileType, ModelShape, Policy, Reason, TensorDesc};
 use sha2::{Digest, Sha256};
@@ -33,8 +34,8 @@ pub struct Plan {
     pub guidance: Guidance,
     /// Go on with what an interrupted run had finished.
     pub resume: bool,
-    /// What of the model the outputs leave out.
-    pub warnings: Vec<String>,
+    /// What the user should know of.
+    pub warnings: Vec<Warning>,
     /// What the model's files were when it was opened.
     inputs: Vec<Fingerprint>,
 }

@@ -81,7 +81,7 @@ pub fn run(model: Model, target: Target, args: &OutputArgs) -> Result<()> {
 pub fn write(model: Model, target: Target, args: &OutputArgs) -> Result<Option<(Plan, Duration)>> {
     let pool = thread_pool(args.threads)?;
     let plan = pool.install(|| Plan::new(model, target))?;
-    plan.warnings.iter().for_each(|warning| args.console().warn(warning));
+    plan.warnings.iter().for_each(|warning| args.console().warn(&warning.to_string()));
     report_fallbacks(&plan, args.console());
     report_pair(&plan, args.console());
     let elapsed = carry_out(&plan.outline(), args, &pool, |bar| pipeline::run(&plan, bar, args.console()))?;
@@ -92,7 +92,7 @@ pub fn write(model: Model, target: Target, args: &OutputArgs) -> Result<Option<(
 pub fn run_onnx(model: Model, target: onnx::Target, args: &OutputArgs) -> Result<()> {
     let pool = thread_pool(args.threads)?;
     let plan = pool.install(|| OnnxPlan::new(model, target))?;
-    plan.sidecars.warnings.iter().for_each(|warning| args.console().warn(warning));
+    plan.sidecars.warnings.iter().for_each(|warning| args.console().warn(&warning.to_string()));
     let outline = plan.outline();
     match carry_out(&outline, args, &pool, |bar| onnx::write(&plan, bar, args.console()))? {
         Some(elapsed) => report::written::print(&outline, elapsed, args.json, None),

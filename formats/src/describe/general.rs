@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::gguf::{Metadata, Value, string_array};
 use crate::hub;
 use crate::json;
+use crate::warning::Warning;
 
 /// A recommended sampler parameter: the key below `general.sampling.`, its names in generation_config.json, and
 /// what it is.
@@ -45,7 +46,7 @@ pub(super) fn add_general(
     folder: &Path,
     config: &Map<String, Json>,
     parameters: usize,
-) -> Result<Vec<String>> {
+) -> Result<Vec<Warning>> {
     let warnings = add_sampling(metadata, folder);
     let card = ModelCard::read(folder)?;
     let guess = guesses(folder, config, parameters);
@@ -120,10 +121,11 @@ fn add_sources(metadata: &mut Metadata, kind: &str, sources: Option<Vec<Source>>
 }
 
 /// Recommended sampler parameters, and what of them is left out: no reason to stop, whatever the file holds.
-fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Vec<String> {
-    let config = match json::read_optional::<Map<String, Json>>(&folder.join("generation_config.json")) {
+fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Vec<Warning> {
+    let path = folder.join("generation_config.json");
+    let config = match json::read_optional::<Map<String, Json>>(&path) {
         Ok(config) => config.unwrap_or_default(),
-        Err(error) => return vec![format!("no sampler parameters are written: {error}")],
+        Err(error) => return vec![Warning::unreadable(path, &error)],
     };
     let mut warnings = Vec::new();
     for (key, names, kind) in SAMPLING {
@@ -147,9 +149,7 @@ fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Vec<String> {
                     Kind::Integer => "a whole number",
                     Kind::Float => "a number",
                 };
-                warnings.push(format!(
-                    "generation_config.json: `{name}` is {found}, not {expected}: it is left out"
-                ));
+                warnings.push(Warning::Sampler { name, found: found.to_string(), expected });
             }
         }
     }

@@ -20,6 +20,7 @@ use crate::model::{Config, Model, Origin};
 use crate::tokenizer::check_pre_tokenizer_name;
 use crate::tokenizer::files::TokenizerFiles;
 use crate::tokenizer::vocabulary::Vocabulary;
+use crate::warning::Warning;
 
 /// `GGML_QNT_VERSION`: the version of the block formats.
 pub const QUANTIZATION_VERSION: u32 = 2;
@@ -37,8 +38,8 @@ pub struct DescribeOptions {
 #[derive(Clone, Debug)]
 pub struct Description {
     pub metadata: Metadata,
-    /// A sentence for each thing that the user should know.
-    pub warnings: Vec<String>,
+    /// What its user should know of.
+    pub warnings: Vec<Warning>,
 }
 
 /// The metadata of a GGUF with this model.
@@ -69,7 +70,7 @@ fn describe_gguf(model: &Model, file: &GgufFile, options: &DescribeOptions) -> R
             // llama.cpp aborts.
             Err(error @ Error::DuplicateToken { .. }) => return Err(error),
             // Copied all the same: another program may make something of it.
-            Err(error) => warnings.push(format!("the tokenizer is copied, but it cannot be used here: {error}")),
+            Err(error) => warnings.push(Warning::UnusableTokenizer { detail: error.to_string() }),
             Ok(_) => {}
         }
     }
@@ -126,7 +127,7 @@ fn add_tokenizer(
     raw: &Map<String, Json>,
     vocab_size: usize,
     pre: Option<&str>,
-) -> Result<Vec<String>> {
+) -> Result<Vec<Warning>> {
     let files = TokenizerFiles::read(folder)?;
     let (vocabulary, mut warnings) = Vocabulary::from_files(&files, vocab_size, pre)?;
     metadata.set("tokenizer.ggml.model", Value::String("gpt2".into()));

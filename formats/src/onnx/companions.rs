@@ -8,12 +8,13 @@ use serde_json::{Map, Value, json};
 use super::sidecar::{Sidecar, push_json};
 use crate::describe::chat::template_files;
 use crate::describe::general::sampling_of;
-use crate::describe::special::{drop_bad_ids, left_out};
+use crate::describe::special::drop_bad_ids;
 use crate::describe::{check_vocabulary_size, describe_tokenizer};
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Metadata};
 use crate::model::{Model, Origin};
 use crate::tokenizer::rebuild::{TOKENIZER_CLASS, TokenizerParts, rebuild};
+use crate::warning::Warning;
 use crate::{json, small_file};
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -25,6 +26,9 @@ const TEMPLATE: &str = "chat_template.jinja";
 const COPIED: [&str; 5] =
     ["vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "LICENSE"];
 
+/// Those that are looked into.
+const READ: [&str; 4] = [TOKENIZER, TOKENIZER_CONFIG, GENERATION_CONFIG, TEMPLATE];
+
 /// Keys of token ids in a GGUF, and in generation_config.json.
 const TOKEN_IDS: [(&str, &str); 5] = [
     ("tokenizer.ggml.bos_token_id", "bos_token_id"),
@@ -34,6 +38,11 @@ const TOKEN_IDS: [(&str, &str); 5] = [
     ("tokenizer.ggml.padding_token_id", "pad_token_id"),
 ];
 
+/// Whether a file of this name may come along.
+pub(super) fn is_companion(name: &str) -> bool {
+    COPIED.contains(&name) || READ.contains(&name)
+}
+
 /// What comes along.
 #[derive(Debug, Default)]
 pub(super) struct Companions {
@@ -42,8 +51,8 @@ pub(super) struct Companions {
     pub config: Map<String, Value>,
     /// generation_config.json, which is among the files, too.
     pub generation: Map<String, Value>,
-    /// What of the model is left out.
-    pub warnings: Vec<String>,
+    /// What its user should know of.
+    pub warnings: Vec<Warning>,
 }
 
 impl Companions {
@@ -119,7 +128,7 @@ impl Companions {
         match json::read_optional(&folder.join(GENERATION_CONFIG)) {
             Ok(config) => self.generation = config.unwrap_or_default(),
             Err(error) => {
-                self.warnings.push(format!("not copied: {error}"));
+                self.warnings.push(Warning::unreadable(folder.join(GENERATION_CONFIG), &error));
                 return Ok(());
             }
         }
@@ -151,10 +160,7 @@ impl Companions {
     }
 
     fn warn_of_missing_tokenizer(&mut self, error: &Error) {
-        self.warnings.push(format!(
-            "the export has no {TOKENIZER}, without which most clients do not open it: put the one of the original \
-             model beside it ({error})"
-        ));
+        self.warnings.push(Warning::NoTokenizer { detail: error.to_string() });
     }
 
     /// Takes ids that stand for no token out of a configuration. True if there were any.
@@ -168,7 +174,8 @@ impl Companions {
         let mut is_good = |key: &str, value: &Value| {
             let good = !value.is_number() || value.as_u64().is_some_and(|id| id < vocab_size as u64);
             if !good {
-                warnings.push(format!("{name}: {}", left_out(key, &value.to_string(), vocab_size)));
+                let (key, found) = (format!("{name}: {key}"), value.to_string());
+                warnings.push(Warning::BadTokenId { key, found, vocab_size });
             }
             good
         };

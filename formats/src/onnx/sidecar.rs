@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::companions::Companions;
+use super::companions::{Companions, is_companion};
 use super::spec::{ExportSpec, Profile};
 use crate::DType;
 use crate::error::Result;
 use crate::model::Model;
+use crate::warning::Warning;
 
 /// A small file of the output folder.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,8 +23,8 @@ pub struct Sidecar {
 #[derive(Debug)]
 pub struct Sidecars {
     pub files: Vec<Sidecar>,
-    /// What of the model they leave out: a sentence for each thing that the user should know.
-    pub warnings: Vec<String>,
+    /// What their user should know of.
+    pub warnings: Vec<Warning>,
 }
 
 /// Files that [`sidecars`] writes itself.
@@ -31,7 +32,7 @@ const WRITTEN: [&str; 2] = ["config.json", "genai_config.json"];
 
 /// Whether an export may bring a file of this name along.
 pub(super) fn is_sidecar(name: &str) -> bool {
-    COPIED.contains(&name) || WRITTEN.contains(&name)
+    is_companion(name) || WRITTEN.contains(&name)
 }
 
 /// Everything but the graph and its data, for an export with `data_files` external data files.
