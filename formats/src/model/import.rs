@@ -114,8 +114,9 @@ fn is_buffer(name: &str) -> bool {
 
 /// Reads a PLM GGUF.
 pub(super) fn from_gguf(path: &Path) -> Result<Model> {
-    let file = GgufFile::open(path)?;
-    let config = Config::from_gguf(path, &file.metadata)?;
+    let file = GgufFile::open(path).map_err(|error| foreign::explain_file(path, error))?;
+    let config =
+        Config::from_gguf(path, &file.metadata).map_err(|e| foreign::explain_gguf(&file.metadata, e))?;
     let mut by_name: BTreeMap<&str, _> = file.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut tensors = Vec::new();
     for (key, expected) in config.expected_tensors() {
@@ -129,7 +130,10 @@ pub(super) fn from_gguf(path: &Path) -> Result<Model> {
     if let Some(name) = by_name.keys().next() {
         return Err(Error::UnknownTensor { path: path.to_path_buf(), tensor: name.to_string() });
     }
-    Ok(Model { config, tensors, origin: Origin::Gguf(file), warnings: Vec::new() })
+    let broken = (!file.broken_texts.is_empty())
+        .then(|| Warning::BrokenText { path: path.to_path_buf(), keys: file.broken_texts.clone() });
+    let warnings = broken.into_iter().collect();
+    Ok(Model { config, tensors, origin: Origin::Gguf(file), warnings })
 }
 
 fn identify(file: &SafetensorsFile, name: &str, usual: &str) -> Result<TensorKey> {
