@@ -29,18 +29,35 @@ impl UsageError {
 
 /// The user pressed Ctrl-C.
 #[derive(Debug, Default, thiserror::Error)]
-#[error("interrupted; {}", self.outcome())]
-pub struct Interrupted {
-    /// Where what was finished is kept.
-    pub kept: Option<PathBuf>,
+pub enum Interrupted {
+    #[default]
+    #[error("interrupted; nothing was written")]
+    NothingWritten,
+    #[error("interrupted; what was finished is kept in {}", .0.display())]
+    Kept(PathBuf),
+    #[error("interrupted; nothing was written: {} is there already and not of this run", .0.display())]
+    InTheWay(PathBuf),
 }
 
-impl Interrupted {
-    fn outcome(&self) -> String {
-        match &self.kept {
-            Some(path) => format!("what was finished is kept in {}", path.display()),
-            None => "nothing was written".into(),
-        }
+/// What an interrupted run kept cannot be trusted.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: damaged, or not kept by an interrupted run: {detail}", path.display())]
+pub struct DamagedWork {
+    pub path: PathBuf,
+    pub detail: String,
+}
+
+/// An output that is not what should have been written; it does not get its name.
+#[derive(Debug, thiserror::Error)]
+#[error("what was written does not read back: {detail}")]
+pub struct ReadBack {
+    detail: String,
+}
+
+impl ReadBack {
+    /// From what reading it ended with.
+    pub fn new(error: &anyhow::Error) -> ReadBack {
+        ReadBack { detail: sentence(error) }
     }
 }
 
@@ -110,8 +127,20 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     if let Some(usage) = error.downcast_ref::<UsageError>() {
         return usage.hint.clone();
     }
-    if let Some(Interrupted { kept: Some(_) }) = error.downcast_ref() {
-        return Some("the same command with --resume goes on from there".into());
+    match error.downcast_ref() {
+        Some(Interrupted::Kept(_)) => {
+            return Some("the same command with --resume goes on from there".into());
+        }
+        Some(Interrupted::InTheWay(_)) => {
+            return Some("go on with that by the command that kept it and --resume, or remove it".into());
+        }
+        Some(Interrupted::NothingWritten) | None => {}
+    }
+    if error.is::<DamagedWork>() {
+        return Some("leave --resume away to start over; the file is left alone".into());
+    }
+    if error.is::<ReadBack>() {
+        return Some("the disk may be failing, or this is a bug: try another folder with -o".into());
     }
     if error.is::<NotUtf8>() {
         return Some("give a plain text file in UTF-8 (iconv -f LATIN1 -t UTF-8 converts one)".into());
@@ -150,6 +179,7 @@ fn evaluator_hint(error: &EvaluatorError) -> Option<String> {
                 "this needs a graph that `plmconv convert --to onnx` or `plmconv quantize --to onnx` wrote; --opset 23 \
                  needs ONNX Runtime 1.23 or newer"
             }
+            EvaluatorError::ReadBack { .. } => "the disk may be failing: try another folder with -o",
             EvaluatorError::Spill(_) => {
                 "it stands beside the output until the run ends and takes 4 * tokens * hidden_size * (layers + 1) bytes"
             }
@@ -163,10 +193,18 @@ fn evaluator_hint(error: &EvaluatorError) -> Option<String> {
 fn format_hint(error: &FormatError) -> Option<String> {
     Some(
         match error {
+            FormatError::Changed { .. } => {
+                "what was read before the change and after it may not belong together, so nothing was written; run it \
+                 again when nothing else writes there"
+            }
             FormatError::Exists { .. } => "add --force to replace it, or name another file with -o",
             FormatError::NotFound { .. } => {
                 "check the spelling; MODEL is a folder with config.json, or a .gguf file"
             }
+            FormatError::NoSnapshot { found, .. } => match found.last() {
+                Some(last) => return Some(format!("name one of them, e.g. {}", last.display())),
+                None => "the download may have stopped early; fetch the model again",
+            },
             FormatError::UnknownFormat { .. } => {
                 "MODEL is a Hugging Face folder (config.json, *.safetensors, tokenizer.json) or a .gguf file"
             }

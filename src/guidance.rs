@@ -137,6 +137,12 @@ impl Guidance {
         self.statistics.is_some() && self.effort.is_some()
     }
 
+    /// # Errors
+    /// The statistics are not any longer those that were opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.statistics.as_ref().map_or(Ok(()), Statistics::check_unchanged)
+    }
+
     /// Adds all that decides the rounding by statistics.
     pub fn add_to(&self, hash: &mut Sha256) -> Result<()> {
         hash.update(format!("{:?} {:?}", self.effort, self.without));

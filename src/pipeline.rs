@@ -3,8 +3,7 @@
 pub mod stream;
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
@@ -15,7 +14,8 @@ use crate::error::Interrupted;
 use crate::guidance::Feedback;
 use crate::plan::{Plan, PlannedTensor, Shard};
 use crate::progress::Console;
-use crate::resume::{self, Finished};
+use crate::readback;
+use crate::resume::{self, Finished, Part};
 
 use stream::{Rows, Writer, in_order, row_steps};
 pub use stream::{interrupted, on_interrupt, write_all_at};
@@ -27,38 +27,39 @@ struct Chunk<'a> {
     feedback: Option<Arc<Feedback<'a>>>,
     rows: Range<usize>,
     shard: usize,
+    number: usize,
     offset: u64,
-    /// It stands in its output.
-    done: AtomicBool,
-}
-
-impl Chunk<'_> {
-    fn is_done(&self) -> bool {
-        self.done.load(Ordering::Relaxed)
-    }
+    /// It stands in its output, and may be kept.
+    finished: OnceLock<Part>,
 }
 
 /// Writes everything the plan says. Nothing appears under an output's name unless all of it is there.
 pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
     let writer = Writer::default();
     let mut chunks = chunks(plan)?;
-    let key = plan.resume.then(|| plan.key()).transpose()?;
+    // Before anything is read, so that work on a source that changes meanwhile is never taken up again.
+    let keeps = plan.guidance.feeds_back();
+    let key = (keeps || plan.resume).then(|| plan.key()).transpose()?;
     let mut outputs = Vec::new();
     for shard in &plan.shards {
-        let (output, finished) = create_output(shard, plan.overwrite, key.as_deref(), &writer)?;
+        let resume_key = key.as_deref().filter(|_| plan.resume);
+        let (output, finished) = create_output(shard, plan.overwrite, resume_key, &writer, console)?;
         for part in finished {
-            chunks.get_mut(part).into_iter().for_each(|chunk| *chunk.done.get_mut() = true);
+            chunks.get_mut(part.number).into_iter().for_each(|chunk| chunk.finished = part.clone().into());
         }
         outputs.push(output);
     }
     let written = in_order(&chunks, |buffers: &mut Buffers, chunk| {
         let output = &outputs[chunk.shard];
         let source = &chunk.planned.tensor.source;
-        if chunk.is_done() {
+        if chunk.finished.get().is_some() {
             chunk.feedback.iter().for_each(|feedback| feedback.finish_group());
         } else {
-            writer.write(output.file(), output.target(), buffers.encode(chunk)?, chunk.offset)?;
-            chunk.done.store(true, Ordering::Relaxed);
+            let blocks = buffers.encode(chunk)?;
+            writer.write(output.file(), output.target(), blocks, chunk.offset)?;
+            if keeps {
+                chunk.finished.get_or_init(|| Part::new(chunk.number, chunk.offset, blocks));
+            }
         }
         if chunk.rows.end == source.rows() {
             console.detail(bar, || format!("{:<36} {}", chunk.planned.name, chunk.planned.dtype));
@@ -69,56 +70,51 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
     if let Err(error) = written {
         let is_interrupted = error.is::<Interrupted>();
         // What an earlier run had finished is kept whatever ended this one.
-        if !(plan.guidance.feeds_back() && (is_interrupted || plan.resume)) {
-            return Err(error);
-        }
-        let kept = keep(plan, outputs, key, &chunks)?;
+        let Some(key) = key.filter(|_| keeps && (is_interrupted || plan.resume)) else { return Err(error) };
+        let kept = keep(plan, outputs, &key, &chunks)?;
         return Err(if is_interrupted { kept.into() } else { error });
     }
 
+    plan.check_unchanged()?;
+    let directories = plan.shards.iter().map(|shard| &shard.directory);
+    readback::model(&outputs.iter().zip(directories).collect::<Vec<_>>())?;
     // A loader opens the first shard and then looks for the others: it must be the last to appear.
     for output in outputs.into_iter().rev() {
-        let path = output.target().to_path_buf();
         output.commit()?;
-        resume::discard(&path);
     }
+    // Not before all are there: what was kept of one shard is needed as long as another can still fail.
+    plan.shards.iter().for_each(|shard| resume::discard(&shard.path));
     Ok(())
 }
 
-/// Starts one output; returns the numbers of the chunks that are there already.
+/// Starts one output; returns the chunks that are there already.
 fn create_output(
     shard: &Shard,
     overwrite: bool,
     key: Option<&str>,
     writer: &Writer,
-) -> Result<(AtomicFile, Vec<usize>)> {
+    console: Console,
+) -> Result<(AtomicFile, Vec<Part>)> {
     // The whole size first: that finds a full disk where the file system can tell, and fixes the length.
-    let (output, finished) = resume::start(&shard.path, overwrite, shard.directory.file_bytes, key)?;
+    let (output, finished) = resume::start(&shard.path, overwrite, shard.directory.file_bytes, key, console)?;
     writer.write(output.file(), &shard.path, &shard.directory.head, 0)?;
     Ok((output, finished.parts))
 }
 
 /// Keeps the chunks that were finished, for a run that goes on with them.
-fn keep(
-    plan: &Plan,
-    outputs: Vec<AtomicFile>,
-    key: Option<String>,
-    chunks: &[Chunk<'_>],
-) -> Result<Interrupted> {
-    let parts = |shard| {
-        let finished = chunks.iter().enumerate().filter(|(_, chunk)| chunk.shard == shard && chunk.is_done());
-        finished.map(|(number, _)| number).collect::<Vec<_>>()
+fn keep(plan: &Plan, outputs: Vec<AtomicFile>, key: &str, chunks: &[Chunk<'_>]) -> Result<Interrupted> {
+    let parts_of = |shard| {
+        let finished = chunks.iter().filter(|chunk| chunk.shard == shard);
+        finished.filter_map(|chunk| chunk.finished.get().cloned()).collect::<Vec<_>>()
     };
-    if !chunks.iter().any(Chunk::is_done) {
-        return Ok(Interrupted::default());
+    let mut outcome = Interrupted::default();
+    if chunks.iter().any(|chunk| chunk.finished.get().is_some()) {
+        for (index, (output, shard)) in outputs.into_iter().zip(&plan.shards).enumerate().rev() {
+            let finished = Finished { parts: parts_of(index), extra: Vec::new() };
+            outcome = resume::keep(output, key, shard.directory.file_bytes, finished)?;
+        }
     }
-    let key = key.map_or_else(|| plan.key(), Ok)?;
-    let mut kept = None;
-    for (index, (output, shard)) in outputs.into_iter().zip(&plan.shards).enumerate().rev() {
-        let finished = Finished { parts: parts(index), extra: Vec::new() };
-        kept = Some(resume::keep(output, &key, shard.directory.file_bytes, finished)?);
-    }
-    Ok(Interrupted { kept })
+    Ok(outcome)
 }
 
 /// The plan's work in file order.
@@ -137,15 +133,18 @@ fn chunks(plan: &Plan) -> Result<Vec<Chunk<'_>>> {
                 Some(feedback) => feedback.groups().collect(),
                 None => row_steps(&**source, 1).collect(),
             };
-            chunks.extend(steps.into_iter().map(|rows| Chunk {
-                planned,
-                importance,
-                feedback: feedback.clone(),
-                shard: shard_index,
-                offset: entry.offset + (rows.start * encoded_row) as u64,
-                rows,
-                done: AtomicBool::new(false),
-            }));
+            for rows in steps {
+                chunks.push(Chunk {
+                    planned,
+                    importance,
+                    feedback: feedback.clone(),
+                    shard: shard_index,
+                    number: chunks.len(),
+                    offset: entry.offset + (rows.start * encoded_row) as u64,
+                    rows,
+                    finished: OnceLock::new(),
+                });
+            }
         }
     }
     Ok(chunks)

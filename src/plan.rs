@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use plmconv_formats::describe::set_file_type;
 use plmconv_formats::gguf::{Directory, Metadata, Value};
+use plmconv_formats::hub;
 use plmconv_formats::model::{Tensor, latent_metadata};
-use plmconv_formats::{DType, DescribeOptions, Layout, Model, Role, TensorKey, describe};
+use plmconv_formats::{
+    DType, DescribeOptions, Description, Fingerprint, Layout, Model, Role, TensorKey, describe,
+};
 use plmconv_quant::policy::{Assigned, FileType, ModelShape, Policy, Reason, TensorDesc};
 use sha2::{Digest, Sha256};
 
@@ -30,6 +33,10 @@ pub struct Plan {
     pub guidance: Guidance,
     /// Go on with what an interrupted run had finished.
     pub resume: bool,
+    /// What of the model the outputs leave out.
+    pub warnings: Vec<String>,
+    /// What the model's files were when it was opened.
+    inputs: Vec<Fingerprint>,
 }
 
 /// A tensor and what becomes of it.
@@ -98,7 +105,7 @@ impl Plan {
         }
         // Described as it comes: its name and its size are the checkpoint's in any layout.
         let options = DescribeOptions { file_type: 0, tokenizer_pre: target.tokenizer_pre.clone() };
-        let mut metadata = describe(&model, &options)?;
+        let Description { mut metadata, warnings } = describe(&model, &options)?;
         let (model, factors) = rewrite(model, &target)?;
         if model.config.layout == Layout::Latent {
             let sharpness: Vec<f32> = factors.iter().map(|f| f.b()).collect();
@@ -130,13 +137,24 @@ impl Plan {
             pair_factors: factors,
             guidance: target.guidance,
             resume: target.resume,
+            warnings,
+            inputs: model.inputs,
         })
     }
 
-    /// A digest of all that decides the bytes of the outputs; of the source some rows of every tensor are taken.
+    /// # Errors
+    /// What was read is not any longer what it was when it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.inputs.iter().try_for_each(Fingerprint::check)?;
+        self.guidance.check_unchanged()
+    }
+
+    /// A digest of all that decides the bytes of the outputs; of the source some rows of every tensor are taken, and
+    /// its files' sizes and times.
     pub fn key(&self) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update(env!("CARGO_PKG_VERSION"));
+        self.inputs.iter().for_each(|input| hash.update(input.stable()));
         self.shards.iter().for_each(|shard| hash.update(&shard.directory.head));
         for tensor in &self.tensors {
             add_rows(&mut hash, &tensor.name, &*tensor.tensor.source)?;
@@ -184,11 +202,28 @@ impl Plan {
     }
 }
 
-/// The name a model goes by in a default output name: its folder's or its file's.
+/// The name a model goes by in a default output name: its own in the hub's cache, else its folder's or its file's.
 pub fn model_name(path: &Path) -> String {
-    let resolved = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let name = if resolved.is_dir() { resolved.file_name() } else { resolved.file_stem() };
-    name.map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned())
+    let name = if !path.is_dir() {
+        // Not the name of what it may be a link to: in the cache that is a digest.
+        path.file_stem().map(|stem| without_shard_number(&stem.to_string_lossy()).to_string())
+    } else if let Some(id) = hub::model_id(path) {
+        id.rsplit('/').next().map(str::to_string)
+    } else {
+        let resolved = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        resolved.file_name().map(|name| name.to_string_lossy().into_owned())
+    };
+    name.unwrap_or_else(|| "model".into())
+}
+
+/// `model-00001-of-00003` → `model`
+fn without_shard_number(stem: &str) -> &str {
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+    let parts = stem.rsplit_once("-of-").and_then(|(rest, count)| Some((rest.rsplit_once('-')?, count)));
+    match parts {
+        Some(((name, number), count)) if is_number(number) && is_number(count) => name,
+        _ => stem,
+    }
 }
 
 /// The name the user gave, else `<name>-<TYPE>.gguf` or `<name>-latent-<TYPE>.gguf` in the current folder.
@@ -369,6 +404,19 @@ pub fn parse_size(text: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_models_name_is_the_one_that_people_know_it_by() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let snapshot = dir.path().join("models--PLM-Team--PLM-1.8B/snapshots/3f2a9c0d");
+        std::fs::create_dir_all(&snapshot).expect("create");
+        assert_eq!(model_name(&snapshot), "PLM-1.8B");
+        assert_eq!(model_name(&snapshot.join("")), "PLM-1.8B");
+        assert_eq!(model_name(&snapshot.join("x-f16.gguf")), "x-f16");
+        assert_eq!(model_name(&dir.path().join("x-f16-00001-of-00003.gguf")), "x-f16");
+        assert_eq!(model_name(&dir.path().join("1-of-3.gguf")), "1-of-3");
+        assert_eq!(model_name(&snapshot.join("..")), "snapshots");
+    }
 
     #[test]
     fn sizes_are_exact_and_nonsense_is_refused() {

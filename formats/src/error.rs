@@ -13,6 +13,11 @@ pub enum Error {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: no such file or folder", path.display())]
     NotFound { path: PathBuf },
+    #[error(
+        "{}: a folder of the hub's cache with {} snapshots, and no refs/main that names one of them",
+        path.display(), found.len()
+    )]
+    NoSnapshot { path: PathBuf, found: Vec<PathBuf> },
     #[error("{}: a link to {}, which is not there", path.display(), target.display())]
     DanglingLink { path: PathBuf, target: PathBuf },
     #[error("{}: {kind}, not a regular file", path.display())]
@@ -115,6 +120,18 @@ pub enum Error {
     ModelCard { path: PathBuf, detail: String },
     #[error("{} already exists", path.display())]
     Exists { path: PathBuf },
+    #[error("{}: not a folder", path.display())]
+    NotAFolder { path: PathBuf },
+    #[error("{}: no such file or folder", path.display())]
+    NoFolder { path: PathBuf },
+    #[error("{}: not replaced: {reason}", path.display())]
+    NotReplaced { path: PathBuf, reason: String },
+    #[error("{}: not of the same set as {}: another run wrote it", path.display(), first.display())]
+    MixedShards { path: PathBuf, first: PathBuf },
+    #[error("{}: its set was being put in place when the run ended", path.display())]
+    UnfinishedSet { path: PathBuf },
+    #[error("{}: changed while it was being read", path.display())]
+    Changed { path: PathBuf },
     #[error("GGUF metadata `{key}`: {detail}")]
     Metadata { key: String, detail: String },
 }

@@ -46,8 +46,15 @@ impl SafetensorsFile {
     /// # Errors
     /// A header past the end, malformed or with a tensor twice; data that is cut off.
     pub fn open(path: impl AsRef<Path>) -> Result<SafetensorsFile> {
-        let path = path.as_ref();
-        let file = InputFile::open(path)?;
+        SafetensorsFile::from_input(InputFile::open(path.as_ref())?)
+    }
+
+    /// [`open`](Self::open) for a file that is open already.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_input(file: Arc<InputFile>) -> Result<SafetensorsFile> {
+        let path = file.path();
         let header = read_header(&file)?;
         check_duplicates(path, &header)?;
         // Not `SafeTensors::read_metadata`, which wants the whole file in memory; deserializing validates.

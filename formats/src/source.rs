@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::DType;
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 
 /// A matrix that can be read some rows at a time. A model is made of these, so no stage ever holds a
 /// whole model: it asks for the rows it works on and lets go of them.
@@ -43,6 +44,7 @@ pub struct InputFile {
     path: PathBuf,
     file: File,
     len: u64,
+    fingerprint: Option<Fingerprint>,
 }
 
 impl InputFile {
@@ -59,10 +61,22 @@ impl InputFile {
             return Err(Error::NotAFile { path, kind });
         }
         let file = File::open(&path).map_err(Error::io(&path))?;
-        let len = file.metadata().map_err(Error::io(&path))?.len();
-        let file = InputFile { path, file, len };
+        let file = InputFile::from_file(path, file)?;
         file.refuse_stand_ins()?;
-        Ok(Arc::new(file))
+        Ok(file)
+    }
+
+    /// A file that is open already, such as an output that has no name yet; errors call it `path`.
+    pub fn from_file(path: impl Into<PathBuf>, file: File) -> Result<Arc<InputFile>> {
+        let path = path.into();
+        let metadata = file.metadata().map_err(Error::io(&path))?;
+        let fingerprint = Fingerprint::from_metadata(&path, &metadata);
+        Ok(Arc::new(InputFile { len: metadata.len(), path, file, fingerprint }))
+    }
+
+    /// What it was when it was opened; `None` of what is no regular file.
+    pub fn fingerprint(&self) -> Option<&Fingerprint> {
+        self.fingerprint.as_ref()
     }
 
     fn refuse_stand_ins(&self) -> Result<()> {
@@ -214,7 +228,26 @@ impl StoredTensor {
     pub fn byte_len(&self) -> u64 {
         (self.row_bytes() * self.rows) as u64
     }
+
+    /// Some runs of whole blocks, spread evenly from the first to the last; together all of a small tensor, and
+    /// bounded whatever its size. Offsets count from the start of the file.
+    pub fn sample(&self) -> impl Iterator<Item = Range<u64>> + use<> {
+        let block = self.dtype.block_bytes() as u64;
+        let run = (SAMPLE_BYTES / block).max(1) * block;
+        let (offset, len) = (self.offset, self.byte_len());
+        let runs = len.div_ceil(run).min(SAMPLE_RUNS);
+        (0..runs).map(move |i| {
+            let last = len.saturating_sub(run) / block;
+            let start = offset + if runs == 1 { 0 } else { last * i / (runs - 1) * block };
+            start..(start + run).min(offset + len)
+        })
+    }
 }
+
+/// Of a sample: how many runs, and the length of one. Full-size models have some hundred tensors, so all of it stays
+/// in a few megabytes.
+const SAMPLE_RUNS: u64 = 16;
+const SAMPLE_BYTES: u64 = 4096;
 
 impl RowSource for StoredTensor {
     fn dtype(&self) -> DType {
@@ -314,5 +347,34 @@ impl RowSource for GatheredRows {
             out.extend_from_slice(&row);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_whole_blocks_from_the_first_to_the_last() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        file.as_file().set_len(1 << 22).expect("sparse");
+        let input = InputFile::open(file.path()).expect("opens");
+        for (dtype, shape) in [
+            (DType::F32, vec![1]),
+            (DType::F32, vec![3, 5000]),
+            (DType::Q4K, vec![700, 1024]),
+            (DType::Q8_0, vec![1, 32]),
+        ] {
+            let tensor = StoredTensor::new(Arc::clone(&input), "t", dtype, &shape, 96).expect("inside");
+            let runs: Vec<_> = tensor.sample().collect();
+            let end = 96 + tensor.byte_len();
+            assert_eq!((runs[0].start, runs.last().expect("some").end), (96, end), "{shape:?}");
+            assert!(runs.len() <= 16);
+            let block = dtype.block_bytes() as u64;
+            for run in runs {
+                assert!(run.start < run.end && run.end <= end);
+                assert_eq!(((run.start - 96) % block, (run.end - run.start) % block), (0, 0), "{shape:?}");
+            }
+        }
     }
 }

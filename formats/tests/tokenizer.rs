@@ -23,7 +23,7 @@ fn tiny() -> Model {
 }
 
 fn metadata() -> Metadata {
-    describe(&tiny(), &DescribeOptions { file_type: 32, tokenizer_pre: None }).expect("is described")
+    describe(&tiny(), &DescribeOptions { file_type: 32, tokenizer_pre: None }).expect("is described").metadata
 }
 
 fn tokenizer() -> TextTokenizer {

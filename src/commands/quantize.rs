@@ -1,25 +1,24 @@
 //! `plmconv quantize TYPE MODEL`
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use plmconv_formats::{DType, Model};
 use plmconv_quant::policy::{FileType, Policy, parse_override, parse_tensor_type, split_override};
 
-use super::calibrate::{CalibrationText, Destination};
+use super::calibrate::CalibrationText;
 use super::{calibrate, checked, write};
 use crate::args::{Format, LayoutArg, QuantizeArgs};
 use crate::budget::{Budget, Limit};
-use crate::error::{Interrupted, UsageError};
+use crate::error::{Interrupted, ParityFailure, UsageError};
 use crate::guidance::{self, Guidance};
 use crate::onnx::{self, WeightType};
 use crate::passes::{self, Pass};
 use crate::pipeline;
 use crate::plan::{Target, Types, output_path, parse_size};
-use crate::resume::with_suffix;
+use crate::resume::{self, partial_path, with_suffix};
 use crate::sensitivity::Sensitivity;
-use crate::statistics::Statistics;
+use crate::statistics::{Destination, Statistics};
 
 pub fn run(args: &QuantizeArgs) -> Result<()> {
     match args.to {
@@ -110,28 +109,87 @@ fn onnx_type(name: &str) -> Result<WeightType> {
 
 /// Statistics that `quantize` measures itself: a file beside the output, kept only for a run that goes on.
 struct OwnStatistics {
+    /// Where this run's are.
     path: Option<PathBuf>,
+    /// Where an interrupted run's are, that this run does not go on with; they go when its output is complete.
+    earlier: Option<PathBuf>,
+    resume: bool,
 }
 
 impl OwnStatistics {
     fn new(args: &QuantizeArgs, output: &Path) -> OwnStatistics {
         let measured = !args.calibrate.is_empty() || args.self_tokens.is_some();
-        OwnStatistics { path: measured.then(|| with_suffix(output, ".statistics")) }
+        let path = measured.then(|| with_suffix(output, ".statistics"));
+        let own = OwnStatistics { path, earlier: None, resume: args.resume };
+        match &own.path {
+            Some(path) if !args.resume && (path.exists() || partial_path(path).exists()) => {
+                args.output.console().warn(&format!(
+                    "{} holds what an interrupted run had measured: --resume goes on with it. This run starts over; \
+                     the file goes when this run is complete, and if this is interrupted, it stays",
+                    path.display()
+                ));
+                OwnStatistics { path: Some(with_suffix(output, ".new.statistics")), earlier: own.path, ..own }
+            }
+            _ => own,
+        }
+    }
+
+    /// Whether an interrupted run measured them already.
+    ///
+    /// # Errors
+    /// They are of another run.
+    fn are_there(&self, path: &Path, request: &str) -> Result<bool> {
+        if !self.resume || !path.exists() {
+            return Ok(false);
+        }
+        if Statistics::open(path).is_ok_and(|found| found.answers(request)) {
+            return Ok(true);
+        }
+        let message =
+            format!("{}: not statistics that a run on this model with these arguments kept", path.display());
+        Err(UsageError::with_hint(message, "leave --resume away to start over").into())
     }
 
     /// Removes them, unless the run was interrupted and can go on with them.
     fn close(&self, result: Result<()>) -> Result<()> {
-        let Some(path) = self.path.as_deref().filter(|path| path.is_file()) else { return result };
-        let error = match result {
-            Err(error) if error.is::<Interrupted>() => error,
-            result => {
-                std::fs::remove_file(path).map_err(plmconv_formats::Error::io(path))?;
-                return result;
+        let Some(path) = &self.path else { return result };
+        let interrupted = result.as_ref().err().is_some_and(|error| error.is::<Interrupted>());
+        let is_complete = result.as_ref().err().is_none_or(|error| error.is::<ParityFailure>());
+        let Some(earlier) = &self.earlier else {
+            if interrupted && path.is_file() {
+                return result.map_err(|error| keeping(error, path));
             }
+            if is_complete || !(interrupted || self.resume) {
+                remove(path)?;
+            }
+            return result;
         };
-        let kept = error.downcast_ref().and_then(|Interrupted { kept }| kept.clone());
-        Err(Interrupted { kept: Some(kept.unwrap_or_else(|| path.into())) }.into())
+        remove(path)?;
+        if is_complete {
+            remove(earlier)?;
+        }
+        result.map_err(|error| match error.downcast_ref() {
+            Some(Interrupted::NothingWritten) => Interrupted::InTheWay(earlier.clone()).into(),
+            _ => error,
+        })
     }
+}
+
+/// Ctrl-C, with the statistics at `path` still there.
+fn keeping(error: anyhow::Error, path: &Path) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(Interrupted::NothingWritten) => Interrupted::Kept(path.into()).into(),
+        _ => error,
+    }
+}
+
+/// Removes statistics and what was finished of them; a file that is none of ours stays.
+fn remove(path: &Path) -> Result<()> {
+    resume::discard(path);
+    if Statistics::open(path).is_ok() {
+        std::fs::remove_file(path).map_err(plmconv_formats::Error::io(path))?;
+    }
+    Ok(())
 }
 
 /// What the rounding goes by; runs the calibration text first, through the model as the passes leave it.
@@ -163,16 +221,11 @@ fn guidance(
         return Guidance::from_statistics(path, model, effort);
     }
     let Some(path) = &statistics.path else { return Ok(Guidance::default()) };
-    let text = CalibrationText {
-        files: &args.calibrate,
-        written: args.self_tokens.map(NonZeroUsize::get),
-        sample: &args.sample,
-    };
-    let request = text.request(model)?;
-    let measured = || args.resume && Statistics::open(path).is_ok_and(|found| found.answers(&request));
-    if !path.is_file() || !measured() {
+    let text = CalibrationText::read(&args.calibrate, args.self_tokens, &args.sample)?;
+    if !statistics.are_there(path, &text.request(model)?)? {
         pipeline::on_interrupt()?;
-        let to = Destination { path, overwrite: true, resume: args.resume };
+        // What a killed run left there is in nobody's way.
+        let to = Destination { path, overwrite: Statistics::open(path).is_ok(), resume: args.resume };
         write::thread_pool(args.output.threads)?
             .install(|| calibrate::collect(model, &text, to, args.output.console()))?;
     }

@@ -28,6 +28,8 @@ pub fn run(args: &ReferenceArgs) -> Result<()> {
         ],
         overwrite: args.force,
     };
+    // From here on it is run from memory.
+    loaded.model.check_unchanged()?;
     let bar = console.window_bar(windows.count(), "running");
     let perplexity = write_reference(&loaded.evaluator, &windows, &args.output, &options, |p| {
         bar.set_position(p.windows_done as u64);

@@ -81,6 +81,7 @@ pub fn run(model: Model, target: Target, args: &OutputArgs) -> Result<()> {
 pub fn write(model: Model, target: Target, args: &OutputArgs) -> Result<Option<(Plan, Duration)>> {
     let pool = thread_pool(args.threads)?;
     let plan = pool.install(|| Plan::new(model, target))?;
+    plan.warnings.iter().for_each(|warning| args.console().warn(warning));
     report_fallbacks(&plan, args.console());
     report_pair(&plan, args.console());
     let elapsed = carry_out(&plan.outline(), args, &pool, |bar| pipeline::run(&plan, bar, args.console()))?;

@@ -74,6 +74,13 @@ impl OnnxPlan {
         })
     }
 
+    /// # Errors
+    /// What was read is not any longer what it was when it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.model.check_unchanged()?;
+        self.guidance.check_unchanged()
+    }
+
     /// The graph's path inside the folder.
     pub fn graph_path(&self) -> String {
         format!("{}{}", self.spec.folder(), self.spec.file_name)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use plmconv_formats::atomic_folder::AtomicFolder;
+use plmconv_formats::atomic::AtomicFolder;
 use plmconv_formats::onnx::{BlockFormat, Content, DataItem, Place};
 use plmconv_formats::{DType, Error as FormatError};
 use plmconv_quant::encode_rows;
@@ -19,10 +19,11 @@ use super::plan::{OnnxPlan, stored_as};
 use crate::guidance::Feedback;
 use crate::pipeline::stream::{Rows, Writer, in_order, row_steps};
 use crate::progress::Console;
+use crate::readback;
 
 /// Writes everything the plan says. The folder appears when all of it is there.
 pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()> {
-    let folder = AtomicFolder::create(&plan.output, plan.overwrite)?;
+    let folder = AtomicFolder::create(&plan.output, plan.overwrite, |_| Ok(()))?;
     let data = DataFiles::create(&folder, plan)?;
     write_small(&folder, plan.graph_path(), &plan.export.model)?;
     for sidecar in &plan.sidecars {
@@ -40,6 +41,8 @@ pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()>
         bar.inc((rows.len() * item.source.row_bytes()) as u64);
         Ok(())
     })?;
+    plan.check_unchanged()?;
+    readback::onnx(&folder, plan)?;
     Ok(folder.commit()?)
 }
 

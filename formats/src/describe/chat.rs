@@ -9,6 +9,9 @@ use crate::gguf::{Metadata, Value, string_array};
 use crate::tokenizer::files::TokenizerFiles;
 use crate::{json, small_file};
 
+/// The folder of templates other than the default one.
+pub(crate) const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
+
 /// Adds `tokenizer.chat_template`, and further templates under their names.
 ///
 /// Without tokenizer_config.json there is none, as for the converter; a template there (even null) comes before the
@@ -34,7 +37,7 @@ fn from_files(folder: &Path) -> Result<Json> {
         return Ok(json.and_then(|mut j| j.remove("chat_template")).unwrap_or_default());
     };
     let template = unix_lines(template);
-    let additional = jinja_files(&folder.join("additional_chat_templates"))?;
+    let additional = jinja_files(&folder.join(ADDITIONAL_TEMPLATES))?;
     if additional.is_empty() {
         return Ok(Json::String(template));
     }

@@ -9,9 +9,10 @@ use serde_json::{Map, Value as Json};
 
 use super::card::{ModelCard, Source};
 use super::name::{NameParts, size_label, title};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gguf::{Metadata, Value, string_array};
-use crate::{json, small_file};
+use crate::hub;
+use crate::json;
 
 /// A recommended sampler parameter: the key below `general.sampling.`, its names in generation_config.json, and
 /// what it is.
@@ -37,14 +38,15 @@ enum Kind {
     Float,
 }
 
-/// Adds `general.*` of a folder, but for architecture, type and file type. `parameters` is the number of weights.
+/// Adds `general.*` of a folder, but for architecture, type and file type, and says what it leaves out. `parameters`
+/// is the number of weights.
 pub(super) fn add_general(
     metadata: &mut Metadata,
     folder: &Path,
     config: &Map<String, Json>,
     parameters: usize,
-) -> Result<()> {
-    add_sampling(metadata, folder)?;
+) -> Result<Vec<String>> {
+    let warnings = add_sampling(metadata, folder);
     let card = ModelCard::read(folder)?;
     let guess = guesses(folder, config, parameters);
     let guessed = |of: fn(&NameParts) -> &Option<String>| guess.iter().find_map(|parts| of(parts).clone());
@@ -82,7 +84,7 @@ pub(super) fn add_general(
             metadata.set(format!("general.{key}"), string_array(texts));
         }
     }
-    Ok(())
+    Ok(warnings)
 }
 
 /// What the model's own name may be, best first.
@@ -94,8 +96,12 @@ fn guesses(folder: &Path, config: &Map<String, Json>, parameters: usize) -> Vec<
     configured.into_iter().chain(own).map(|id| NameParts::of(&id, parameters)).collect()
 }
 
-/// The folder's name; of `.` and `..` the name of the folder that is meant.
+/// The model's id where the folder is named after a commit, else the folder's name; of `.` and `..` the name of the
+/// folder that is meant.
 fn folder_name(folder: &Path) -> Option<String> {
+    if let Some(id) = hub::model_id(folder) {
+        return Some(id);
+    }
     let real = match folder.file_name() {
         Some(_) => folder.to_path_buf(),
         None => std::fs::canonicalize(folder).ok()?,
@@ -113,11 +119,13 @@ fn add_sources(metadata: &mut Metadata, kind: &str, sources: Option<Vec<Source>>
     }
 }
 
-/// Recommended sampler parameters. A generation_config.json that is not JSON is common and no reason to stop.
-fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Result<()> {
-    let path = folder.join("generation_config.json");
-    let Some(bytes) = small_file::read_optional(&path)? else { return Ok(()) };
-    let Ok(config) = json::parse::<Map<String, Json>>(&path, bytes) else { return Ok(()) };
+/// Recommended sampler parameters, and what of them is left out: no reason to stop, whatever the file holds.
+fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Vec<String> {
+    let config = match json::read_optional::<Map<String, Json>>(&folder.join("generation_config.json")) {
+        Ok(config) => config.unwrap_or_default(),
+        Err(error) => return vec![format!("no sampler parameters are written: {error}")],
+    };
+    let mut warnings = Vec::new();
     for (key, names, kind) in SAMPLING {
         // A null is a value: it hides a second name.
         let Some((name, found)) = names.iter().find_map(|name| Some((name, config.get(*name)?))) else {
@@ -131,20 +139,21 @@ fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Result<()> {
             (Kind::Float, _) => found.as_f64().map(|f| Value::F32(f as f32)),
             (Kind::Integer, _) => integer(found).map(Value::I32),
         };
-        let value = value.ok_or_else(|| Error::BadValue {
-            path: path.clone(),
-            key: name.to_string(),
-            found: found.to_string(),
-            expected: match kind {
-                Kind::Text => "a text",
-                Kind::Integer => "a whole number",
-                Kind::Float => "a number",
+        match value {
+            Some(value) => metadata.set(format!("general.sampling.{key}"), value),
+            None => {
+                let expected = match kind {
+                    Kind::Text => "a text",
+                    Kind::Integer => "a whole number",
+                    Kind::Float => "a number",
+                };
+                warnings.push(format!(
+                    "generation_config.json: `{name}` is {found}, not {expected}: it is left out"
+                ));
             }
-            .into(),
-        })?;
-        metadata.set(format!("general.sampling.{key}"), value);
+        }
     }
-    Ok(())
+    warnings
 }
 
 /// A whole number, also one that is written with a decimal point.

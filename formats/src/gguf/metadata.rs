@@ -1,6 +1,6 @@
 //! GGUF metadata in file order.
 
-use super::{MetadataArray, Value, ValueType};
+use super::{ALIGNMENT_KEY, MetadataArray, Value, ValueType};
 
 /// Key-value pairs in the order in which they stand in the file.
 ///
@@ -34,6 +34,15 @@ impl Metadata {
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         let at = self.pairs.iter().position(|(k, _)| k == key)?;
         Some(self.pairs.remove(at).1)
+    }
+
+    /// Without what is said of one file's layout: its alignment, and its place in a set of shards. Another file with
+    /// the same metadata has a layout of its own.
+    #[must_use]
+    pub fn without_layout(&self) -> Metadata {
+        let is_layout = |key: &str| key == ALIGNMENT_KEY || key.starts_with("split.");
+        let kept = self.pairs.iter().filter(|(key, _)| !is_layout(key));
+        Metadata { pairs: kept.cloned().collect() }
     }
 
     /// Pairs in file order.

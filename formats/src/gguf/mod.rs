@@ -5,17 +5,21 @@
 
 mod metadata;
 mod read;
+mod split;
 mod write;
 
 pub use gguf_rs_lib::format::metadata::{MetadataArray, MetadataValue as Value};
 pub use gguf_rs_lib::format::types::GGUFValueType as ValueType;
 pub use metadata::{Metadata, i32_array, integer, string_array};
 pub use read::{GgufFile, TensorInfo};
+pub use split::{SET_ID, ShardName, earlier_shards};
 pub use write::{Directory, DirectoryEntry};
 
 /// `GGUF`, the first four bytes.
 pub const MAGIC: [u8; 4] = *b"GGUF";
 /// The version written.
 pub const VERSION: u32 = 3;
+/// Metadata key of the bytes to which a file's data and every tensor in it are aligned.
+pub const ALIGNMENT_KEY: &str = "general.alignment";
 /// Bytes to which the data and every tensor in it are aligned, where metadata says nothing else.
 pub const DEFAULT_ALIGNMENT: u64 = 32;

@@ -5,9 +5,11 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{DEFAULT_ALIGNMENT, MAGIC, Metadata, Value, ValueType, integer};
+use super::split::{check_shard, explain_missing};
+use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, Metadata, Value, ValueType};
 use crate::DType;
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::source::{InputFile, StoredTensor};
 
 /// ggml's limit on a tensor's axes.
@@ -36,6 +38,7 @@ pub struct GgufFile {
     pub tensors: Vec<TensorInfo>,
     /// Bytes of all shards.
     pub file_bytes: u64,
+    inputs: Vec<Arc<InputFile>>,
     /// Keys of texts that are not UTF-8: bytes that are none are replaced.
     pub broken_texts: Vec<String>,
 }
@@ -47,14 +50,42 @@ impl GgufFile {
     /// Bad magic or version, truncation, duplicate, overlapping or overflowing tensors, unknown tensor types,
     /// missing shards.
     pub fn open(path: impl AsRef<Path>) -> Result<GgufFile> {
-        let path = path.as_ref();
-        let mut whole = read_one(path)?;
+        let mut whole = InputFile::open(path.as_ref()).and_then(read_one).map_err(explain_missing)?;
         let shards = whole.metadata.unsigned("split.count").unwrap_or(1);
         if shards > 1 {
             whole.append_shards(shards)?;
         }
-        check_duplicates(path, &whole.tensors)?;
+        check_duplicates(&whole.path, &whole.tensors)?;
         Ok(whole)
+    }
+
+    /// Opens one file, whatever set it may be a shard of.
+    pub(super) fn open_shard(path: &Path) -> Result<GgufFile> {
+        read_one(InputFile::open(path)?)
+    }
+
+    /// The file, or the shards in their order, that are open as `inputs`, whatever they are called.
+    ///
+    /// # Errors
+    /// As [`GgufFile::open`], but for missing shards.
+    ///
+    /// # Panics
+    /// Without inputs.
+    pub fn from_inputs(inputs: impl IntoIterator<Item = Arc<InputFile>>) -> Result<GgufFile> {
+        let mut inputs = inputs.into_iter();
+        let mut whole = read_one(inputs.next().expect("a GGUF is at least one file"))?;
+        for (number, input) in (1..).zip(inputs) {
+            let part = read_one(input)?;
+            check_shard(&whole, &part, number)?;
+            whole.append(part);
+        }
+        check_duplicates(&whole.path, &whole.tensors)?;
+        Ok(whole)
+    }
+
+    /// What its files were when they were opened.
+    pub fn fingerprints(&self) -> impl Iterator<Item = &Fingerprint> {
+        self.inputs.iter().filter_map(|input| input.fingerprint())
     }
 
     /// The path it was opened by.
@@ -82,18 +113,24 @@ impl GgufFile {
         if count > 99_999 {
             return Err(bad(format!("`split.count` is {count}")));
         }
-        for shard in 2..=count {
-            let shard_path = self.path.with_file_name(format!("{stem}-{shard:05}-of-{count:05}.gguf"));
-            let part = read_one(&shard_path)?;
-            self.tensors.extend(part.tensors);
-            self.file_bytes += part.file_bytes;
+        let shard_path = |shard| self.path.with_file_name(format!("{stem}-{shard:05}-of-{count:05}.gguf"));
+        for (shard, path) in (2..=count).map(|shard| (shard, shard_path(shard))).collect::<Vec<_>>() {
+            let part = InputFile::open(path).and_then(read_one).map_err(explain_missing)?;
+            check_shard(self, &part, shard - 1)?;
+            self.append(part);
         }
         Ok(())
     }
+
+    fn append(&mut self, shard: GgufFile) {
+        self.tensors.extend(shard.tensors);
+        self.file_bytes += shard.file_bytes;
+        self.inputs.extend(shard.inputs);
+    }
 }
 
-fn read_one(path: &Path) -> Result<GgufFile> {
-    let file = InputFile::open(path)?;
+fn read_one(file: Arc<InputFile>) -> Result<GgufFile> {
+    let path = file.path();
     let mut head = Head {
         reader: BufReader::new(PositionalReader { file: &file, at: 0 }),
         file: &file,
@@ -145,6 +182,7 @@ fn read_one(path: &Path) -> Result<GgufFile> {
         tensors,
         file_bytes: file.len(),
         broken_texts: head.broken_texts,
+        inputs: vec![Arc::clone(&file)],
     })
 }
 
@@ -167,14 +205,14 @@ fn read_metadata(head: &mut Head<'_>, count: u64) -> Result<Metadata> {
 }
 
 fn read_alignment(path: &Path, metadata: &Metadata) -> Result<u64> {
-    let Some(value) = metadata.get("general.alignment") else {
+    let Some(value) = metadata.get(ALIGNMENT_KEY) else {
         return Ok(DEFAULT_ALIGNMENT);
     };
-    match integer(value).and_then(|n| u64::try_from(n).ok()) {
-        Some(n) if n.is_power_of_two() && n <= 1 << 20 => Ok(n),
+    match metadata.unsigned(ALIGNMENT_KEY) {
+        Some(n) if n.is_power_of_two() && n <= 1 << 20 => Ok(n as u64),
         _ => Err(Error::BadValue {
             path: path.to_path_buf(),
-            key: "general.alignment".into(),
+            key: ALIGNMENT_KEY.into(),
             found: value.to_string_representation(),
             expected: "a power of two".into(),
         }),

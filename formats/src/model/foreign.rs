@@ -342,7 +342,7 @@ impl Entries {
         Some(Foreign::Onnx { graph })
     }
 
-    /// A subfolder that is a model: a trainer's newest checkpoint, a snapshot of the hub's cache, or the only one.
+    /// A subfolder that is a model: a trainer's newest checkpoint, or the only one.
     fn nested(&self, folder: &Path) -> Option<Foreign> {
         let is_model = |inner: &Path| inner.join("config.json").symlink_metadata().is_ok();
         let step = |name: &&String| name.strip_prefix("checkpoint-").and_then(|n| n.parse::<u64>().ok());
@@ -352,14 +352,6 @@ impl Entries {
                 folder: folder.join(newest),
                 what: "the folder of a training run",
             });
-        }
-        let snapshots = folder.join("snapshots");
-        let cached = Entries::of(&snapshots).folders.into_iter().map(|name| snapshots.join(name));
-        let revision = std::fs::read_to_string(folder.join("refs/main")).unwrap_or_default();
-        let mut cached: Vec<PathBuf> = cached.filter(|inner| is_model(inner)).collect();
-        cached.sort_by_key(|inner| !inner.ends_with(revision.trim()));
-        if let Some(snapshot) = cached.into_iter().next() {
-            return Some(Foreign::Nested { folder: snapshot, what: "a folder of the Hugging Face cache" });
         }
         let mut models = models();
         let only = models.next().filter(|_| models.next().is_none())?;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use super::spelling::Spelling;
 use super::weights::weight_files;
 use super::{Config, Model, Origin, Role, Tensor, TensorKey, foreign};
+use crate::describe::ADDITIONAL_TEMPLATES;
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::gguf::GgufFile;
 use crate::safetensors::{SafetensorsFile, TensorInfo};
 use crate::source::{GatheredRows, RoundedDoubles, RowSource};
@@ -24,6 +26,8 @@ pub(super) fn from_folder(folder: &Path) -> Result<Model> {
 }
 
 fn read_folder(folder: &Path) -> Result<Model> {
+    // Before anything is read, so that no change goes unseen.
+    let inputs = fingerprints(folder);
     let config_path = folder.join("config.json");
     let config = Config::from_json(&config_path, small_file::read(&config_path)?)?;
     let (paths, stale_index) = weight_files(folder)?;
@@ -56,7 +60,7 @@ fn read_folder(folder: &Path) -> Result<Model> {
         .map(|method| Warning::NotQuantized { config: folder.join("config.json"), method });
     let warnings = [stale_index, renamed, plain].into_iter().flatten().collect();
     let origin = Origin::HuggingFace(folder.to_path_buf());
-    let mut model = Model { config, tensors, origin, warnings };
+    let mut model = Model { config, tensors, origin, warnings, inputs };
     if !model.config.rope_interleave {
         interleave_rope(&mut model);
     }
@@ -113,8 +117,8 @@ fn is_buffer(name: &str) -> bool {
 }
 
 /// Reads a PLM GGUF.
-pub(super) fn from_gguf(path: &Path) -> Result<Model> {
-    let file = GgufFile::open(path).map_err(|error| foreign::explain_file(path, error))?;
+pub(super) fn from_gguf(file: GgufFile) -> Result<Model> {
+    let path = file.path();
     let config =
         Config::from_gguf(path, &file.metadata).map_err(|e| foreign::explain_gguf(&file.metadata, e))?;
     let mut by_name: BTreeMap<&str, _> = file.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
@@ -132,8 +136,23 @@ pub(super) fn from_gguf(path: &Path) -> Result<Model> {
     }
     let broken = (!file.broken_texts.is_empty())
         .then(|| Warning::BrokenText { path: path.to_path_buf(), keys: file.broken_texts.clone() });
-    let warnings = broken.into_iter().collect();
-    Ok(Model { config, tensors, origin: Origin::Gguf(file), warnings })
+    let (warnings, inputs) = (broken.into_iter().collect(), file.fingerprints().cloned().collect());
+    Ok(Model { config, tensors, origin: Origin::Gguf(file), warnings, inputs })
+}
+
+/// The files that a folder's model may be read from: weights, tokenizer, configurations, templates, the model card.
+fn fingerprints(folder: &Path) -> Vec<Fingerprint> {
+    const EXTENSIONS: [&str; 6] = ["safetensors", "json", "jinja", "txt", "model", "md"];
+    let is_read =
+        |path: &PathBuf| path.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.contains(&e));
+    let mut paths: Vec<PathBuf> = [folder.to_path_buf(), folder.join(ADDITIONAL_TEMPLATES)]
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten())
+        .map(|entry| entry.path())
+        .filter(is_read)
+        .collect();
+    paths.sort();
+    paths.iter().filter_map(|path| Fingerprint::of(path)).collect()
 }
 
 fn identify(file: &SafetensorsFile, name: &str, usual: &str) -> Result<TensorKey> {

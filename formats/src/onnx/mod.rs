@@ -5,6 +5,7 @@
 
 mod attention;
 mod data;
+mod earlier;
 mod graph;
 mod layers;
 mod model;
@@ -16,6 +17,7 @@ mod weights;
 mod wire;
 
 pub use data::{Content, DataItem, HeadBlocks, Literal, Place};
+pub use earlier::may_replace;
 pub use model::{Export, build};
 pub use read::{External, Initializer, OnnxFile, Port};
 pub use sidecar::{Sidecar, sidecars};

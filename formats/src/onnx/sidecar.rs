@@ -31,6 +31,14 @@ const COPIED: [&str; 9] = [
     "LICENSE",
 ];
 
+/// Files that [`sidecars`] writes itself.
+const WRITTEN: [&str; 2] = ["config.json", "genai_config.json"];
+
+/// Whether an export may bring a file of this name along.
+pub(super) fn is_sidecar(name: &str) -> bool {
+    COPIED.contains(&name) || WRITTEN.contains(&name)
+}
+
 /// Everything but the graph and its data, for an export with `data_files` external data files.
 ///
 /// # Errors

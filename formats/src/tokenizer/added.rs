@@ -67,10 +67,9 @@ impl<'a> AddedTokens<'a> {
         let named = named_tokens(config);
         let file = "added_tokens.json";
         let listed = json::read_optional::<BTreeMap<String, u32>>(&folder.join(file))?.unwrap_or_default();
-        let mut declared: Vec<_> = listed
-            .into_iter()
-            .map(|(content, id)| (id, AddedToken { special: named.contains(&content), content }))
-            .collect();
+        let token =
+            |content| AddedToken { special: named.contains(&content), content, ..AddedToken::default() };
+        let mut declared: Vec<_> = listed.into_iter().map(|(content, id)| (id, token(content))).collect();
         declared.sort_by_key(|(id, _)| *id);
         // tokenizer.json knows better what is special.
         declared.retain(|(_, token)| !self.ids.contains_key(&token.content));
@@ -98,7 +97,7 @@ impl<'a> AddedTokens<'a> {
             Some(token) => token.special = true,
             None if named.is_empty() => {}
             None => {
-                let token = AddedToken { content: named, special: true };
+                let token = AddedToken { content: named, special: true, ..AddedToken::default() };
                 self.insert(self.loaded_id(&token.content), token);
             }
         }

@@ -63,13 +63,26 @@ pub(crate) enum MergeJson {
 #[derive(Debug, Default)]
 pub(crate) struct VocabJson(pub Vec<(String, u32)>);
 
-/// An entry of `added_tokens`, or of `added_tokens_decoder` without its id. How a token matches around white space
-/// has no place in a GGUF.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// An entry of `added_tokens`, or of `added_tokens_decoder` without its id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct AddedToken {
     pub content: String,
     #[serde(default)]
     pub special: bool,
+    #[serde(default)]
+    pub lstrip: bool,
+    #[serde(default)]
+    pub rstrip: bool,
+    #[serde(default)]
+    pub single_word: bool,
+}
+
+impl AddedToken {
+    /// Names of the rules by which it is matched that have no place in a GGUF.
+    pub fn rules(&self) -> impl Iterator<Item = &'static str> {
+        let rules = [("lstrip", self.lstrip), ("rstrip", self.rstrip), ("single_word", self.single_word)];
+        rules.into_iter().filter_map(|(name, set)| set.then_some(name))
+    }
 }
 
 /// An added token with its id.

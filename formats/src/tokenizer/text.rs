@@ -15,10 +15,13 @@ use super::bytes;
 use super::partition::{Fragment, Matched, ends_generation};
 use super::pre::PreTokenizer;
 use super::vocabulary::{TokenType, Vocabulary};
-use crate::describe::describe_tokenizer;
+use crate::describe::{check_vocabulary_size, describe_tokenizer};
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
 use crate::model::{Model, Origin};
+
+/// What llama.cpp takes for BOS and for EOS in a byte-level BPE whose file does not say, or names no token: GPT-2's.
+const DEFAULT_SPECIAL: usize = 11;
 
 /// A model's tokenizer: byte-level BPE as llama.cpp does it.
 ///
@@ -43,7 +46,10 @@ impl TextTokenizer {
     pub fn from_model(model: &Model) -> Result<TextTokenizer> {
         match &model.origin {
             Origin::HuggingFace(folder) => TextTokenizer::from_folder(folder, model.config.vocab_size),
-            Origin::Gguf(file) => TextTokenizer::from_metadata(file.path(), &file.metadata),
+            Origin::Gguf(file) => {
+                check_vocabulary_size(file.path(), &file.metadata, model.config.vocab_size)?;
+                TextTokenizer::from_metadata(file.path(), &file.metadata)
+            }
         }
     }
 
@@ -58,33 +64,26 @@ impl TextTokenizer {
     /// The tokenizer that a GGUF's metadata describes. `path` names the file in errors.
     ///
     /// # Errors
-    /// As [`TextTokenizer::from_model`]; also a special token's id that is out of range.
+    /// As [`TextTokenizer::from_model`].
     pub fn from_metadata(path: &Path, metadata: &Metadata) -> Result<TextTokenizer> {
         let vocabulary = Vocabulary::from_metadata(path, metadata)?;
         let pre = PreTokenizer::find(&vocabulary.pre).ok_or_else(|| Error::UnknownPreTokenizer {
             path: path.to_path_buf(),
             regex: format!("the splits that `{}` stands for are not known here", vocabulary.pre),
         })?;
-        let special = |key: &str| match metadata.unsigned(key) {
-            Some(id) if id < vocabulary.tokens.len() => Ok(Some(id as u32)),
-            Some(id) => Err(Error::BadValue {
-                path: path.to_path_buf(),
-                key: key.into(),
-                found: id.to_string(),
-                expected: format!("an id below {}", vocabulary.tokens.len()),
-            }),
-            None => Ok(None),
-        };
         let flag = |key: &str| metadata.get(key).and_then(crate::gguf::Value::as_bool);
-        let (bos, eos) = (special("tokenizer.ggml.bos_token_id")?, special("tokenizer.ggml.eos_token_id")?);
-        let add = |key: &str, default: bool, id: Option<u32>, id_key: &str| match flag(key).unwrap_or(default)
-        {
-            true if id.is_none() => Err(Error::MissingKey { path: path.to_path_buf(), key: id_key.into() }),
-            add => Ok(add),
+        let add_bos = flag("tokenizer.ggml.add_bos_token").unwrap_or(pre.add_bos);
+        let add_eos = flag("tokenizer.ggml.add_eos_token").unwrap_or(false);
+        let known = |id: usize| (id < vocabulary.tokens.len()).then_some(id as u32);
+        // Where a token that is not known has to be added, llama.cpp takes its default.
+        let special = |key: &str, is_added: bool| {
+            metadata.unsigned(key).and_then(known).or_else(|| known(DEFAULT_SPECIAL).filter(|_| is_added))
         };
+        let bos = special("tokenizer.ggml.bos_token_id", add_bos);
+        let eos = special("tokenizer.ggml.eos_token_id", add_eos);
         Ok(TextTokenizer {
-            add_bos: add("tokenizer.ggml.add_bos_token", pre.add_bos, bos, "tokenizer.ggml.bos_token_id")?,
-            add_eos: add("tokenizer.ggml.add_eos_token", false, eos, "tokenizer.ggml.eos_token_id")?,
+            add_bos: add_bos && bos.is_some(),
+            add_eos: add_eos && eos.is_some(),
             bos,
             eos,
             chat_template: metadata.string("tokenizer.chat_template").map(str::to_string),

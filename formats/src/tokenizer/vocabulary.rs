@@ -31,6 +31,9 @@ impl TokenType {
     }
 }
 
+/// Tokens that a warning names at most.
+const SHOWN_TOKENS: usize = 5;
+
 /// Everything that decides how text becomes ids.
 #[derive(Debug)]
 pub(crate) struct Vocabulary {
@@ -47,16 +50,21 @@ pub(crate) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The vocabulary of a folder, filled up to `vocab_size` tokens. `pre` overrides the pre-tokenizer's name.
+    /// The vocabulary of a folder, filled up to `vocab_size` tokens, and what of the tokenizer it leaves out. `pre`
+    /// overrides the pre-tokenizer's name.
     ///
     /// # Errors
     /// No tokenizer; another model than byte-level BPE; a normalizer or a pre-tokenizer that llama.cpp does not have;
     /// ids that are out of range, taken twice or not where a loader puts them; merges of unknown tokens.
-    pub fn from_files(files: &TokenizerFiles, vocab_size: usize, pre: Option<&str>) -> Result<Vocabulary> {
+    pub fn from_files(
+        files: &TokenizerFiles,
+        vocab_size: usize,
+        pre: Option<&str>,
+    ) -> Result<(Vocabulary, Vec<String>)> {
         if let Some(name) = pre {
             check_pre_tokenizer_name(name)?;
         }
-        let vocabulary = match &files.json {
+        match &files.json {
             Some(json) => {
                 let path = files.folder.join("tokenizer.json");
                 check_model(&path, &json.model)?;
@@ -71,7 +79,7 @@ impl Vocabulary {
                     false => json.model.merges.iter().map(join_merge).collect(),
                     true => read_merges(&files.folder.join("merges.txt"))?.unwrap_or_default(),
                 };
-                build(files, path, &json.model.vocab.0, vocab_size, merges, pre.to_string())?
+                build(files, path, &json.model.vocab.0, vocab_size, merges, pre.to_string())
             }
             None => {
                 let path = files.folder.join("vocab.json");
@@ -82,10 +90,9 @@ impl Vocabulary {
                     Some(name) => name,
                     None => pre_of_class(files, &path)?,
                 };
-                build(files, path, &vocab.0, vocab_size, merges, pre.to_string())?
+                build(files, path, &vocab.0, vocab_size, merges, pre.to_string())
             }
-        };
-        Ok(vocabulary)
+        }
     }
 
     /// The vocabulary in a GGUF's metadata.
@@ -168,7 +175,7 @@ fn build(
     vocab_size: usize,
     merges: Vec<String>,
     pre: String,
-) -> Result<Vocabulary> {
+) -> Result<(Vocabulary, Vec<String>)> {
     let mut slots: Vec<Option<(&str, TokenType)>> = vec![None; vocab_size];
     let mut ids: HashMap<&str, u32> = HashMap::with_capacity(base.len());
     let out_of_range = |token: &str, id| {
@@ -205,7 +212,28 @@ fn build(
     });
     let vocabulary = Vocabulary { tokens: tokens.collect(), types, merges, pre, path };
     vocabulary.check()?;
-    Ok(vocabulary)
+    Ok((vocabulary, lost_rules(added.values()).into_iter().collect()))
+}
+
+/// What is said of tokens that match by rules which llama.cpp does not have.
+fn lost_rules<'a>(added: impl Iterator<Item = &'a AddedToken>) -> Option<String> {
+    let with_rules = |token: &AddedToken| {
+        let rules: Vec<&str> = token.rules().collect();
+        (!rules.is_empty()).then(|| format!("{:?} ({})", token.content, rules.join(", ")))
+    };
+    let mut named: Vec<String> = added.filter_map(with_rules).collect();
+    let count = named.len();
+    if named.len() > SHOWN_TOKENS {
+        named.truncate(SHOWN_TOKENS);
+        named.push(format!("and {} more", count - SHOWN_TOKENS));
+    }
+    (count > 0).then(|| {
+        format!(
+            "a GGUF has no rules about the spaces and words around a token, so texts with these may give other ids \
+             than in transformers: {}",
+            named.join(", ")
+        )
+    })
 }
 
 fn type_of(token: &AddedToken) -> TokenType {

@@ -10,15 +10,17 @@ mod write;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use plmconv_formats::DType;
 use plmconv_formats::safetensors::SafetensorsFile;
-use plmconv_formats::source::{RowSource, StoredTensor};
+use plmconv_formats::source::{InputFile, RowSource, StoredTensor};
 use plmconv_quant::codec;
 
 pub use write::{ReferenceOptions, write_reference};
 
 use crate::error::{Error, Result};
+use crate::readback::check_sample;
 use crate::windows::{Windows, scored};
 
 /// Metadata key of the model's digest.
@@ -76,8 +78,13 @@ impl Reference {
     /// # Errors
     /// Not a safetensors file, tensors missing, of another type or shape, token ids outside the vocabulary.
     pub fn open(path: impl AsRef<Path>) -> Result<Reference> {
-        let path = path.as_ref();
-        let file = SafetensorsFile::open(path)?;
+        Reference::from_input(InputFile::open(path.as_ref())?)
+    }
+
+    /// [`open`](Self::open) for a file that is open already.
+    fn from_input(input: Arc<InputFile>) -> Result<Reference> {
+        let file = SafetensorsFile::from_input(input)?;
+        let path = file.path();
         let fail = |detail: String| Error::Reference { path: path.to_path_buf(), detail };
         let find = |name: &str| {
             let info = file.tensors.iter().find(|t| t.name == name)?;
@@ -181,6 +188,20 @@ impl Reference {
             return Ok(());
         }
         Err(self.fail("the text's windows are not those that the reference was made from"))
+    }
+
+    /// Reads what stands for the first and the last window, as a comparison would, and a sample of what is between.
+    fn check_sample(&self) -> Result<()> {
+        let last = self.tokens.len() / self.ctx - 1;
+        match &self.outputs {
+            Outputs::Logits { rows, .. } => check_sample(rows),
+            Outputs::TopK { log_probs, targets, .. } => {
+                self.read_top_k(0..1)?;
+                self.read_top_k(last..last + 1)?;
+                check_sample(log_probs)?;
+                check_sample(targets)
+            }
+        }
     }
 
     fn fail(&self, detail: impl Into<String>) -> Error {

@@ -1,0 +1,119 @@
+//! Sets of shards: what they are called, and how a reader knows that they belong together.
+
+use std::path::{Path, PathBuf};
+
+use super::{GgufFile, Metadata};
+use crate::atomic::{parent, unfinished};
+use crate::error::{Error, Result};
+
+/// Metadata key of a set's id, the same in all its shards: a digest of them all. llama.cpp's tools neither write nor read
+/// it, but two runs' shards under one name are told apart by it.
+pub const SET_ID: &str = "split.set_id";
+
+/// Whose shard of how many, by its name: `model-00001-of-00003.gguf`, llama.cpp's pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardName {
+    pub stem: String,
+    /// From 1.
+    pub number: usize,
+    pub count: usize,
+}
+
+impl ShardName {
+    /// Takes a file's name apart.
+    pub fn parse(name: &str) -> Option<ShardName> {
+        let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+        let (stem, number) = rest.rsplit_once('-')?;
+        let digits = |text: &str| {
+            let is_number = text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+            is_number.then(|| text.parse().ok()).flatten()
+        };
+        Some(ShardName { stem: stem.into(), number: digits(number)?, count: digits(count)? })
+    }
+
+    /// The file's name.
+    pub fn file_name(&self) -> String {
+        format!("{}-{:05}-of-{:05}.gguf", self.stem, self.number, self.count)
+    }
+}
+
+/// The shards of sets that plmconv wrote as `output` (`model.gguf`) with another number of shards than `count`; those
+/// that anything else wrote are not its own to replace.
+pub fn earlier_shards(output: &Path, count: usize) -> Vec<PathBuf> {
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+    let entries = std::fs::read_dir(parent(output)).into_iter().flatten().flatten();
+    let is_earlier = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| ShardName::parse(name.to_str()?));
+        name.is_some_and(|name| name.stem == stem && name.count != count) && set_id_of(path).is_some()
+    };
+    let mut found: Vec<PathBuf> =
+        entries.map(|entry| output.with_file_name(entry.file_name())).filter(is_earlier).collect();
+    found.sort();
+    found
+}
+
+/// The id in one shard's metadata.
+fn set_id_of(path: &Path) -> Option<String> {
+    let shard = GgufFile::open_shard(path).ok()?;
+    set_id(&shard.metadata).map(str::to_string)
+}
+
+fn set_id(metadata: &Metadata) -> Option<&str> {
+    metadata.string(SET_ID)
+}
+
+/// Checks that `shard`, the one of this number (from 0), is of the set that `first` opens.
+///
+/// # Errors
+/// Another number, another count, another id.
+pub(super) fn check_shard(first: &GgufFile, shard: &GgufFile, number: usize) -> Result<()> {
+    let mixed = || Error::MixedShards { path: shard.path().into(), first: first.path().into() };
+    if set_id(&first.metadata) != set_id(&shard.metadata) {
+        return Err(mixed());
+    }
+    let says = |key: &str, expected: usize| match shard.metadata.unsigned(key) {
+        Some(found) if found != expected => Err(Error::BadValue {
+            path: shard.path().into(),
+            key: key.into(),
+            found: found.to_string(),
+            expected: expected.to_string(),
+        }),
+        _ => Ok(()),
+    };
+    says("split.no", number)?;
+    says("split.count", first.metadata.unsigned("split.count").unwrap_or(1))
+}
+
+/// Where a shard is missing because a run was killed while it put the set in place, that is what is told.
+pub(super) fn explain_missing(error: Error) -> Error {
+    match error {
+        Error::NotFound { path } if is_shard(&path) && unfinished(&path) => Error::UnfinishedSet { path },
+        error => error,
+    }
+}
+
+fn is_shard(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).and_then(ShardName::parse).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_apart_and_put_together() {
+        let name = "my-model-q4-00002-of-00012.gguf";
+        let parsed = ShardName::parse(name).expect("a shard");
+        assert_eq!((parsed.stem.as_str(), parsed.number, parsed.count), ("my-model-q4", 2, 12));
+        assert_eq!(parsed.file_name(), name);
+        for other in [
+            "model.gguf",
+            "m-1-of-3.gguf",
+            "m-00001-of-00003",
+            "m-0000x-of-00003.gguf",
+            "00001-of-00002.gguf",
+        ] {
+            assert_eq!(ShardName::parse(other), None, "{other}");
+        }
+    }
+}
