@@ -42,6 +42,8 @@ pub enum Error {
     Weights { path: PathBuf, detail: String },
     #[error("{}: bad magic {found:02x?}: not a GGUF file", path.display())]
     BadMagic { path: PathBuf, found: [u8; 4] },
+    #[error("{}: a GGUF in big-endian byte order, which plmconv does not read", path.display())]
+    BigEndian { path: PathBuf },
     #[error("{}: GGUF version {version} is not supported (2 and 3 are)", path.display())]
     GgufVersion { path: PathBuf, version: u32 },
     #[error("{}: file is truncated: {what} ends at byte {end}, the file has {len}", path.display())]

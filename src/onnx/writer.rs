@@ -23,7 +23,7 @@ use crate::readback;
 
 /// Writes everything the plan says. The folder appears when all of it is there.
 pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()> {
-    let folder = AtomicFolder::create(&plan.output, plan.overwrite)?;
+    let folder = AtomicFolder::create(&plan.output, plan.overwrite, |_| Ok(()))?;
     let data = DataFiles::create(&folder, plan)?;
     write_small(&folder, plan.graph_path(), &plan.export.model)?;
     for sidecar in &plan.sidecars.files {

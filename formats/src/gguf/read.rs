@@ -16,6 +16,8 @@ use crate::source::{InputFile, StoredTensor};
 const MAX_AXES: u32 = 4;
 /// ggml's limit on a tensor name, and a sane one for keys.
 const MAX_NAME: u64 = 1 << 16;
+/// The longest text of a key; the longest in use are chat templates of some kilobytes.
+const MAX_TEXT: u64 = 16 << 20;
 
 /// A tensor as the directory of a GGUF file describes it.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub struct GgufFile {
     /// Bytes of all shards.
     pub file_bytes: u64,
     inputs: Vec<Arc<InputFile>>,
+    /// Keys of texts that are not UTF-8: bytes that are none are replaced.
+    pub broken_texts: Vec<String>,
 }
 
 impl GgufFile {
@@ -127,14 +131,21 @@ impl GgufFile {
 
 fn read_one(file: Arc<InputFile>) -> Result<GgufFile> {
     let path = file.path();
-    let mut head =
-        Head { reader: BufReader::new(PositionalReader { file: &file, at: 0 }), file: &file, at: 0 };
+    let mut head = Head {
+        reader: BufReader::new(PositionalReader { file: &file, at: 0 }),
+        file: &file,
+        at: 0,
+        broken_texts: Vec::new(),
+    };
 
     let magic = head.array::<4>("the magic")?;
     if magic != MAGIC {
         return Err(Error::BadMagic { path: path.to_path_buf(), found: magic });
     }
     let version = head.u32("the version")?;
+    if (1..=3).contains(&version.swap_bytes()) {
+        return Err(Error::BigEndian { path: path.to_path_buf() });
+    }
     if !(2..=3).contains(&version) {
         return Err(Error::GgufVersion { path: path.to_path_buf(), version });
     }
@@ -163,8 +174,16 @@ fn read_one(file: Arc<InputFile>) -> Result<GgufFile> {
         tensors.push(TensorInfo { name, shape, data });
     }
     check_overlaps(path, &tensors)?;
-    let (path, file_bytes) = (path.to_path_buf(), file.len());
-    Ok(GgufFile { path, version, alignment, metadata, tensors, file_bytes, inputs: vec![file] })
+    Ok(GgufFile {
+        path: path.to_path_buf(),
+        version,
+        alignment,
+        metadata,
+        tensors,
+        file_bytes: file.len(),
+        broken_texts: head.broken_texts,
+        inputs: vec![Arc::clone(&file)],
+    })
 }
 
 fn read_metadata(head: &mut Head<'_>, count: u64) -> Result<Metadata> {
@@ -274,6 +293,7 @@ struct Head<'a> {
     reader: BufReader<PositionalReader<'a>>,
     file: &'a InputFile,
     at: u64,
+    broken_texts: Vec<String>,
 }
 
 impl Read for Head<'_> {
@@ -318,6 +338,9 @@ impl Head<'_> {
 
     fn value(&mut self, key: &str, kind: ValueType) -> Result<Value> {
         let offset = self.at;
+        if kind == ValueType::String {
+            return self.text(key).map(Value::String);
+        }
         Value::read_from(self, kind).map_err(|e| {
             if self.at >= self.file.len() {
                 self.truncated(&format!("the value of `{key}`"), self.at.saturating_add(1))
@@ -325,6 +348,32 @@ impl Head<'_> {
                 self.malformed(offset, format!("`{key}`: {e}"))
             }
         })
+    }
+
+    /// The text of `key`. Tools that cut a text after so many bytes cut characters too, as llama-quantize does with the
+    /// name of an importance matrix; where nothing depends on the text, that is no reason to refuse the file.
+    fn text(&mut self, key: &str) -> Result<String> {
+        let (offset, what) = (self.at, format!("the value of `{key}`"));
+        let len = self.u64(&what)?;
+        let end = self.at.saturating_add(len);
+        if end > self.file.len() {
+            return Err(self.truncated(&what, end));
+        }
+        if len > MAX_TEXT {
+            return Err(self.malformed(offset, format!("{what} has {len} bytes")));
+        }
+        let mut bytes = vec![0; len as usize];
+        self.read_exact(&mut bytes).map_err(|_| self.truncated(&what, end))?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(text),
+            Err(_) if key.starts_with("tokenizer.") || key == "general.architecture" => {
+                Err(self.malformed(offset, format!("{what} is not UTF-8")))
+            }
+            Err(e) => {
+                self.broken_texts.push(key.to_string());
+                Ok(String::from_utf8_lossy(e.as_bytes()).into_owned())
+            }
+        }
     }
 
     fn truncated(&self, what: &str, end: u64) -> Error {

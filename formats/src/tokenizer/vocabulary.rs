@@ -10,8 +10,8 @@ use super::bytes::escape_space;
 use super::files::{AddedToken, BpeJson, MergeJson, TokenizerFiles, VocabJson};
 use super::pre::{PreTokenizer, check_pre_tokenizer_name};
 use crate::error::{Error, Result};
-use crate::gguf::Metadata;
 use crate::warning::Warning;
+use crate::gguf::{Metadata, integer};
 use crate::{json, small_file};
 
 /// `llama_token_type`, the numbers in `tokenizer.ggml.token_type`.
@@ -117,7 +117,7 @@ impl Vocabulary {
         let types = match metadata.array("tokenizer.ggml.token_type") {
             None => vec![TokenType::Normal; tokens.len()],
             Some(array) => {
-                let read = |v: &crate::gguf::Value| TokenType::from_number(v.as_i64()?);
+                let read = |v: &crate::gguf::Value| TokenType::from_number(integer(v)?);
                 let types: Option<Vec<_>> = array.values.iter().map(read).collect();
                 types.filter(|t| t.len() == tokens.len()).ok_or_else(|| {
                     let expected = format!("{} types from 1 to 6", tokens.len());
