@@ -2,6 +2,7 @@
 
 pub mod atomic;
 pub mod atomic_folder;
+pub mod chat;
 pub mod describe;
 pub mod dtype;
 pub mod error;

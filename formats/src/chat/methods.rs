@@ -99,7 +99,9 @@ fn shaped(text: &str, method: &str) -> Option<Value> {
         "islower" => (text.chars().any(cased) && !text.chars().any(char::is_uppercase)).into(),
         "istitle" => text::is_title(text).into(),
         "isspace" => all(is_space).into(),
-        "isdigit" | "isdecimal" | "isnumeric" => all(char::is_numeric).into(),
+        "isdecimal" => all(|c| c.is_ascii_digit()).into(),
+        "isdigit" => all(|c| c.is_ascii_digit() || "²³¹⁰⁴⁵⁶⁷⁸⁹".contains(c)).into(),
+        "isnumeric" => all(char::is_numeric).into(),
         "isalnum" => all(char::is_alphanumeric).into(),
         "isalpha" => all(char::is_alphabetic).into(),
         "isascii" => text.is_ascii().into(),
@@ -150,22 +152,33 @@ fn join(state: &State<'_, '_>, separator: &str, args: &[Value]) -> Result<Value,
     Ok(out.text.into())
 }
 
-/// `str.format`, with a bound on what comes out: each field may be as wide as any number in the format says, or as
-/// long as the longest argument.
 fn str_format(state: &State<'_, '_>, text: &str, args: &[Value]) -> Result<Value, Error> {
+    pay_for_fields(state, text, '{', args)?;
+    format(FormatStyle::StrFormat, text, args).map(Value::from)
+}
+
+/// Pays for what a format can make at most: each field, which begins with `sign`, may be as wide as any number in the
+/// format says, or as long as the longest value.
+pub(super) fn pay_for_fields(state: &State<'_, '_>, text: &str, sign: char, values: &[Value]) -> Result<(), Error> {
+    // A width may be a value, as in `{:{}}`.
+    let widths = text.contains(":{");
     let mut longest = 0;
-    for value in args {
-        let mut out = Text::new(state);
-        match value.kind() {
-            ValueKind::Number => longest = longest.max(value.as_i64().unwrap_or(0).unsigned_abs() as usize * usize::from(text.contains(":{"))),
-            _ => write_str(&mut out, value)?,
-        }
-        longest = longest.max(out.text.len());
+    for value in values {
+        longest = longest.max(match value.as_i64() {
+            Some(width) if widths => usize::try_from(width.unsigned_abs()).unwrap_or(usize::MAX),
+            Some(_) => 0,
+            None => {
+                let mut out = Text::new(state);
+                write_str(&mut out, value)?;
+                out.text.len()
+            }
+        });
     }
     let numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
     let widest = numbers.map(|digits| digits.parse().unwrap_or(usize::MAX)).max().unwrap_or(0);
-    pay(state, text.matches('{').count().saturating_mul(longest.saturating_add(widest).saturating_add(64)))?;
-    format(FormatStyle::StrFormat, text, args).map(Value::from)
+    // A float has some 300 digits at most.
+    let field = longest.saturating_add(widest).saturating_add(320);
+    pay(state, text.matches(sign).count().saturating_mul(field))
 }
 
 fn affixed(text: &str, at_start: bool, args: &[Value]) -> Result<Value, Error> {

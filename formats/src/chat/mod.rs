@@ -1,8 +1,9 @@
 //! Chat templates: Jinja, rendered as transformers renders them, within limits.
 //!
 //! A template comes with a model, from anybody. It reads what it is given and nothing else, and it cannot take a machine
-//! down: its length and its nesting are bounded before it is parsed ([`scan`]), its steps and all bytes it makes by the
-//! engine's fuel, and it runs on a thread whose stack is known to suffice for what the other two allow.
+//! down: its length and its nesting are bounded before it is parsed ([`scan`]), its steps and the text it makes by the
+//! engine's fuel. It runs on a thread of its own, whose stack suffices for what those allow, and which is given up after
+//! a time: some of the engine's operations on lists (comparing, sorting, turning into text) cost no fuel.
 
 mod arguments;
 mod clock;
@@ -13,6 +14,9 @@ mod methods;
 mod python;
 mod scan;
 mod text;
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use chrono::{Local, NaiveDateTime};
 use minijinja::value::Serde;
@@ -27,6 +31,8 @@ const FUEL: u64 = 200_000;
 /// Address space of the stack. A kilobyte a step is more than the deepest value that the fuel pays for needs; what is not
 /// used takes no memory.
 const STACK_BYTES: usize = 256 << 20;
+/// Templates in use take milliseconds.
+const TIME: Duration = Duration::from_millis(1500);
 
 /// Renders a template with these variables, `messages` among them.
 ///
@@ -42,13 +48,17 @@ fn render_at(
     variables: &Map<String, Json>,
     now: NaiveDateTime,
 ) -> Result<String, TemplateError> {
-    let source = scan::prepare(template)?;
+    let source = scan::prepare(template)?.into_owned();
+    let variables = variables.clone();
     let failed = |detail: String| TemplateError::Failed { detail };
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("chat template".into()).stack_size(STACK_BYTES);
-        let run = thread.spawn_scoped(scope, || render_here(&source, variables, now));
-        let run = run.map_err(|e| failed(format!("no thread for it: {e}")))?;
-        run.join().unwrap_or_else(|_| Err(failed("the engine failed".into())))
+    let (sender, receiver) = mpsc::channel();
+    // Nobody waits for a thread that is given up.
+    let run = move || drop(sender.send(render_here(&source, &variables, now)));
+    let thread = std::thread::Builder::new().name("chat template".into()).stack_size(STACK_BYTES);
+    thread.spawn(run).map_err(|e| failed(format!("no thread for it: {e}")))?;
+    receiver.recv_timeout(TIME).unwrap_or_else(|error| match error {
+        RecvTimeoutError::Timeout => Err(TemplateError::limit("it takes too long")),
+        RecvTimeoutError::Disconnected => Err(failed("the engine failed".into())),
     })
 }
 

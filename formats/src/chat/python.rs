@@ -61,8 +61,8 @@ pub(super) fn write_str(out: &mut Text<'_, '_, '_>, value: &Value) -> Result<(),
     }
 }
 
-/// `repr(value)`
-fn write_repr(out: &mut Text<'_, '_, '_>, value: &Value, depth: usize) -> Result<(), Error> {
+/// `repr(value)`; `depth` says inside how many others.
+pub(super) fn write_repr(out: &mut Text<'_, '_, '_>, value: &Value, depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return Err(invalid("values inside values, deeper than can be written"));
     }
@@ -72,7 +72,8 @@ fn write_repr(out: &mut Text<'_, '_, '_>, value: &Value, depth: usize) -> Result
             out.push(&float(f64::try_from(value.clone())?, ["inf", "-inf", "nan"]))
         }
         ValueKind::String => out.push(&quoted(value.as_str().unwrap_or_default())),
-        ValueKind::Seq => {
+        // A list that is computed lazily is one, too.
+        ValueKind::Seq | ValueKind::Iterable => {
             let (open, close) = if value.is_tuple() { ("(", ")") } else { ("[", "]") };
             out.push(open)?;
             let mut count = 0;
@@ -149,8 +150,11 @@ fn quoted(text: &str) -> String {
 
 /// `str.isprintable` of one character.
 pub(super) fn is_printable(c: char) -> bool {
-    // Behind a letter, as a combining mark at the start of a text is escaped by `escape_debug` only.
-    c == '"' || c == '\'' || c == '\\' || (c == ' ' || !c.is_whitespace()) && ['a', c].iter().collect::<String>().escape_debug().count() == 2
+    if c.is_ascii() {
+        return !c.is_ascii_control();
+    }
+    // Behind a letter, as `escape_debug` escapes a combining mark at the start of a text only.
+    !c.is_whitespace() && ['a', c].iter().collect::<String>().escape_debug().count() == 2
 }
 
 #[cfg(test)]

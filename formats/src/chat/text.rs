@@ -99,6 +99,46 @@ pub(super) fn split_lines(text: &str, keep_ends: bool) -> Vec<Value> {
     lines
 }
 
+/// Jinja's `indent`.
+pub(super) fn indent(state: &State<'_, '_>, text: &str, indent: &str, first: bool, blank: bool) -> Result<Value, Error> {
+    let mut out = Text::new(state);
+    // With one more line end, as Jinja does it: a line end at the end of the text stays.
+    let mut lines = split_lines(&format!("{text}\n"), false).into_iter();
+    let head = lines.next().unwrap_or_default();
+    out.push(if first { indent } else { "" })?;
+    out.push(head.as_str().unwrap_or_default())?;
+    for line in lines {
+        let line = line.as_str().unwrap_or_default();
+        out.push("\n")?;
+        out.push(if blank || !line.is_empty() { indent } else { "" })?;
+        out.push(line)?;
+    }
+    Ok(Value::from(out.text))
+}
+
+/// `int(text, base)`
+pub(super) fn integer(text: &str, base: u32) -> Option<i64> {
+    let text = text.trim_matches(is_space).replace('_', "");
+    let (sign, digits) = text.strip_prefix('-').map_or((1, text.trim_start_matches('+')), |rest| (-1, rest));
+    let prefix = match base {
+        16 => "0x",
+        8 => "0o",
+        2 => "0b",
+        _ => "",
+    };
+    let lower = digits.to_ascii_lowercase();
+    let digits = lower.strip_prefix(prefix).unwrap_or(&lower);
+    if digits.starts_with(['+', '-']) {
+        return None;
+    }
+    i64::from_str_radix(digits, base).ok()?.checked_mul(sign)
+}
+
+/// `float(text)`
+pub(super) fn number(text: &str) -> Option<f64> {
+    text.trim_matches(is_space).parse().ok()
+}
+
 /// `str.title`: what follows a letter is small, what does not is large.
 pub(super) fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
