@@ -10,8 +10,8 @@ use super::bytes::escape_space;
 use super::files::{AddedToken, BpeJson, MergeJson, TokenizerFiles, VocabJson};
 use super::pre::{PreTokenizer, check_pre_tokenizer_name};
 use crate::error::{Error, Result};
-use crate::warning::Warning;
 use crate::gguf::{Metadata, integer};
+use crate::warning::Warning;
 use crate::{json, small_file};
 
 /// `llama_token_type`, the numbers in `tokenizer.ggml.token_type`.
