@@ -1,5 +1,6 @@
 //! `plmconv quantize TYPE MODEL`
 
+use std::cell::Cell;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -13,10 +14,11 @@ use crate::args::{Format, LayoutArg, QuantizeArgs};
 use crate::budget::{Budget, Limit};
 use crate::error::{Interrupted, UsageError};
 use crate::guidance::{self, Guidance};
+use crate::interrupt;
 use crate::onnx::{self, WeightType};
 use crate::passes::{self, Pass};
-use crate::pipeline;
-use crate::plan::{Target, Types, output_path, parse_size};
+use crate::outputs::Inputs;
+use crate::plan::{Target, Types, parse_size, shard_path};
 use crate::resume::with_suffix;
 use crate::sensitivity::Sensitivity;
 use crate::statistics::Statistics;
@@ -36,9 +38,23 @@ fn gguf(args: &QuantizeArgs) -> Result<()> {
     let target = write::target(&args.output)?;
     let model = Model::open(&args.model)?;
     let name = file_type.map_or("auto", FileType::name);
-    let output = output_path(args.output.output.as_deref(), &model, target.layout, name);
-    let statistics = OwnStatistics::new(args, &output);
+    let output = target.output_path(&model, target.layout, name)?;
+    let inputs = inputs(args);
+    if !args.output.dry_run {
+        match target.split_max_size {
+            // How many shards there will be is not known yet, but whether there may be any is.
+            Some(_) => inputs.check_shards(&output, &[shard_path(&output, 0, 1)], args.output.force)?,
+            None => inputs.check_file(&output, args.output.force)?,
+        }
+    }
+    let statistics = OwnStatistics::new(args, &output, &inputs)?;
     statistics.close(write_gguf(args, model, limit, file_type, policy, target, &statistics))
+}
+
+/// All that the command reads.
+fn inputs(args: &QuantizeArgs) -> Inputs {
+    let options = [&args.stats, &args.imatrix, &args.tensor_type_file, &args.check.validate];
+    std::iter::once(&args.model).chain(&args.calibrate).chain(options.into_iter().flatten()).collect()
 }
 
 fn write_gguf(
@@ -63,8 +79,8 @@ fn write_gguf(
     let target =
         Target { types, allow_requantize: args.allow_requantize, guidance, resume: args.resume, ..target };
     match &args.check.validate {
-        None => write::run(model, target, &args.output),
-        Some(text) => checked::run(args, model, target, text),
+        None => write::run(model, target, &inputs(args), &args.output),
+        Some(text) => checked::run(args, model, target, &inputs(args), text),
     }
 }
 
@@ -87,11 +103,15 @@ fn onnx(args: &QuantizeArgs) -> Result<()> {
         ..onnx::Target::new(&args.onnx, float, onnx_type(&args.file_type)?).with_blocks(&args.blocks)
     };
     let model = Model::open(&args.model)?;
-    let statistics = OwnStatistics::new(args, &target.output_path(&model));
+    let (output, inputs) = (target.output_path(&model), inputs(args));
+    if !args.output.dry_run {
+        inputs.check_folder(&output, args.output.force)?;
+    }
+    let statistics = OwnStatistics::new(args, &output, &inputs)?;
     let guided = guidance(args, &model, &target.passes, &statistics);
     statistics.close(guided.and_then(|guidance| {
         let guidance = guidance.without(args.without);
-        write::run_onnx(model, onnx::Target { guidance, ..target }, &args.output)
+        write::run_onnx(model, onnx::Target { guidance, ..target }, &inputs, &args.output)
     }))
 }
 
@@ -111,17 +131,49 @@ fn onnx_type(name: &str) -> Result<WeightType> {
 /// Statistics that `quantize` measures itself: a file beside the output, kept only for a run that goes on.
 struct OwnStatistics {
     path: Option<PathBuf>,
+    /// This run, or one that it goes on with, measured what stands there.
+    is_own: Cell<bool>,
 }
 
 impl OwnStatistics {
-    fn new(args: &QuantizeArgs, output: &Path) -> OwnStatistics {
-        let measured = !args.calibrate.is_empty() || args.self_tokens.is_some();
-        OwnStatistics { path: measured.then(|| with_suffix(output, ".statistics")) }
+    fn new(args: &QuantizeArgs, output: &Path, inputs: &Inputs) -> Result<OwnStatistics> {
+        let is_wanted = !args.calibrate.is_empty() || args.self_tokens.is_some();
+        let path = is_wanted.then(|| with_suffix(output, ".statistics"));
+        path.iter().try_for_each(|path| inputs.refuse(path))?;
+        Ok(OwnStatistics { path, is_own: Cell::new(false) })
+    }
+
+    /// Whether what `request` asks for stands at `path` already.
+    ///
+    /// # Errors
+    /// Something else does; with `overwrite`, only what are no statistics.
+    fn is_measured(path: &Path, request: &str, overwrite: bool) -> Result<bool> {
+        if !path.exists() {
+            return Ok(false);
+        }
+        let found = Statistics::open(path);
+        match found {
+            Ok(found) if found.answers(request) => Ok(true),
+            Ok(_) if overwrite => Ok(false),
+            _ => Err(UsageError::with_hint(
+                format!("{}: exists, where this run keeps what it measures", path.display()),
+                "move it away, or name another output with -o",
+            )
+            .into()),
+        }
+    }
+
+    /// What stands at `path` is this run's.
+    fn adopt(&self, path: &Path) {
+        self.is_own.set(true);
+        interrupt::keeps(Some(path));
     }
 
     /// Removes them, unless the run was interrupted and can go on with them.
     fn close(&self, result: Result<()>) -> Result<()> {
-        let Some(path) = self.path.as_deref().filter(|path| path.is_file()) else { return result };
+        interrupt::keeps(None);
+        let path = self.path.as_deref().filter(|path| self.is_own.get() && path.is_file());
+        let Some(path) = path else { return result };
         let error = match result {
             Err(error) if error.is::<Interrupted>() => error,
             result => {
@@ -169,13 +221,12 @@ fn guidance(
         sample: &args.sample,
     };
     let request = text.request(model)?;
-    let measured = || args.resume && Statistics::open(path).is_ok_and(|found| found.answers(&request));
-    if !path.is_file() || !measured() {
-        pipeline::on_interrupt()?;
+    if !(OwnStatistics::is_measured(path, &request, args.output.force)? && args.resume) {
         let to = Destination { path, overwrite: true, resume: args.resume };
         write::thread_pool(args.output.threads)?
             .install(|| calibrate::collect(model, &text, to, args.output.console()))?;
     }
+    statistics.adopt(path);
     Guidance::from_statistics(path, model, effort)
 }
 
@@ -221,7 +272,6 @@ fn file_type(args: &QuantizeArgs, limit: Option<Limit>) -> Result<Option<FileTyp
 }
 
 fn sensitivity(args: &QuantizeArgs, model: &Model, guidance: &Guidance) -> Result<Sensitivity> {
-    pipeline::on_interrupt()?;
     let bar = args.output.console().steps("measuring");
     let pool = write::thread_pool(args.output.threads)?;
     let sensitivity = pool.install(|| Sensitivity::measure(model, guidance, &bar))?;
