@@ -9,12 +9,15 @@ use crate::args::{DEFAULT_CTX, ReferenceArgs};
 use crate::evaluation::{
     TOKENIZER_DIGEST, load_model, model_digest, read_text, text_digest, tokens_of, windows_of,
 };
+use crate::outputs::Inputs;
 use crate::progress::Console;
 use crate::report;
 
 pub fn run(args: &ReferenceArgs) -> Result<()> {
     let console = Console { quiet: args.evaluator.quiet, verbose: false };
     let options = args.evaluator.options()?;
+    let inputs: Inputs = [&args.model, &args.text].into_iter().collect();
+    inputs.check_file(&args.output, args.force)?;
     let text = read_text(&args.text)?;
     let loaded = load_model(&args.model, options)?;
     let tokens = tokens_of(&loaded.tokenizer, &text, console)?;

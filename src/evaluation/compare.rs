@@ -16,6 +16,7 @@ use super::thresholds::{Limits, limits_for};
 use super::written::write_text;
 use crate::args::{DEFAULT_CTX, LimitArgs, WindowArgs};
 use crate::error::{TokenizerMismatch, UsageError};
+use crate::interrupt;
 use crate::progress::Console;
 
 /// Metadata key of a stored reference: the tokenizer's digest.
@@ -79,6 +80,7 @@ pub struct Comparison {
 /// # Errors
 /// Sides that cannot be compared, a text that cannot be used, and whatever running a model may end with.
 pub fn compare(request: &Request<'_>) -> Result<Comparison> {
+    interrupt::check()?;
     let candidate = open_runnable(request.candidate, request.options)?;
     let reference = ReferenceSide::open(request.reference, request.options)?;
     check_sides(&candidate, &reference)?;
