@@ -54,16 +54,20 @@ fuzz() {
 }
 
 [ "$#" -gt 0 ] || usage
-program=""
 case "$1" in
-    --build) build && PLMCONV_FUZZ_TARGET=none "$program" 2>&1 | sed -n 's/.*one of: //p'; exit ;;
-    --input) [ "$#" -eq 3 ] || usage; build && PLMCONV_FUZZ_TARGET="$2" exec "$program" "$3" ;;
-    --runs) [[ "${2:-}" =~ ^[0-9]+$ ]] || usage; limit="-runs=$2"; shift 2 ;;
-    *) [[ "$1" =~ ^[0-9]+$ ]] || usage; limit="-max_total_time=$1"; shift ;;
+    --build | --input) limit="" ;;
+    --runs) [[ "${2:-}" =~ ^[0-9]+$ ]] || usage; limit="-runs=$2"; shift ;;
+    *) [[ "$1" =~ ^[0-9]+$ ]] || usage; limit="-max_total_time=$1" ;;
 esac
 build
+names="$(PLMCONV_FUZZ_TARGET=none "$program" 2>&1 | sed -n 's/.*one of: //p')"
+case "$1" in
+    --build) echo "$names"; exit ;;
+    --input) [ "$#" -eq 3 ] || usage; PLMCONV_FUZZ_TARGET="$2" exec "$program" "$3" ;;
+esac
+shift
 if [ "$#" -eq 0 ]; then
-    read -ra targets < <(PLMCONV_FUZZ_TARGET=none "$program" 2>&1 | sed -n 's/.*one of: //p')
+    read -ra targets <<<"$names"
     set -- "${targets[@]}"
 fi
 failed=0

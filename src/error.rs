@@ -7,6 +7,8 @@ use plmconv_formats::Error as FormatError;
 use plmconv_quant::Error as QuantError;
 use plmconv_validate::Error as EvaluatorError;
 
+use crate::interrupt;
+
 /// A mistake in what the user typed; ends with exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -27,7 +29,7 @@ impl UsageError {
     }
 }
 
-/// The user pressed Ctrl-C.
+/// The user pressed Ctrl-C, or the run was told to end by another signal.
 #[derive(Debug, Default, thiserror::Error)]
 pub enum Interrupted {
     #[default]
@@ -116,8 +118,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     } else if error.is::<ParityFailure>() {
         ExitCode::from(3)
     } else if error.is::<Interrupted>() {
-        // What a shell reports for a process ended by SIGINT.
-        ExitCode::from(130)
+        ExitCode::from(interrupt::exit_code())
     } else {
         ExitCode::from(1)
     }
@@ -198,6 +199,19 @@ fn format_hint(error: &FormatError) -> Option<String> {
                  again when nothing else writes there"
             }
             FormatError::Exists { .. } => "add --force to replace it, or name another file with -o",
+            FormatError::NotAFile { .. } => "name a file with -o",
+            FormatError::NotReplaced { .. } => {
+                "only an earlier export of plmconv is replaced, and no folder that holds anything else; name another \
+                 folder with -o"
+            }
+            FormatError::NoFolder { .. } => "make the folder first, or name another place with -o",
+            FormatError::NotAFolder { .. } => "name a place in a folder with -o",
+            FormatError::MixedShards { .. } => {
+                "files of two sets lie here under the names of one; fetch or write the set again"
+            }
+            FormatError::UnfinishedSet { .. } => {
+                "the command that wrote it finishes that first when it is run again with --force"
+            }
             FormatError::NotFound { .. } => {
                 "check the spelling; MODEL is a folder with config.json, or a .gguf file"
             }
@@ -216,7 +230,14 @@ fn format_hint(error: &FormatError) -> Option<String> {
                 "the download or copy may have stopped early; compare its size and fetch it again"
             }
             FormatError::UnknownPreTokenizer { .. } => {
-                "name llama.cpp's nearest pre-tokenizer with --tokenizer-pre, e.g. --tokenizer-pre qwen2"
+                "`convert` and `quantize` take llama.cpp's name of the nearest one, e.g. --tokenizer-pre qwen2, and what \
+                 they write can be run"
+            }
+            FormatError::UnknownSplits { .. } => {
+                "such a file can be converted, but not run here; llama.cpp's own tools run it"
+            }
+            FormatError::NoTokenizer { .. } => {
+                "copy tokenizer.json and tokenizer_config.json of the original model into the folder"
             }
             FormatError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 "free some space or choose another folder with -o; --dry-run prints the exact size"

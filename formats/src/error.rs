@@ -42,6 +42,8 @@ pub enum Error {
     Weights { path: PathBuf, detail: String },
     #[error("{}: bad magic {found:02x?}: not a GGUF file", path.display())]
     BadMagic { path: PathBuf, found: [u8; 4] },
+    #[error("{}: a GGUF in big-endian byte order, which plmconv does not read", path.display())]
+    BigEndian { path: PathBuf },
     #[error("{}: GGUF version {version} is not supported (2 and 3 are)", path.display())]
     GgufVersion { path: PathBuf, version: u32 },
     #[error("{}: file is truncated: {what} ends at byte {end}, the file has {len}", path.display())]
@@ -89,11 +91,10 @@ pub enum Error {
     RowLength { tensor: String, cols: usize, dtype: DType, block: usize },
     #[error("{}: tokenizer: {detail}", path.display())]
     Tokenizer { path: PathBuf, detail: String },
-    #[error(
-        "{}: the pre-tokenizer's regex is not one llama.cpp knows: {regex}\n  \
-         hint: name the nearest with --tokenizer-pre (e.g. qwen2, llama-bpe, gpt-2)", path.display()
-    )]
+    #[error("{}: the pre-tokenizer's regex is not one llama.cpp knows: {regex}", path.display())]
     UnknownPreTokenizer { path: PathBuf, regex: String },
+    #[error("{}: how the pre-tokenizer `{name}` splits a text is not known here", path.display())]
+    UnknownSplits { path: PathBuf, name: String },
     #[error("{}: no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there", path.display())]
     NoTokenizer { path: PathBuf },
     #[error("{}: token `{token}` has id {id}, but the model's vocabulary ends at {vocab_size}", path.display())]

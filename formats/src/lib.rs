@@ -1,6 +1,7 @@
 //! What a PLM model is and how it is stored. Never does quantization arithmetic.
 
 pub mod atomic;
+pub mod chat;
 pub mod describe;
 pub mod dtype;
 pub mod error;

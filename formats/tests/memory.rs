@@ -138,10 +138,13 @@ fn arrays_of_a_gguf() {
     }
     let nested = [9u32.to_le_bytes().as_slice(), &1u64.to_le_bytes()].concat().repeat(1000);
     refused(gguf(|file| file.pair("a", ValueType::Array, &nested)), "arrays in arrays");
-    refused(gguf(|file| file.array("a", ValueType::String, 0, &[])).and(gguf(|file| {
-        let head = [8u32.to_le_bytes().as_slice(), &u64::MAX.to_le_bytes()].concat();
-        file.pair("a", ValueType::Array, &head);
-    })), "truncated");
+    refused(
+        gguf(|file| file.array("a", ValueType::String, 0, &[])).and(gguf(|file| {
+            let head = [8u32.to_le_bytes().as_slice(), &u64::MAX.to_le_bytes()].concat();
+            file.pair("a", ValueType::Array, &head);
+        })),
+        "truncated",
+    );
 }
 
 #[test]
@@ -200,7 +203,8 @@ fn headers_of_safetensors() {
     refused(texts(1 << 20), "more than 65536 texts");
     let long = "x".repeat(30_000_000);
     safetensors(&format!(r#"{{"__metadata__":{{"a":"{long}"}}}}"#)).expect("opens");
-    let axes = format!(r#"{{"a":{{"dtype":"F32","shape":[{}0],"data_offsets":[0,0]}}}}"#, "0,".repeat(2_000_000));
+    let axes =
+        format!(r#"{{"a":{{"dtype":"F32","shape":[{}0],"data_offsets":[0,0]}}}}"#, "0,".repeat(2_000_000));
     refused(safetensors(&axes), "more than 16 axes");
     refused(safetensors(&format!("{{\"a\":{}", "[".repeat(1_000_000))), "malformed");
     refused(safetensors(&format!(r#"{{"a":{{"x":{}"#, "[".repeat(1_000_000))), "malformed");
@@ -246,8 +250,9 @@ fn graphs() {
     for part in [1, 2, 5] {
         onnx(field(1, &field(part, &[]).repeat(2_000_000))).expect("opens");
     }
-    let operators =
-        |count: usize| onnx((0..count).flat_map(|i| field(1, &field(4, format!("{i}").as_bytes()))).collect());
+    let operators = |count: usize| {
+        onnx((0..count).flat_map(|i| field(1, &field(4, format!("{i}").as_bytes()))).collect())
+    };
     assert_eq!(operators(4096).expect("opens").operators.len(), 4096);
     refused(operators(4097), "more than 4096 kinds of operators");
     refused(onnx(field(5, &field(1, &[0; 2_000_000]))), "more than 16 axes");
@@ -275,7 +280,10 @@ fn importance_matrices() {
     bytes.extend(b"x");
     bytes.extend([1i32, sums].map(i32::to_le_bytes).concat());
     bytes.extend(vec![0; sums as usize * 4]);
-    assert_eq!(open("x.dat", bytes, |path| Imatrix::open(path)).expect("opens").entries[0].sums.len(), 4_000_000);
+    assert_eq!(
+        open("x.dat", bytes, |path| Imatrix::open(path)).expect("opens").entries[0].sums.len(),
+        4_000_000
+    );
 }
 
 fn write(folder: &Path, name: &str, text: &str) {

@@ -5,14 +5,15 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use plmconv::statistics::Statistics;
-use plmconv_formats::gguf::{GgufFile, Metadata, Value, i32_array, string_array};
+use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::model::{Model, Origin};
 use plmconv_formats::onnx::OnnxFile;
 use plmconv_formats::safetensors::SafetensorsFile;
 use plmconv_formats::source::RowSource;
-use plmconv_formats::{Config, DType, DescribeOptions, Imatrix, TextTokenizer, describe};
+use plmconv_formats::{Config, DType, DescribeOptions, Imatrix, TextTokenizer, chat, describe};
 use plmconv_quant::codec;
 use plmconv_validate::reference::Reference;
+use serde_json::{Map, Value as Json, json};
 
 use crate::scratch;
 
@@ -143,7 +144,8 @@ pub fn describe_folder(input: &[u8]) {
 
 fn describe_model(folder: &Path) {
     let config = Config::from_json(Path::new("config.json"), crate::seeds::CONFIG.into()).expect("a seed");
-    let model = Model { config, tensors: Vec::new(), origin: Origin::HuggingFace(folder.into()) };
+    let origin = Origin::HuggingFace(folder.into());
+    let model = Model { config, tensors: Vec::new(), origin, warnings: Vec::new(), inputs: Vec::new() };
     let _ = black_box(describe(&model, &DescribeOptions { file_type: 0, tokenizer_pre: None }));
 }
 
@@ -195,21 +197,18 @@ pub fn reference(input: &[u8]) {
     }
 }
 
-/// A chat template, rendered as `generate --chat` does.
+/// A chat template, rendered with what `generate --chat` gives it.
 pub fn template(input: &[u8]) {
     let Ok(template) = std::str::from_utf8(input) else { return };
-    let mut metadata = Metadata::new();
-    metadata.set("tokenizer.ggml.model", Value::String("gpt2".into()));
-    metadata.set("tokenizer.ggml.pre", Value::String("gpt-2".into()));
-    let tokens = ["<|im_start|>", "<|im_end|>", "a", "b", "ab"].map(String::from);
-    metadata.set("tokenizer.ggml.tokens", string_array(tokens));
-    metadata.set("tokenizer.ggml.token_type", i32_array([3, 3, 1, 1, 1]));
-    metadata.set("tokenizer.ggml.merges", string_array(["a b".to_string()]));
-    metadata.set("tokenizer.ggml.bos_token_id", Value::U32(0));
-    metadata.set("tokenizer.ggml.eos_token_id", Value::U32(1));
-    metadata.set("tokenizer.chat_template", Value::String(template.into()));
-    let tokenizer = TextTokenizer::from_metadata(Path::new("x.gguf"), &metadata).expect("a tokenizer");
-    let _ = black_box(plmconv::evaluation::chat::render_user_message(&tokenizer, "What is it?"));
+    static VARIABLES: OnceLock<Map<String, Json>> = OnceLock::new();
+    let variables = VARIABLES.get_or_init(|| {
+        let json = json!({
+            "messages": [{"role": "user", "content": "What is it?"}], "tools": null, "documents": null,
+            "add_generation_prompt": true, "bos_token": "<s>", "eos_token": "<|im_end|>",
+        });
+        json.as_object().expect("an object").clone()
+    });
+    let _ = black_box(chat::render(template, variables));
 }
 
 /// The id of a type, then blocks. What decodes to finite values encodes again.

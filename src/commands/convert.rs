@@ -8,6 +8,7 @@ use super::write;
 use crate::args::{ConvertArgs, FloatType, Format};
 use crate::error::UsageError;
 use crate::onnx;
+use crate::outputs::Inputs;
 use crate::plan::{Target, Types};
 
 pub fn run(args: &ConvertArgs) -> Result<()> {
@@ -26,7 +27,8 @@ fn gguf(args: &ConvertArgs) -> Result<()> {
         FloatType::Bf16 => preset(FileType::Bf16),
         FloatType::Auto => Types::Source,
     };
-    write::run(Model::open(&args.model)?, Target { types, ..write::target(&args.output)? }, &args.output)
+    let target = Target { types, ..write::target(&args.output)? };
+    write::run(Model::open(&args.model)?, target, &inputs(args), &args.output)
 }
 
 fn onnx(args: &ConvertArgs) -> Result<()> {
@@ -45,5 +47,9 @@ fn onnx(args: &ConvertArgs) -> Result<()> {
         overwrite: args.output.force,
         ..onnx::Target::new(&args.onnx, float, onnx::WeightType::Float)
     };
-    write::run_onnx(Model::open(&args.model)?, target, &args.output)
+    write::run_onnx(Model::open(&args.model)?, target, &inputs(args), &args.output)
+}
+
+fn inputs(args: &ConvertArgs) -> Inputs {
+    [&args.model].into_iter().collect()
 }

@@ -10,6 +10,8 @@ use crate::source::InputFile;
 
 /// ggml's limit on a tensor name, and a sane one for keys.
 const MAX_NAME: u64 = 1 << 16;
+/// The longest text of a key; the longest in use are chat templates of some kilobytes.
+const MAX_TEXT: u64 = 16 << 20;
 /// How deep arrays may stand in arrays.
 const MAX_DEPTH: usize = 8;
 /// What the decoded head may take besides twice its own bytes. The largest vocabularies in use take 26 MB.
@@ -37,6 +39,8 @@ pub(super) struct Head<'a> {
     at: u64,
     /// Bytes of memory that what was read so far takes.
     decoded: u64,
+    /// Keys of texts that are not UTF-8.
+    broken_texts: Vec<String>,
 }
 
 impl Read for Head<'_> {
@@ -49,11 +53,22 @@ impl Read for Head<'_> {
 
 impl<'a> Head<'a> {
     pub(super) fn new(file: &'a InputFile) -> Head<'a> {
-        Head { reader: BufReader::new(PositionalReader { file, at: 0 }), file, at: 0, decoded: 0 }
+        Head {
+            reader: BufReader::new(PositionalReader { file, at: 0 }),
+            file,
+            at: 0,
+            decoded: 0,
+            broken_texts: Vec::new(),
+        }
     }
 
     pub(super) fn path(&self) -> &'a Path {
         self.file.path()
+    }
+
+    /// Keys whose texts are not UTF-8 and were mended.
+    pub(super) fn into_broken_texts(self) -> Vec<String> {
+        self.broken_texts
     }
 
     /// Bytes read so far.
@@ -102,16 +117,47 @@ impl<'a> Head<'a> {
         if kind == ValueType::Array {
             return self.array_value(key, depth);
         }
+        if kind == ValueType::String {
+            return self.text(key).map(Value::String);
+        }
         let offset = self.at;
-        let value = Value::read_from(self, kind).map_err(|e| {
+        Value::read_from(self, kind).map_err(|e| {
             if self.at >= self.file.len() {
                 self.truncated(&format!("the value of `{key}`"), self.at.saturating_add(1))
             } else {
                 self.malformed(offset, format!("`{key}`: {e}"))
             }
-        })?;
-        self.charge(value.as_str().map_or(0, |text| allocated(text.len())))?;
-        Ok(value)
+        })
+    }
+
+    /// The text of `key`. Tools that cut a text after so many bytes cut characters too, as llama-quantize does with the
+    /// name of an importance matrix; where nothing depends on the text, that is no reason to refuse the file.
+    fn text(&mut self, key: &str) -> Result<String> {
+        let (offset, what) = (self.at, format!("the value of `{key}`"));
+        let len = self.u64(&what)?;
+        let end = self.at.saturating_add(len);
+        if end > self.file.len() {
+            return Err(self.truncated(&what, end));
+        }
+        if len > MAX_TEXT {
+            return Err(self.malformed(offset, format!("{what} has {len} bytes")));
+        }
+        let mut bytes = vec![0; len as usize];
+        self.read_exact(&mut bytes).map_err(|_| self.truncated(&what, end))?;
+        let text = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(_) if key.starts_with("tokenizer.") || key == "general.architecture" => {
+                return Err(self.malformed(offset, format!("{what} is not UTF-8")));
+            }
+            Err(e) => {
+                if self.broken_texts.last().is_none_or(|last| last != key) {
+                    self.broken_texts.push(key.to_string());
+                }
+                String::from_utf8_lossy(e.as_bytes()).into_owned()
+            }
+        };
+        self.charge(allocated(text.len()))?;
+        Ok(text)
     }
 
     fn array_value(&mut self, key: &str, depth: usize) -> Result<Value> {
@@ -135,8 +181,8 @@ impl<'a> Head<'a> {
         for _ in 0..length {
             values.push(self.value_at(key, kind, depth + 1)?);
         }
-        let array = MetadataArray::new(kind, values)
-            .map_err(|e| self.malformed(offset, format!("`{key}`: {e}")))?;
+        let array =
+            MetadataArray::new(kind, values).map_err(|e| self.malformed(offset, format!("`{key}`: {e}")))?;
         Ok(Value::Array(Box::new(array)))
     }
 

@@ -67,14 +67,13 @@ impl Metadata {
 
     /// A non-negative integer of any width.
     pub fn unsigned(&self, key: &str) -> Option<usize> {
-        let value = self.get(key)?;
-        let wide = value.as_u64().or_else(|| value.as_i64()?.try_into().ok())?;
-        wide.try_into().ok()
+        integer(self.get(key)?)?.try_into().ok()
     }
 
-    /// A floating-point value.
+    /// A number. Some tools write a whole one as an integer.
     pub fn float(&self, key: &str) -> Option<f32> {
-        Some(self.get(key)?.as_f64()? as f32)
+        let value = self.get(key)?;
+        value.as_f64().or_else(|| Some(integer(value)? as f64)).map(|number| number as f32)
     }
 
     /// The array at `key`.
@@ -94,6 +93,11 @@ impl Metadata {
     pub fn strings(&self, key: &str) -> Option<Vec<&str>> {
         self.array(key)?.values.iter().map(Value::as_str).collect()
     }
+}
+
+/// An integer of any width, signed or not: tools differ in what they write.
+pub fn integer(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_u64()?.try_into().ok())
 }
 
 /// A GGUF array of strings.

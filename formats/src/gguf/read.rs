@@ -41,6 +41,8 @@ pub struct GgufFile {
     /// Bytes of all shards.
     pub file_bytes: u64,
     inputs: Vec<Arc<InputFile>>,
+    /// Keys of texts that are not UTF-8: bytes that are none are replaced.
+    pub broken_texts: Vec<String>,
 }
 
 impl GgufFile {
@@ -77,7 +79,7 @@ impl GgufFile {
         for (number, input) in (1..).zip(inputs) {
             let part = read_one(input)?;
             check_shard(&whole, &part, number)?;
-            whole.append(part);
+            whole.append(part)?;
         }
         whole.by_name = sorted_by_name(&whole.path, &whole.tensors)?;
         Ok(whole)
@@ -141,6 +143,9 @@ fn read_one(file: Arc<InputFile>) -> Result<GgufFile> {
         return Err(Error::BadMagic { path: path.to_path_buf(), found: magic });
     }
     let version = head.u32("the version")?;
+    if (1..=3).contains(&version.swap_bytes()) {
+        return Err(Error::BigEndian { path: path.to_path_buf() });
+    }
     if !(2..=3).contains(&version) {
         return Err(Error::GgufVersion { path: path.to_path_buf(), version });
     }
@@ -169,8 +174,17 @@ fn read_one(file: Arc<InputFile>) -> Result<GgufFile> {
         tensors.push(TensorInfo { name, shape, data });
     }
     check_overlaps(path, &tensors)?;
-    let (path, file_bytes, by_name) = (path.to_path_buf(), file.len(), Vec::new());
-    Ok(GgufFile { path, version, alignment, metadata, tensors, by_name, file_bytes, inputs: vec![file] })
+    Ok(GgufFile {
+        path: path.to_path_buf(),
+        version,
+        alignment,
+        metadata,
+        tensors,
+        by_name: Vec::new(),
+        file_bytes: file.len(),
+        broken_texts: head.into_broken_texts(),
+        inputs: vec![Arc::clone(&file)],
+    })
 }
 
 fn read_metadata(head: &mut Head<'_>, count: u64) -> Result<Metadata> {

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
+use crate::gguf::{MAGIC, Metadata};
 use crate::json;
+use crate::source::InputFile;
 
 /// Something that is not a PLM to convert.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +58,6 @@ pub enum Foreign {
     GgufOf {
         what: &'static str,
     },
-    /// A tokenizer and configuration, but no weights.
-    NoWeights,
     EmptyFolder,
 }
 
@@ -86,7 +86,6 @@ impl fmt::Display for Foreign {
             Foreign::LoneSafetensors => f.write_str("a safetensors file without config.json beside it"),
             Foreign::Archive { kind } => write!(f, "{kind}, not a model"),
             Foreign::GgufOf { what } => write!(f, "a GGUF with {what}, not a model"),
-            Foreign::NoWeights => f.write_str("no weights: there is no safetensors file in this folder"),
             Foreign::EmptyFolder => f.write_str("an empty folder"),
         }
     }
@@ -150,7 +149,7 @@ pub(super) fn explain(folder: &Path, error: Error) -> Error {
         | Error::TensorType { tensor, .. }
         | Error::Shape { tensor, .. } => damaged_by(folder, tensor, &error),
         Error::NotFound { path } if *path == folder.join("config.json") => of_folder(folder),
-        Error::NoWeights { .. } => of_folder(folder).or(Some(Foreign::NoWeights)),
+        Error::NoWeights { .. } => of_folder(folder),
         // The config of an export may say anything.
         Error::Architecture { .. } => Entries::of(folder).onnx(folder),
         _ => None,
@@ -236,8 +235,42 @@ fn of_folder(folder: &Path) -> Option<Foreign> {
 /// Files that end as weights do but hold none.
 const NOT_WEIGHTS: [&str; 4] = ["training_args.bin", "optimizer.pt", "scheduler.pt", "optimizer.bin"];
 
+/// The error that says what the file at `path` is, where that is why it could not be opened as a GGUF.
+pub(super) fn explain_file(path: &Path, error: Error) -> Error {
+    let start = match &error {
+        Error::BadMagic { .. } | Error::Truncated { .. } => read_start(path),
+        _ => return error,
+    };
+    let is_gguf = start.starts_with(&MAGIC[..start.len().min(MAGIC.len())]);
+    match of_file(path, &start).filter(|_| !is_gguf) {
+        Some(kind) => Error::Foreign { path: path.to_path_buf(), kind },
+        None => error,
+    }
+}
+
+/// The error that says what a GGUF holds, where it is no model.
+pub(super) fn explain_gguf(metadata: &Metadata, error: Error) -> Error {
+    let Error::Architecture { path, found } = error else { return error };
+    let what = match metadata.string("general.type") {
+        Some("imatrix") => "an importance matrix or statistics",
+        Some("adapter") => "a LoRA adapter",
+        Some("mmproj") => "a multimodal projector",
+        Some("vocab") => "a vocabulary",
+        _ if found.is_empty() => "no `general.architecture`",
+        _ => return Error::Architecture { path, found },
+    };
+    Error::Foreign { path, kind: Foreign::GgufOf { what } }
+}
+
+/// The first bytes of a file, or none where it cannot be read.
+fn read_start(path: &Path) -> Vec<u8> {
+    let Ok(file) = InputFile::open(path) else { return Vec::new() };
+    let mut start = vec![0; file.len().min(512) as usize];
+    file.read_exact_at(&mut start, 0).map_or_else(|_| Vec::new(), |()| start)
+}
+
 /// What a file that is not a GGUF is, by its first bytes, its name and its folder.
-pub(super) fn of_file(path: &Path, start: &[u8]) -> Option<Foreign> {
+pub fn of_file(path: &Path, start: &[u8]) -> Option<Foreign> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
     let folder = crate::atomic::parent(path);
     if name.ends_with(".onnx") {
@@ -309,7 +342,7 @@ impl Entries {
         Some(Foreign::Onnx { graph })
     }
 
-    /// A subfolder that is a model: a trainer's newest checkpoint, a snapshot of the hub's cache, or the only one.
+    /// A subfolder that is a model: a trainer's newest checkpoint, or the only one.
     fn nested(&self, folder: &Path) -> Option<Foreign> {
         let is_model = |inner: &Path| inner.join("config.json").symlink_metadata().is_ok();
         let step = |name: &&String| name.strip_prefix("checkpoint-").and_then(|n| n.parse::<u64>().ok());
@@ -319,14 +352,6 @@ impl Entries {
                 folder: folder.join(newest),
                 what: "the folder of a training run",
             });
-        }
-        let snapshots = folder.join("snapshots");
-        let cached = Entries::of(&snapshots).folders.into_iter().map(|name| snapshots.join(name));
-        let revision = std::fs::read_to_string(folder.join("refs/main")).unwrap_or_default();
-        let mut cached: Vec<PathBuf> = cached.filter(|inner| is_model(inner)).collect();
-        cached.sort_by_key(|inner| !inner.ends_with(revision.trim()));
-        if let Some(snapshot) = cached.into_iter().next() {
-            return Some(Foreign::Nested { folder: snapshot, what: "a folder of the Hugging Face cache" });
         }
         let mut models = models();
         let only = models.next().filter(|_| models.next().is_none())?;

@@ -119,7 +119,8 @@ fn is_buffer(name: &str) -> bool {
 /// Reads a PLM GGUF.
 pub(super) fn from_gguf(file: GgufFile) -> Result<Model> {
     let path = file.path();
-    let config = Config::from_gguf(path, &file.metadata)?;
+    let config =
+        Config::from_gguf(path, &file.metadata).map_err(|e| foreign::explain_gguf(&file.metadata, e))?;
     let mut by_name: BTreeMap<&str, _> = file.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut tensors = Vec::new();
     for (key, expected) in config.expected_tensors() {
@@ -133,8 +134,10 @@ pub(super) fn from_gguf(file: GgufFile) -> Result<Model> {
     if let Some(name) = by_name.keys().next() {
         return Err(Error::UnknownTensor { path: path.to_path_buf(), tensor: name.to_string() });
     }
-    let inputs = file.fingerprints().cloned().collect();
-    Ok(Model { config, tensors, origin: Origin::Gguf(file), warnings: Vec::new(), inputs })
+    let broken = (!file.broken_texts.is_empty())
+        .then(|| Warning::BrokenText { path: path.to_path_buf(), keys: file.broken_texts.clone() });
+    let (warnings, inputs) = (broken.into_iter().collect(), file.fingerprints().cloned().collect());
+    Ok(Model { config, tensors, origin: Origin::Gguf(file), warnings, inputs })
 }
 
 /// The files that a folder's model may be read from: weights, tokenizer, configurations, templates, the model card.

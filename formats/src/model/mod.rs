@@ -60,7 +60,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a Hugging Face folder, as it is or in the hub's cache, or a PLM GGUF and checks every tensor's shape against the config.
+    /// Opens a Hugging Face folder, as it is or in the hub's cache, or a PLM GGUF and checks every tensor's shape
+    /// against the config.
     ///
     /// # Errors
     /// Anything that makes the input not a whole PLM; see [`Error`].
@@ -68,7 +69,8 @@ impl Model {
         let path = path.as_ref();
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
         if !metadata.is_dir() {
-            return Model::from_gguf(GgufFile::open(path)?);
+            let file = GgufFile::open(path).map_err(|error| foreign::explain_file(path, error))?;
+            return Model::from_gguf(file);
         }
         match hub::snapshot(path)? {
             Some(snapshot) => import::from_folder(&snapshot),

@@ -158,14 +158,7 @@ impl Reference {
                 tokens.push(token);
             }
         }
-        Ok(Reference {
-            path: path.to_path_buf(),
-            ctx,
-            tokens,
-            vocab_size,
-            metadata: file.metadata,
-            outputs,
-        })
+        Ok(Reference { path: path.to_path_buf(), ctx, tokens, vocab_size, metadata: file.metadata, outputs })
     }
 
     /// The windows that were stored; a candidate is run on these.
