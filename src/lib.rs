@@ -27,6 +27,10 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
+use plmconv_quant::simd::Level;
+
+/// The environment variable that names the instruction set to use: it changes the speed, and no byte of any output.
+const INSTRUCTIONS: &str = "PLMCONV_SIMD";
 
 /// Parses the arguments, runs the command, and says which code the process ends with.
 pub fn run() -> ExitCode {
@@ -40,4 +44,16 @@ pub fn run() -> ExitCode {
 /// none.
 pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
     commands::run(args::Cli::parse_from(arguments).command)
+}
+
+/// Takes the instruction set that [`INSTRUCTIONS`] names, if it is set.
+fn choose_instructions() -> anyhow::Result<()> {
+    if let Some(name) = std::env::var_os(INSTRUCTIONS) {
+        let level: Level = name.to_string_lossy().parse().map_err(|e| {
+            let hint = format!("unset {INSTRUCTIONS} to take the fastest one there is");
+            error::UsageError::with_hint(format!("{INSTRUCTIONS}: {e}"), hint)
+        })?;
+        level.choose();
+    }
+    Ok(())
 }

@@ -48,7 +48,8 @@ impl Estimate {
 
     /// exp of an estimate, its error by the derivative.
     pub fn exp(self) -> Estimate {
-        Estimate { value: self.value.exp(), error: self.value.exp() * self.error }
+        let value = libm::exp(self.value);
+        Estimate { value, error: value * self.error }
     }
 }
 
