@@ -95,7 +95,10 @@ impl Inputs {
 /// The files that are read when `input` is named.
 fn files_of(input: &Path) -> Vec<PathBuf> {
     if input.is_dir() {
-        return [input.to_path_buf(), input.join("onnx")].iter().flat_map(|folder| model_files(folder)).collect();
+        return [input.to_path_buf(), input.join("onnx")]
+            .iter()
+            .flat_map(|folder| model_files(folder))
+            .collect();
     }
     let mut files = vec![input.to_path_buf()];
     if let Some(name) = input.file_name().and_then(|name| ShardName::parse(name.to_str()?)) {
@@ -132,13 +135,22 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = |name: &str| dir.path().join(name);
         std::fs::create_dir_all(path("model/sub")).expect("folder");
-        for name in ["model/config.json", "model/q4.gguf", "model/report.md", "text", "other", "s-00002-of-00002.gguf"] {
+        for name in [
+            "model/config.json",
+            "model/q4.gguf",
+            "model/report.md",
+            "text",
+            "other",
+            "s-00002-of-00002.gguf",
+        ] {
             std::fs::write(path(name), name).expect("write");
         }
         std::fs::hard_link(path("text"), path("hard")).expect("link");
-        let inputs: Inputs = [path("model"), path("text"), path("s-00001-of-00002.gguf")].into_iter().collect();
+        let inputs: Inputs =
+            [path("model"), path("text"), path("s-00001-of-00002.gguf")].into_iter().collect();
         let is_input = |name: &str| inputs.refuse(&path(name)).is_err();
-        for name in ["model/config.json", "model/sub/../config.json", "text", "hard", "s-00002-of-00002.gguf"] {
+        for name in ["model/config.json", "model/sub/../config.json", "text", "hard", "s-00002-of-00002.gguf"]
+        {
             assert!(is_input(name), "{name}");
         }
         for name in ["other", "new", "model/q4.gguf", "model/report.md", "s-00001-of-00002.gguf"] {

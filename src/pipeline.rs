@@ -20,8 +20,8 @@ use crate::plan::{Plan, PlannedTensor, Shard};
 use crate::progress::Console;
 use crate::resume::{self, Finished};
 
-use stream::{Rows, Writer, in_order, row_steps};
 pub use stream::write_all_at;
+use stream::{Rows, Writer, in_order, row_steps};
 
 /// Behind the name of an output that did not hold what it was checked for.
 pub const REJECTED: &str = ".rejected";

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use plmconv_formats::describe::set_file_type;
 use plmconv_formats::atomic::follow_links;
+use plmconv_formats::describe::set_file_type;
 use plmconv_formats::gguf::{Directory, Metadata, SET_ID, ShardName, UNKNOWN_SET_ID, Value};
 use plmconv_formats::model::{Tensor, latent_metadata};
 use plmconv_formats::{DType, DescribeOptions, Layout, Model, Role, TensorKey, describe};

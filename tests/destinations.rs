@@ -36,7 +36,9 @@ fn quantize(model: &Path, output: &Path) -> Command {
 
 fn calibrate(text: &Path, output: &Path) -> Command {
     let mut command = plmconv();
-    command.args(["calibrate", "-q", "--calibration-ctx", "64", "--calibration-chunks", "2", "--text"]).arg(text);
+    command
+        .args(["calibrate", "-q", "--calibration-ctx", "64", "--calibration-chunks", "2", "--text"])
+        .arg(text);
     command.arg(tiny_plm()).arg("-o").arg(output);
     command
 }
@@ -156,7 +158,8 @@ fn what_is_no_regular_file_is_never_replaced_by_one() {
         ("".into(), "it is an empty name"),
     ];
     for (output, said) in &cases {
-        for command in [quantize(&tiny_plm(), output), calibrate(&text(), output), reference(&text(), output)] {
+        for command in [quantize(&tiny_plm(), output), calibrate(&text(), output), reference(&text(), output)]
+        {
             let mut command = command;
             for _ in 0..2 {
                 let refusal = predicate::str::contains(*said).and(predicate::str::contains("--force").not());
@@ -186,14 +189,20 @@ fn a_link_is_followed_and_stays() {
         assert_eq!(std::fs::read(dir.path().join("big/target.gguf")).expect("written"), want);
         assert_eq!(names(&dir.path().join("big")), ["target.gguf"]);
     }
-    quantize(&tiny_plm(), &dir.path().join("one")).assert().code(1).stderr(predicate::str::contains("exists"));
+    quantize(&tiny_plm(), &dir.path().join("one"))
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("exists"));
     symlink("big/export", dir.path().join("folder")).expect("link");
     export(&tiny_plm(), &dir.path().join("folder")).assert().success();
     export(&tiny_plm(), &dir.path().join("folder")).arg("--force").assert().success();
     assert!(dir.path().join("folder").is_symlink());
     assert_eq!(names(&dir.path().join("big")), ["export", "target.gguf"]);
     symlink("nowhere/x.gguf", dir.path().join("lost")).expect("link");
-    quantize(&tiny_plm(), &dir.path().join("lost")).assert().code(1).stderr(predicate::str::contains("nowhere"));
+    quantize(&tiny_plm(), &dir.path().join("lost"))
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("nowhere"));
 }
 
 #[test]
@@ -252,7 +261,12 @@ fn an_input_is_never_replaced_by_whatever_name() {
         for target in [&gguf, &path("text"), &model.join("config.json")] {
             let mut command = plmconv();
             command.arg("validate").arg(&gguf).arg("--against").arg(&model).arg("--text").arg(path("text"));
-            command.arg(flag).arg(target).assert().code(2).stderr(predicate::str::contains("belongs to the input"));
+            command
+                .arg(flag)
+                .arg(target)
+                .assert()
+                .code(2)
+                .stderr(predicate::str::contains("belongs to the input"));
         }
     }
     assert_eq!(contents(dir.path()), before);
@@ -285,7 +299,9 @@ fn the_destination_is_checked_before_the_work() {
     std::fs::write(path("latin"), b"caf\xe9").expect("write");
     std::fs::write(path("there"), b"mine").expect("write");
     let before = contents(dir.path());
-    for (output, said) in [("there", "there already exists"), ("no/such/out", "no/such: no such file or folder")] {
+    for (output, said) in
+        [("there", "there already exists"), ("no/such/out", "no/such: no such file or folder")]
+    {
         let expect = |mut command: Command| {
             command.assert().code(1).stderr(predicate::str::contains(said));
         };
@@ -302,7 +318,10 @@ fn the_destination_is_checked_before_the_work() {
     command.assert().code(1).stderr(predicate::str::contains("it is no folder"));
     for flag in ["--html", "--junit", "--markdown"] {
         let mut command = plmconv();
-        command.args(["validate", "no-candidate", "--against", "no-reference"]).arg("--text").arg(path("latin"));
+        command
+            .args(["validate", "no-candidate", "--against", "no-reference"])
+            .arg("--text")
+            .arg(path("latin"));
         command.arg(flag).arg(path("no/report")).assert().code(1).stderr(predicate::str::contains("no/"));
     }
     assert_eq!(contents(dir.path()), before);
@@ -339,7 +358,9 @@ fn a_set_carries_an_id_by_which_a_mixture_is_told() {
     let id = set_id(&one[0]).expect("an id");
     assert!(id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.bytes().any(|byte| byte != b'0'), "{id}");
     assert!(one.iter().all(|shard| set_id(shard).as_ref() == Some(&id)));
-    assert!(one.iter().zip(&again).all(|(a, b)| std::fs::read(a).expect("a") == std::fs::read(b).expect("b")));
+    assert!(
+        one.iter().zip(&again).all(|(a, b)| std::fs::read(a).expect("a") == std::fs::read(b).expect("b"))
+    );
 
     // Another source of the same shapes: every shard's directory is the same, the weights are not.
     let model = copy_of_tiny_plm(dir.path());
@@ -364,7 +385,12 @@ fn a_set_carries_an_id_by_which_a_mixture_is_told() {
             std::fs::copy(from, folder.join(shard.file_name().expect("a name"))).expect("copy");
         }
         let first = folder.join(one[0].file_name().expect("a name"));
-        plmconv().arg("inspect").arg(&first).assert().code(1).stderr(predicate::str::contains("not of the same set"));
+        plmconv()
+            .arg("inspect")
+            .arg(&first)
+            .assert()
+            .code(1)
+            .stderr(predicate::str::contains("not of the same set"));
     }
     GgufFile::open(&one[0]).expect("whole");
 }
@@ -415,7 +441,12 @@ fn a_set_that_was_being_put_in_place_is_told_and_finished() {
         std::fs::rename(dir.path().join(name), workspace.join(name)).expect("rename");
     }
     let first = dir.path().join(&shards[0]);
-    plmconv().arg("inspect").arg(&first).assert().code(1).stderr(predicate::str::contains("was being put in place"));
+    plmconv()
+        .arg("inspect")
+        .arg(&first)
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("was being put in place"));
     split(&out, "2M").assert().code(1).stderr(predicate::str::contains("already exists"));
     assert_eq!(names(dir.path()), shards);
     GgufFile::open(&first).expect("whole");
@@ -443,12 +474,16 @@ fn the_umask_decides_who_may_read_and_a_replaced_file_keeps_its_permissions() {
         let all = names(dir.path());
         for name in &all {
             assert_eq!(mode(name), if name == "onnx" { folder } else { file }, "{name} under {umask}");
-            assert_eq!(std::fs::metadata(path(name)).expect("there").uid(), std::fs::metadata(dir.path()).expect("there").uid());
+            assert_eq!(
+                std::fs::metadata(path(name)).expect("there").uid(),
+                std::fs::metadata(dir.path()).expect("there").uid()
+            );
         }
         assert_eq!(mode("onnx/config.json"), file);
         for name in &all {
             let path = path(name);
-            let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            let removed =
+                if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
             removed.expect("removable");
         }
     }
@@ -485,7 +520,12 @@ fn reports_are_whole_or_as_they_were() {
     let mut command = validate(&q8);
     command.arg("--html").arg(path("r.html")).arg("--markdown").arg(path("./r.html"));
     command.assert().code(2).stderr(predicate::str::contains("two reports"));
-    validate(&q8).arg("--html").arg(dir.path()).assert().code(1).stderr(predicate::str::contains("it is a folder"));
+    validate(&q8)
+        .arg("--html")
+        .arg(dir.path())
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("it is a folder"));
 }
 
 fn checked(output: &Path, limit: &str) -> Command {
@@ -512,8 +552,13 @@ fn a_rejected_file_leaves_the_old_one() {
     split(&set, "2M").assert().success();
     let before = contents(dir.path());
     checked(&set, "1e-9").args(["--split-max-size", "2M"]).assert().code(3);
-    let kept = |path: &PathBuf| !path.display().to_string().contains("set") || !path.display().to_string().ends_with(".rejected");
-    assert_eq!(contents(dir.path()).into_iter().filter(|(path, _)| kept(path)).collect::<BTreeMap<_, _>>(), before);
+    let kept = |path: &PathBuf| {
+        !path.display().to_string().contains("set") || !path.display().to_string().ends_with(".rejected")
+    };
+    assert_eq!(
+        contents(dir.path()).into_iter().filter(|(path, _)| kept(path)).collect::<BTreeMap<_, _>>(),
+        before
+    );
     checked(&set, "0.1").args(["--split-max-size", "2M"]).assert().success();
 }
 
@@ -575,8 +620,13 @@ fn a_signal_that_whoever_started_the_run_ignores_stays_ignored() {
     let dir = dir();
     let calibrate = calibrate(&text(), &dir.path().join("stats"));
     let mut shell = Command::new("sh");
-    shell.arg("-c").arg("trap '' HUP; exec \"$0\" \"$@\"").arg(calibrate.get_program()).args(calibrate.get_args());
-    let mut child = started(&shell, || temporary(dir.path(), "stats").is_some()).expect("measures for a while");
+    shell
+        .arg("-c")
+        .arg("trap '' HUP; exec \"$0\" \"$@\"")
+        .arg(calibrate.get_program())
+        .args(calibrate.get_args());
+    let mut child =
+        started(&shell, || temporary(dir.path(), "stats").is_some()).expect("measures for a while");
     signal(&child, "-HUP");
     assert!(child.wait().expect("ends").success());
     assert_eq!(names(dir.path()), ["stats"]);
@@ -588,7 +638,9 @@ fn leftovers_of_killed_runs_go_with_the_next() {
     let path = |name: &str| dir.path().join(name);
     let leave = || {
         std::fs::write(path(".plmconv-q.gguf.killed.tmp"), b"half").expect("write");
-        for name in [".plmconv-out.killed.tmp", ".plmconv-out.killed.old.tmp", ".plmconv-m-00001-of-00009.gguf.x.tmp"] {
+        for name in
+            [".plmconv-out.killed.tmp", ".plmconv-out.killed.old.tmp", ".plmconv-m-00001-of-00009.gguf.x.tmp"]
+        {
             std::fs::create_dir(path(name)).expect("folder");
             std::fs::write(path(name).join("model.onnx"), b"half").expect("write");
         }

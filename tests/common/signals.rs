@@ -24,7 +24,8 @@ pub fn started(command: &Command, is_reached: impl Fn() -> bool) -> Option<Child
 
 /// Sends a signal by the name that kill(1) knows, such as `-TERM`.
 pub fn signal(child: &Child, name: &str) {
-    let sent = std::process::Command::new("kill").args([name, &child.id().to_string()]).status().expect("kill");
+    let sent =
+        std::process::Command::new("kill").args([name, &child.id().to_string()]).status().expect("kill");
     assert!(sent.success());
 }
 
@@ -47,7 +48,8 @@ pub fn interrupt(command: &Command, output: &Path) {
         });
         if code == Some(0) {
             let is_folder = output.is_dir();
-            let removed = if is_folder { std::fs::remove_dir_all(output) } else { std::fs::remove_file(output) };
+            let removed =
+                if is_folder { std::fs::remove_dir_all(output) } else { std::fs::remove_file(output) };
             removed.expect("whole");
         }
         code == Some(130)

@@ -83,7 +83,9 @@ pub fn stamp_set<'a>(shards: impl Iterator<Item = (&'a File, &'a Path, &'a [u8])
     let id: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     for (mut file, path, head) in shards {
         let at = id_offset(head).expect("a shard's head has a place for the id");
-        file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(id.as_bytes())).map_err(Error::io(path))?;
+        file.seek(SeekFrom::Start(at))
+            .and_then(|_| file.write_all(id.as_bytes()))
+            .map_err(Error::io(path))?;
     }
     Ok(())
 }
