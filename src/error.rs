@@ -199,13 +199,13 @@ fn format_hint(error: &FormatError) -> Option<String> {
                  again when nothing else writes there"
             }
             FormatError::Exists { .. } => "add --force to replace it, or name another file with -o",
-            FormatError::NotAFile { .. } => "name a file with -o",
+            FormatError::NotAFile { .. } => "name a file instead",
             FormatError::NotReplaced { .. } => {
                 "only an earlier export of plmconv is replaced, and no folder that holds anything else; name another \
                  folder with -o"
             }
-            FormatError::NoFolder { .. } => "make the folder first, or name another place with -o",
-            FormatError::NotAFolder { .. } => "name a place in a folder with -o",
+            FormatError::NoFolder { .. } => "make the folder first, or name another place",
+            FormatError::NotAFolder { .. } => "name a place in a folder",
             FormatError::MixedShards { .. } => {
                 "files of two sets lie here under the names of one; fetch or write the set again"
             }
