@@ -207,7 +207,7 @@ fn guidance(
             let message = "--passes changes what an importance matrix's columns stand for";
             return Err(UsageError::with_hint(message, "give the text to --calibrate instead").into());
         }
-        return Guidance::from_imatrix(path);
+        return Guidance::from_imatrix(path, model, args.output.console());
     }
     if args.stats.is_none() && statistics.path.is_none() {
         return Ok(Guidance::default());

@@ -12,7 +12,7 @@ use plmconv_formats::atomic_folder::AtomicFolder;
 use plmconv_formats::onnx::{BlockFormat, Content, DataItem, Place};
 use plmconv_formats::{DType, Error as FormatError};
 use plmconv_quant::encode_rows;
-use plmconv_quant::grid::{Blocks, Grid, pack_columns, pack_rows, quantize};
+use plmconv_quant::grid::{Blocks, Grid, check_range, pack_columns, pack_rows, quantize};
 
 use super::assembly::Assembly;
 use super::plan::{OnnxPlan, stored_as};
@@ -221,7 +221,7 @@ impl Buffers {
                 self.bytes.resize(bytes, 0);
                 feedback.encode(*dtype, first_row, values, &mut self.bytes)?;
                 grid.take_apart(&self.bytes, cols, &mut self.blocks);
-                Ok(())
+                Ok(check_range(grid, &self.blocks, cols)?)
             }
         }
     }

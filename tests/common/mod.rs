@@ -23,6 +23,11 @@ pub fn tiny_plm() -> PathBuf {
     fixtures().join("tiny-plm")
 }
 
+/// Prose of our own, some two thousand tokens long: what it is does not change with the documentation.
+pub fn calibration_text() -> PathBuf {
+    fixtures().join("text/calibration.txt")
+}
+
 /// A writable copy of the tiny PLM, to be damaged.
 pub fn copy_of_tiny_plm(into: &Path) -> PathBuf {
     let folder = into.join("tiny-plm");
@@ -57,6 +62,44 @@ pub fn digests(path: &Path) -> BTreeMap<String, (String, Vec<usize>, String)> {
 
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What a run that writes `output` works on until it is complete, a file or a folder.
+pub fn temporary_of(output: &Path) -> Option<PathBuf> {
+    let folder = output.parent().expect("a folder");
+    let prefix = format!(".plmconv-{}.", output.file_name().expect("a name").to_string_lossy());
+    // Not that of an output whose name goes on after this one's.
+    let is_its = |name: &String| {
+        let random = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".tmp"));
+        random.is_some_and(|random| !random.contains('.'))
+    };
+    names(folder).into_iter().find(is_its).map(|name| folder.join(name))
+}
+
+/// Sends `signal` (`-INT`) to a child.
+#[cfg(unix)]
+pub fn send(signal: &str, child: &std::process::Child) {
+    let mut kill = std::process::Command::new("kill");
+    assert!(kill.args([signal, &child.id().to_string()]).status().expect("kill").success());
+}
+
+/// Runs plmconv and sends it `signal` as soon as it is `ready`; how it ended, or `None` if it was done before.
+#[cfg(unix)]
+pub fn signalled(
+    args: &[impl AsRef<std::ffi::OsStr>],
+    signal: &str,
+    ready: impl Fn() -> bool,
+) -> Option<std::process::ExitStatus> {
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin("plmconv"));
+    let mut child = command.args(args).stderr(std::process::Stdio::null()).spawn().expect("starts");
+    while !ready() {
+        if child.try_wait().expect("a child").is_some() {
+            return None;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    send(signal, &child);
+    Some(child.wait().expect("ends"))
 }
 
 /// Names in a folder, sorted.
