@@ -128,7 +128,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         return usage.hint.clone();
     }
     match error.downcast_ref() {
-        Some(Interrupted::Kept(_)) => return Some("the same command with --resume goes on from there".into()),
+        Some(Interrupted::Kept(_)) => {
+            return Some("the same command with --resume goes on from there".into());
+        }
         Some(Interrupted::InTheWay(_)) => {
             return Some("go on with that by the command that kept it and --resume, or remove it".into());
         }

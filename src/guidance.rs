@@ -286,7 +286,8 @@ fn report_coverage(path: &Path, imatrix: &Imatrix, model: &Model, console: Conso
     let matrices = || model.tensors.iter().map(|t| t.key).filter(|key| !key.role.is_norm());
     let wanted: HashSet<String> = matrices().map(TensorKey::gguf_name).collect();
     let entries: HashSet<&str> = imatrix.entries.iter().map(|entry| entry.name.as_str()).collect();
-    let strangers: Vec<&str> = imatrix.entries.iter().map(|e| e.name.as_str()).filter(|n| !wanted.contains(*n)).collect();
+    let strangers: Vec<&str> =
+        imatrix.entries.iter().map(|e| e.name.as_str()).filter(|n| !wanted.contains(*n)).collect();
     if strangers.len() == entries.len() {
         let message = format!(
             "{}: none of its {} entries is of a matrix of this model (the first is `{}`)",

@@ -216,7 +216,10 @@ impl Kept {
         anyhow::ensure!(journal.parts.iter().all(is_inside), "a part runs past the output's end");
         let mut extra = vec![0; journal.extra_bytes as usize];
         input.read_exact_at(&mut extra, journal.file_bytes)?;
-        anyhow::ensure!(digest(&extra) == journal.extra_sha256, "what follows the output is not what was written");
+        anyhow::ensure!(
+            digest(&extra) == journal.extra_sha256,
+            "what follows the output is not what was written"
+        );
         Ok(Kept { input, journal, extra })
     }
 

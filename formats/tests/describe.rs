@@ -60,7 +60,12 @@ impl Folder {
         let path = self.path.join("config.json");
         let text = std::fs::read_to_string(&path).expect("config.json");
         let config = Config::from_json(&path, &text).expect("a PLM's config");
-        Model { config, tensors: Vec::new(), origin: Origin::HuggingFace(self.path.clone()), inputs: Vec::new() }
+        Model {
+            config,
+            tensors: Vec::new(),
+            origin: Origin::HuggingFace(self.path.clone()),
+            inputs: Vec::new(),
+        }
     }
 
     fn describe(&self) -> Result<Metadata, Error> {

@@ -258,8 +258,7 @@ impl CalibrationText<'_> {
         let ctx = self.sample.calibration_ctx;
         let too_short = "kept work is too short";
         let (layers_left, words) = packed.as_chunks::<4>().0.split_first().context(too_short)?;
-        let (tokens, gradient) =
-            words.split_at_checked(self.written_windows()? * ctx).context(too_short)?;
+        let (tokens, gradient) = words.split_at_checked(self.written_windows()? * ctx).context(too_short)?;
         let tokens: Vec<u32> = tokens.iter().map(|&b| u32::from_le_bytes(b)).collect();
         let position = Position {
             layers_left: u32::from_le_bytes(*layers_left) as usize,

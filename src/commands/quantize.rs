@@ -145,10 +145,8 @@ impl OwnStatistics {
         if Statistics::open(path).is_ok_and(|found| found.answers(request)) {
             return Ok(true);
         }
-        let message = format!(
-            "{}: not statistics that a run on this model with these arguments kept",
-            path.display()
-        );
+        let message =
+            format!("{}: not statistics that a run on this model with these arguments kept", path.display());
         Err(UsageError::with_hint(message, "leave --resume away to start over").into())
     }
 

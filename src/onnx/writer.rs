@@ -24,10 +24,18 @@ use crate::readback;
 /// Writes everything the plan says. The folder appears when all of it is there.
 pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()> {
     let folder = AtomicFolder::create(&plan.output, plan.overwrite)?;
-    let data = DataFiles::create(&folder, plan)?;
-    write_small(&folder, plan.graph_path(), &plan.export.model)?;
+    fill(&folder, plan, bar, console)?;
+    plan.check_unchanged()?;
+    readback::onnx(&folder, plan)?;
+    Ok(folder.commit()?)
+}
+
+/// Writes all of the folder's files.
+pub fn fill(folder: &AtomicFolder, plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()> {
+    let data = DataFiles::create(folder, plan)?;
+    write_small(folder, plan.graph_path(), &plan.export.model)?;
     for sidecar in &plan.sidecars {
-        write_small(&folder, &sidecar.path, &sidecar.bytes)?;
+        write_small(folder, &sidecar.path, &sidecar.bytes)?;
     }
     for literal in &plan.export.literals {
         data.write(literal.place, 0, &literal.bytes)?;
@@ -40,10 +48,7 @@ pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()>
         }
         bar.inc((rows.len() * item.source.row_bytes()) as u64);
         Ok(())
-    })?;
-    plan.check_unchanged()?;
-    readback::onnx(&folder, plan)?;
-    Ok(folder.commit()?)
+    })
 }
 
 fn write_small(folder: &AtomicFolder, name: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {

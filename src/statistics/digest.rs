@@ -1,8 +1,8 @@
 //! Which model statistics belong to.
 
 use anyhow::Result;
-use plmconv_formats::{Config, Model};
 use plmconv_formats::source::RowSource;
+use plmconv_formats::{Config, Model};
 use plmconv_quant::codec;
 use sha2::{Digest, Sha256};
 

@@ -101,8 +101,7 @@ impl GgufFile {
         if count > 99_999 {
             return Err(bad(format!("`split.count` is {count}")));
         }
-        let shard_path =
-            |shard| self.path.with_file_name(format!("{stem}-{shard:05}-of-{count:05}.gguf"));
+        let shard_path = |shard| self.path.with_file_name(format!("{stem}-{shard:05}-of-{count:05}.gguf"));
         for path in (2..=count).map(shard_path).collect::<Vec<_>>() {
             self.append(read_one(InputFile::open(path)?)?);
         }

@@ -99,9 +99,8 @@ pub(super) fn from_gguf(file: GgufFile) -> Result<Model> {
 /// The files that a folder's model may be read from: weights, tokenizer, configurations, templates, the model card.
 fn fingerprints(folder: &Path) -> Vec<Fingerprint> {
     const EXTENSIONS: [&str; 6] = ["safetensors", "json", "jinja", "txt", "model", "md"];
-    let is_read = |path: &PathBuf| {
-        path.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.contains(&e))
-    };
+    let is_read =
+        |path: &PathBuf| path.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.contains(&e));
     let mut paths: Vec<PathBuf> = [folder.to_path_buf(), folder.join(ADDITIONAL_TEMPLATES)]
         .iter()
         .flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten())
