@@ -187,6 +187,8 @@ fn statistics_of_an_interrupted_quantization_are_used_again() {
     let over = quantize(&parts, &["--seed", "1"]);
     run(&over, &["--tensor-type", "no_such=q8_0"]).code(2);
     assert_eq!(names(dir.path()), left);
+    run(&quantize(&parts, &["--resume", "--dry-run"]), &[]).success();
+    assert_eq!(names(dir.path()), left);
     assert_eq!(std::fs::read(dir.path().join(left[1])).expect("kept"), kept);
 
     run(&quantize(&parts, &["--resume"]), &[]).success();

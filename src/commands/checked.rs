@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use plmconv_formats::{Error as FormatError, Model, TextTokenizer};
+use plmconv_formats::{Error as FormatError, Fingerprint, Model, TextTokenizer};
 use plmconv_validate::Options;
 
 use super::write;
@@ -15,12 +15,15 @@ use crate::report;
 use crate::report::validation::ValidationReport;
 
 pub fn run(args: &QuantizeArgs, model: Model, target: Target, text: &Path) -> Result<()> {
+    // It is read again when the file is written.
+    let before = Fingerprint::of(text);
     check_text(args, &model, text)?;
     let Some((mut plan, elapsed)) = write::write(model, target, &args.output)? else {
         return Ok(());
     };
     let first = plan.shards[0].path.clone();
-    let report = match validate(args, &first, text) {
+    let unchanged = |report| before.iter().try_for_each(Fingerprint::check).map(|()| report);
+    let report = match validate(args, &first, text).and_then(|report| Ok(unchanged(report)?)) {
         Ok(report) => report,
         Err(error) => {
             // Not proven: it must not be taken for a file that was.
