@@ -34,7 +34,7 @@ const INSTRUCTIONS: &str = "PLMCONV_SIMD";
 
 /// Parses the arguments, runs the command, and says which code the process ends with.
 pub fn run() -> ExitCode {
-    match execute(std::env::args_os()) {
+    match choose_instructions().and_then(|()| execute(std::env::args_os())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => error::report(&e),
     }
