@@ -1,5 +1,8 @@
 //! `plmconv`: parse, run, exit code.
 
+#[macro_use]
+mod terminal;
+
 mod args;
 mod budget;
 mod commands;
@@ -22,7 +25,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = args::Cli::parse();
+    let cli = args::Cli::try_parse().unwrap_or_else(|error| error::usage(&error));
     match commands::run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => error::report(&e),
