@@ -22,7 +22,7 @@ pub fn render(r: &ValidationReport) -> Result<String> {
     environment.add_filter("digits", |value: Option<f64>, digits: usize| figure(value.unwrap_or(f64::NAN), digits));
     environment.add_filter("share", |value: Option<f64>, ideal: f64, limit: f64| share(value, ideal, limit));
     environment.add_filter("bytes", crate::report::human_bytes);
-    environment.add_filter("visible", visible);
+    environment.add_filter("visible", with_spaces);
     environment.add_template("report.html", TEMPLATE)?;
     let plot = |svg: Result<String>| svg.map(Value::from_safe_string);
     let layers = match &r.layers {
@@ -46,6 +46,6 @@ fn share(value: Option<f64>, ideal: f64, limit: f64) -> String {
 }
 
 /// White space of a token as signs, which otherwise nobody sees at its edges.
-fn visible(token: &str) -> String {
+fn with_spaces(token: &str) -> String {
     one_line(&token.replace('\n', "↵").replace('\t', "⇥").replace(' ', "␣")).into_owned()
 }
