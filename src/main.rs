@@ -1,5 +1,8 @@
 //! `plmconv`: parse, run, exit code.
 
+// `terminal` is where all printing goes through.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 #[macro_use]
 mod terminal;
 

@@ -2,7 +2,7 @@
 //!
 //! Names, values and messages come from files of anybody. In a terminal, control characters move the cursor, change the
 //! window's title or answer for the user, and those for the direction of writing show a text that is not there. So all
-//! that is printed for people goes through here; `print_stdout` and `print_stderr` are denied everywhere.
+//! that is printed for people goes through here: main.rs denies `println` and `eprintln` everywhere.
 
 use std::borrow::Cow;
 use std::fmt::{Arguments, Write as _};
