@@ -2,6 +2,11 @@
 //! Nothing here is an interface that stays.
 
 #![doc(hidden)]
+// `terminal` is where all printing goes through.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
+#[macro_use]
+mod terminal;
 
 mod args;
 mod budget;
@@ -43,7 +48,8 @@ pub fn run() -> ExitCode {
 /// Runs the command of these arguments, the first of which is the program's name. Ends the process where they are
 /// none.
 pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
-    commands::run(args::Cli::parse_from(arguments).command)
+    let cli = args::Cli::try_parse_from(arguments).unwrap_or_else(|error| error::usage(&error));
+    commands::run(cli.command)
 }
 
 /// Takes the instruction set that [`INSTRUCTIONS`] names, if it is set.

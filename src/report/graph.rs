@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use plmconv_formats::onnx::{OnnxFile, Port, Profile};
 use serde::Serialize;
 
-use super::{print_table, table};
+use super::Table;
 
 /// A graph, for machines.
 #[derive(Serialize)]
@@ -55,12 +55,12 @@ pub fn print(file: &OnnxFile) {
     }
     for (title, ports) in [("inputs", &file.inputs), ("outputs", &file.outputs)] {
         say!("\n{title}");
-        let mut rows = table(&[], &[]);
+        let mut rows = Table::new(&[], &[]);
         for (name, port) in by_layer(ports) {
             let shape = if port.shape.is_empty() { "scalar".into() } else { port.shape.join(" x ") };
             rows.add_row([&format!("  {name}"), port.element, &shape]);
         }
-        print_table(&rows);
+        rows.print();
     }
     let mut operators: Vec<_> = file.operators.iter().collect();
     operators.sort_by_key(|&(name, &count)| (std::cmp::Reverse(count), name));

@@ -11,8 +11,9 @@ use plmconv_formats::onnx::OnnxFile;
 use serde::{Serialize, Serializer};
 
 use super::graph::{self, GraphJson};
-use super::{human_bytes, human_shape, print_columns, print_json, print_table, table};
+use super::{Table, human_bytes, human_shape, print_columns, print_json};
 use crate::layouts::{self, LayoutSizes};
+use crate::terminal::one_line;
 
 /// Characters of a metadata value that are shown without `--verbose`.
 const SHORT_VALUE: usize = 72;
@@ -191,8 +192,9 @@ fn role_name(tensor: &TensorLine) -> Option<String> {
 }
 
 fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
-    say!("{}", i.path);
-    let architecture = i.architecture.as_deref().map(|a| format!(", architecture {a}")).unwrap_or_default();
+    say!("{}", one_line(&i.path));
+    let architecture =
+        i.architecture.as_deref().map(|a| format!(", architecture {}", one_line(a))).unwrap_or_default();
     say!("{}{architecture}", i.format);
     let bits = i.bits_per_weight().map(|b| format!(", {b:.2} bits per weight")).unwrap_or_default();
     say!("{} in {} tensors, {} parameters{bits}", human_bytes(i.file_bytes), i.tensors.len(), i.parameters());
@@ -204,7 +206,7 @@ fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
         say!("\nmetadata");
     }
     for (key, value) in metadata {
-        say!("  {key} = {}", shown(value, verbose)?);
+        say!("  {} = {}", one_line(key), shown(value, verbose)?);
     }
     if let Some(onnx) = &i.onnx {
         graph::print(onnx);
@@ -227,7 +229,7 @@ fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
 fn print_layouts(sizes: &[LayoutSizes]) {
     say!("\nas q4: tensors, and with an f16 cache in llama.cpp");
     let mut rows =
-        table(&["layout", "tensors", "cache/token", "1k", "4k", "32k", "runs in"], &[1, 2, 3, 4, 5]);
+        Table::new(&["layout", "tensors", "cache/token", "1k", "4k", "32k", "runs in"], &[1, 2, 3, 4, 5]);
     for s in sizes {
         let with_cache = |tokens| human_bytes(s.with_cache(tokens));
         rows.add_row([
@@ -240,7 +242,7 @@ fn print_layouts(sizes: &[LayoutSizes]) {
             s.runs_in(),
         ]);
     }
-    print_table(&rows);
+    rows.print();
 }
 
 fn print_config(c: &Config) {
