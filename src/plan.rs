@@ -8,8 +8,7 @@ use plmconv_formats::gguf::{Directory, Metadata, Value};
 use plmconv_formats::hub;
 use plmconv_formats::model::{Tensor, latent_metadata};
 use plmconv_formats::{
-    DType, DescribeOptions, Description, Fingerprint, Layout, Model, Role, TensorKey, Warning,
-    describe,
+    DType, DescribeOptions, Description, Fingerprint, Layout, Model, Role, TensorKey, Warning, describe,
 };
 use plmconv_quant::policy::{Assigned, FileType, ModelShape, Policy, Reason, TensorDesc};
 use sha2::{Digest, Sha256};

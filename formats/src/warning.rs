@@ -69,7 +69,8 @@ impl fmt::Display for Warning {
                 write!(f, "no {kind} token is added to texts: the model does not say which one it is")
             }
             Warning::TokenRules { tokens } => {
-                let shown = tokens.iter().take(SHOWN_TOKENS).map(String::as_str).collect::<Vec<_>>().join(", ");
+                let shown =
+                    tokens.iter().take(SHOWN_TOKENS).map(String::as_str).collect::<Vec<_>>().join(", ");
                 write!(
                     f,
                     "a GGUF has no rules about the spaces and words around a token, so texts with these may give \

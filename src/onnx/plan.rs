@@ -117,7 +117,8 @@ impl OnnxPlan {
 
     fn files(&self) -> Vec<FileLine> {
         let graph = (self.graph_path(), self.export.model.len() as u64);
-        let sidecars = self.sidecars.files.iter().map(|s| (s.path.display().to_string(), s.bytes.len() as u64));
+        let sidecars =
+            self.sidecars.files.iter().map(|s| (s.path.display().to_string(), s.bytes.len() as u64));
         let all = std::iter::once(graph).chain(self.data_paths()).chain(sidecars);
         all.map(|(path, bytes)| FileLine { path: self.output.join(path), bytes }).collect()
     }

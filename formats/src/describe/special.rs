@@ -73,8 +73,7 @@ pub(super) fn add_special_tokens(
 pub(crate) fn drop_bad_ids(metadata: &mut Metadata) -> Vec<Warning> {
     let Some(vocab_size) = metadata.array_len("tokenizer.ggml.tokens") else { return Vec::new() };
     let is_id = |key: &&str| key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id");
-    let keys: Vec<String> =
-        metadata.iter().map(|(key, _)| key).filter(is_id).map(str::to_string).collect();
+    let keys: Vec<String> = metadata.iter().map(|(key, _)| key).filter(is_id).map(str::to_string).collect();
     let mut warnings = Vec::new();
     for key in keys {
         match metadata.unsigned(&key).filter(|id| *id < vocab_size) {

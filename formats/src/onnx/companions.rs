@@ -93,7 +93,8 @@ impl Companions {
     fn copy_tokenizer(&mut self, folder: &Path, vocab_size: usize) -> Result<()> {
         let mut config = json::read_optional::<Map<String, Value>>(&folder.join(TOKENIZER_CONFIG))?;
         if !self.copy_file(folder, TOKENIZER)? {
-            let parts = describe_tokenizer(folder, vocab_size).and_then(|metadata| rebuild(folder, &metadata));
+            let parts =
+                describe_tokenizer(folder, vocab_size).and_then(|metadata| rebuild(folder, &metadata));
             match parts {
                 Ok(parts) => {
                     push_json(&mut self.files, TOKENIZER, parts.tokenizer);
@@ -102,7 +103,8 @@ impl Companions {
                 Err(error) => self.warn_of_missing_tokenizer(&error),
             }
         }
-        let has_template = |config: &Map<String, Value>| config.get("chat_template").is_some_and(|t| !t.is_null());
+        let has_template =
+            |config: &Map<String, Value>| config.get("chat_template").is_some_and(|t| !t.is_null());
         let template = match &config {
             Some(config) if has_template(config) => Value::Null,
             _ => template_files(folder)?,

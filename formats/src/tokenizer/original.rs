@@ -24,8 +24,7 @@ pub struct Difference {
 /// # Errors
 /// A tokenizer.json that the library does not load.
 pub(super) fn first_difference(path: &Path, text: &str, ids: &[u32]) -> Result<Option<Difference>> {
-    let error =
-        |e: tokenizers::Error| Error::Tokenizer { path: path.to_path_buf(), detail: e.to_string() };
+    let error = |e: tokenizers::Error| Error::Tokenizer { path: path.to_path_buf(), detail: e.to_string() };
     let bytes = json::to_standard(path, small_file::read(path)?)?;
     let original = Tokenizer::from_bytes(bytes).map_err(error)?;
     let encoded = original.encode_fast(text, false).map_err(error)?;

@@ -114,9 +114,7 @@ fn pre_tokenizer(pre: &PreTokenizer) -> Value {
         [splits @ .., last] if *last == GPT2 => (splits, true),
         splits => (splits, false),
     };
-    let split = |regex: &&str| {
-        json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false})
-    };
+    let split = |regex: &&str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
     let mut steps: Vec<Value> = splits.iter().map(split).collect();
     steps.push(byte_level(built_in));
     match steps.len() {
