@@ -356,11 +356,13 @@ fn no_token_is_added_that_is_not_known() {
 fn what_a_gguf_cannot_say_is_named() {
     let mut case = qwen_style();
     let token = |content: &str, id: u32, rule: &str| json!({"id": id, "content": content, rule: true});
-    case["tokenizer_patch"] = json!({"added_tokens": [token("<a>", 300, "lstrip"), token("<b>", 301, "normalized"), token("c", 302, "single_word")]});
+    let added =
+        [token("<a>", 300, "lstrip"), token("<b>", 301, "normalized"), token("<c>", 302, "single_word")];
+    case["tokenizer_patch"] = json!({"added_tokens": added});
     case["files"]["tokenizer_config.json"] = json!({});
     let (_, warnings) = Folder::of_case(&case).describe_with_warnings();
     let [warning] = &warnings[..] else { panic!("{warnings:?}") };
-    assert!(warning.contains("\"<a>\" (lstrip)") && warning.contains("\"c\" (single_word)"), "{warning}");
+    assert!(warning.contains("\"<a>\" (lstrip)") && warning.contains("\"<c>\" (single_word)"), "{warning}");
     assert!(!warning.contains("<b>"), "{warning}");
 }
 
@@ -389,11 +391,8 @@ fn a_snapshot_of_the_hub_has_its_models_name() {
     for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
         std::fs::rename(folder.path.join(name), snapshot.join(name)).expect("can be moved");
     }
-    let model = Model {
-        origin: Origin::HuggingFace(snapshot.clone()),
-        ..Folder { path: snapshot, ..folder }.model()
-    };
-    let metadata = describe(&model, &options()).expect("is described").metadata;
+    let folder = Folder { path: snapshot, ..folder };
+    let metadata = folder.describe().expect("is described");
     let text = |key: &str| metadata.string(&format!("general.{key}")).unwrap_or_default();
     assert_eq!(text("name"), "PLM 1.8B Instruct");
     assert_eq!(text("organization"), "PLM Team");
