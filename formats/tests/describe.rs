@@ -366,6 +366,21 @@ fn what_a_gguf_cannot_say_is_named() {
     assert!(!warning.contains("<b>"), "{warning}");
 }
 
+/// As transformers 5 saves them, or 4 with a name for each. One that is there already stays what it was.
+#[test]
+fn extra_special_tokens_are_added() {
+    for extra in [json!(["<x>", "<tool>"]), json!({"image_token": {"content": "<x>"}, "tool": "<tool>"})] {
+        let mut case = qwen_style();
+        case["tokenizer_patch"] = json!({"added_tokens": [added("<tool>", 300)]});
+        case["files"]["tokenizer_config.json"] = json!({"extra_special_tokens": extra});
+        let metadata = Folder::of_case(&case).describe().expect("is described");
+        let tokens = metadata.strings("tokenizer.ggml.tokens").expect("are there");
+        assert_eq!(tokens[300..303], ["<tool>", "<x>", "[PAD302]"]);
+        let types = &metadata.array("tokenizer.ggml.token_type").expect("are there").values;
+        assert_eq!(types[300..303], [Value::I32(4), Value::I32(3), Value::I32(5)]);
+    }
+}
+
 #[test]
 fn sampler_parameters_never_stop_a_conversion() {
     let with = |content: Json| {
