@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::split::{check_shard, explain_missing};
+use super::split::check_shard;
 use super::{DEFAULT_ALIGNMENT, MAGIC, Metadata, Value, ValueType};
 use crate::DType;
 use crate::error::{Error, Result};
@@ -45,7 +45,7 @@ impl GgufFile {
     /// missing shards.
     pub fn open(path: impl AsRef<Path>) -> Result<GgufFile> {
         let path = path.as_ref();
-        let mut whole = read_one(path).map_err(explain_missing)?;
+        let mut whole = read_one(path)?;
         let shards = whole.metadata.unsigned("split.count").unwrap_or(1);
         if shards > 1 {
             whole.append_shards(shards)?;
@@ -86,7 +86,7 @@ impl GgufFile {
         }
         for shard in 2..=count {
             let shard_path = self.path.with_file_name(format!("{stem}-{shard:05}-of-{count:05}.gguf"));
-            let part = read_one(&shard_path).map_err(explain_missing)?;
+            let part = read_one(&shard_path)?;
             check_shard(self, &part, shard - 1)?;
             self.tensors.extend(part.tensors);
             self.file_bytes += part.file_bytes;
