@@ -212,7 +212,8 @@ fn format_hint(error: &FormatError) -> Option<String> {
                  again when nothing else writes there"
             }
             FormatError::Exists { .. } => "add --force to replace it, or name another file with -o",
-            FormatError::NotAFile { .. } => "name a file instead",
+            FormatError::NotAFile { kind: "a folder", .. } => "name a file in it",
+            FormatError::NotAFile { .. } => "name another place for the output",
             FormatError::NotReplaced { .. } => {
                 "only an earlier export of plmconv is replaced, and no folder that holds anything else; name another \
                  folder with -o"
