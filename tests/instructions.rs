@@ -11,8 +11,7 @@ use predicates::prelude::*;
 use sha2::{Digest, Sha256};
 
 /// Text of the model's own is written, so the evaluator's logits decide bytes as well.
-const CALIBRATE: [&str; 8] =
-    ["calibrate", "--self", "96", "--calibration-ctx", "32", "--seed", "7", "-q"];
+const CALIBRATE: [&str; 8] = ["calibrate", "--self", "96", "--calibration-ctx", "32", "--seed", "7", "-q"];
 
 /// Every command whose output lasts, from the tiny PLM into `folder`.
 fn write_all(level: Level, folder: &Path) {
@@ -35,7 +34,9 @@ fn digests(folder: &Path) -> BTreeMap<String, String> {
         let path = entry.expect("an entry").path();
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         if path.is_dir() {
-            found.extend(digests(&path).into_iter().map(|(below, digest)| (format!("{name}/{below}"), digest)));
+            found.extend(
+                digests(&path).into_iter().map(|(below, digest)| (format!("{name}/{below}"), digest)),
+            );
         } else {
             found.insert(name, hex(&Sha256::digest(std::fs::read(&path).expect("a file"))));
         }

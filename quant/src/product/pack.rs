@@ -38,8 +38,9 @@ fn pack_strip<T: Real, const W: usize>(strip: Matrix<'_, T>, out: &mut [T]) {
         let (steps, rest) = out.as_chunks_mut::<STEP>();
         for (step, out) in steps.iter_mut().enumerate() {
             for line in (0..W).step_by(STEP) {
-                let from: [[T; STEP]; STEP] =
-                    std::array::from_fn(|i| *lines[line + i][step * STEP..].first_chunk().expect("a whole step"));
+                let from: [[T; STEP]; STEP] = std::array::from_fn(|i| {
+                    *lines[line + i][step * STEP..].first_chunk().expect("a whole step")
+                });
                 for (k, out) in out.iter_mut().enumerate() {
                     out[line..line + STEP].copy_from_slice(&from.map(|values| values[k]));
                 }

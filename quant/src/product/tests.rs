@@ -17,7 +17,8 @@ fn wide(values: Vec<f32>) -> Vec<f64> {
     values.into_iter().map(f64::from).collect()
 }
 
-const SHAPES: [[usize; 3]; 6] = [[1, 1, 1], [12, 300, 32], [13, 256, 33], [40, 517, 70], [5, 1000, 16], [30, 7, 5000]];
+const SHAPES: [[usize; 3]; 6] =
+    [[1, 1, 1], [12, 300, 32], [13, 256, 33], [40, 517, 70], [5, 1000, 16], [30, 7, 5000]];
 
 #[test]
 fn products_follow_their_definition_bit_for_bit() {

@@ -1,10 +1,10 @@
 //! A tile of a product: a few rows by some columns, whose sums stay in registers.
 
 use super::generic;
-#[cfg(target_arch = "x86_64")]
-use super::{avx2, avx512};
 #[cfg(target_arch = "aarch64")]
 use super::neon;
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
 use crate::simd::Level;
 
 /// Rows of a tile. With [`TILE_COLS`] it fills 24 of AVX-512's 32 registers.
