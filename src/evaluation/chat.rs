@@ -17,7 +17,8 @@ pub fn render_user_message(tokenizer: &TextTokenizer, content: &str) -> Result<S
             "leave --chat away to continue the prompt as plain text",
         )
     })?;
-    chat::render(template, &variables(tokenizer, content)).context("the model's chat template does not render")
+    chat::render(template, &variables(tokenizer, content))
+        .context("the model's chat template does not render")
 }
 
 /// What transformers' `apply_chat_template` gives to a template.

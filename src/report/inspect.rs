@@ -134,7 +134,8 @@ fn role_name(tensor: &TensorLine) -> Option<String> {
 
 fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
     say!("{}", one_line(&i.path));
-    let architecture = i.architecture.as_deref().map(|a| format!(", architecture {}", one_line(a))).unwrap_or_default();
+    let architecture =
+        i.architecture.as_deref().map(|a| format!(", architecture {}", one_line(a))).unwrap_or_default();
     say!("{}{architecture}", i.format);
     let bits = i.bits_per_weight().map(|b| format!(", {b:.2} bits per weight")).unwrap_or_default();
     say!("{} in {} tensors, {} parameters{bits}", human_bytes(i.file_bytes), i.tensors.len(), i.parameters());

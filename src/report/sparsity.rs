@@ -30,7 +30,8 @@ pub fn print(path: &Path, sparsity: &Sparsity, json: bool) -> Result<()> {
     }
     say!("{}", path.display());
     say!("FFN activations after squared ReLU, over {} tokens\n", sparsity.tokens());
-    let mut rows = Table::new(&["layer", "neurons", "zeros", "never fire", "almost always"], &[0, 1, 2, 3, 4]);
+    let mut rows =
+        Table::new(&["layer", "neurons", "zeros", "never fire", "almost always"], &[0, 1, 2, 3, 4]);
     for l in &layers {
         rows.add_row([
             l.layer.to_string(),

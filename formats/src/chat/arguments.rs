@@ -24,7 +24,8 @@ impl Arguments {
         let mut values: Vec<Option<Value>> = positional.iter().cloned().map(Some).collect();
         values.resize(names.len(), None);
         for name in named.iter().flat_map(Kwargs::args) {
-            let place = names.iter().position(|known| *known == name).filter(|place| values[*place].is_none());
+            let place =
+                names.iter().position(|known| *known == name).filter(|place| values[*place].is_none());
             let place = place.ok_or_else(|| invalid(format!("unexpected argument `{name}`")))?;
             values[place] = named.as_ref().map(|named| named.get(name)).transpose()?;
         }

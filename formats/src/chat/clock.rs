@@ -55,13 +55,18 @@ mod tests {
 
     #[test]
     fn as_python() {
-        let time = NaiveDate::from_ymd_opt(2024, 7, 6).and_then(|d| d.and_hms_micro_opt(9, 5, 3, 42)).expect("a time");
+        let time = NaiveDate::from_ymd_opt(2024, 7, 6)
+            .and_then(|d| d.and_hms_micro_opt(9, 5, 3, 42))
+            .expect("a time");
         let cases = [
             ("%Y-%m-%d", "2024-07-06"),
             ("%d %B %Y, %A", "06 July 2024, Saturday"),
             ("%-d %b %y %j", "6 Jul 24 188"),
             ("%H:%M:%S.%f %p %I", "09:05:03.000042 AM 09"),
-            ("%c|%x|%X|%D|%F|%T|%R", "Sat Jul  6 09:05:03 2024|07/06/24|09:05:03|07/06/24|2024-07-06|09:05:03|09:05"),
+            (
+                "%c|%x|%X|%D|%F|%T|%R",
+                "Sat Jul  6 09:05:03 2024|07/06/24|09:05:03|07/06/24|2024-07-06|09:05:03|09:05",
+            ),
             ("%Z%z%%", "%"),
             ("%e %^a %U %W %w %u %V %G", " 6 SAT 26 27 6 6 27 2024"),
             ("%Q %Ey %é 100%", "%Q 24 %é 100%"),

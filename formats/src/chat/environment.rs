@@ -3,16 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::NaiveDateTime;
+use minijinja::filters;
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, State, Value};
-use minijinja::filters;
 use minijinja_contrib::{filters::filesizeformat, globals};
 
 use super::arguments::{Arguments, invalid, whole};
-use super::python::{MAX_DEPTH, Text, is_namespace, pay, write_repr, write_str};
 use super::methods::pay_for_fields;
+use super::python::{MAX_DEPTH, Text, is_namespace, pay, write_repr, write_str};
 use super::{FUEL, clock, json, methods, scan, text};
 
 /// What the template told with `raise_exception`.
@@ -44,10 +44,13 @@ pub(super) fn environment(refusal: Refusal, now: NaiveDateTime) -> Result<Enviro
     });
     // Jinja does not have it, and it would print everything.
     environment.remove_global("debug");
-    environment.add_function("raise_exception", move |state: &State<'_, '_>, message: Value| -> Result<Value, Error> {
-        refusal.set(str_of(state, &message)?);
-        Err(invalid("the template raised an exception"))
-    });
+    environment.add_function(
+        "raise_exception",
+        move |state: &State<'_, '_>, message: Value| -> Result<Value, Error> {
+            refusal.set(str_of(state, &message)?);
+            Err(invalid("the template raised an exception"))
+        },
+    );
     environment.add_function("strftime_now", move |state: &State<'_, '_>, format: String| {
         pay(state, format.len().saturating_mul(32))?;
         Ok(clock::strftime(now, &format))
@@ -55,9 +58,11 @@ pub(super) fn environment(refusal: Refusal, now: NaiveDateTime) -> Result<Enviro
     environment.add_function(scan::GENERATION, |state: &mut State<'_, '_>, named: Kwargs| {
         named.get::<Value>("caller")?.call(state, &[])
     });
-    environment.add_filter(scan::ASSIGNED, |state: &State<'_, '_>, value: Value| match is_namespace(&value) {
-        true => Ok(value),
-        false => contained(state, value),
+    environment.add_filter(scan::ASSIGNED, |state: &State<'_, '_>, value: Value| {
+        match is_namespace(&value) {
+            true => Ok(value),
+            false => contained(state, value),
+        }
     });
     environment.add_filter(scan::ASSIGNED_ATTRIBUTE, contained);
     environment.add_filter("tojson", json::to_json);
@@ -92,7 +97,8 @@ pub(super) fn environment(refusal: Refusal, now: NaiveDateTime) -> Result<Enviro
     environment.add_function("cycler", |state: &State<'_, '_>, items: Rest<Value>| {
         globals::cycler(items.0.into_iter().map(|item| contained(state, item)).collect::<Result<_, _>>()?)
     });
-    environment.add_function("joiner", |separator: Option<String>| globals::joiner(separator.map(Value::from)));
+    environment
+        .add_function("joiner", |separator: Option<String>| globals::joiner(separator.map(Value::from)));
     environment.add_test("callable", |value: Value| value.kind() == ValueKind::Plain);
     // None has no items, and text is a sequence.
     environment.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
@@ -124,18 +130,25 @@ fn is_container(value: &Value) -> bool {
 /// Filters that make text of any value: the engine's own do not pay for that.
 fn add_text_filters(environment: &mut Environment<'static>) {
     environment.add_filter("string", |state: &State<'_, '_>, value: Value| str_of(state, &value));
-    environment.add_filter("upper", |state: &State<'_, '_>, value: Value| Ok(str_of(state, &value)?.to_uppercase()));
-    environment.add_filter("lower", |state: &State<'_, '_>, value: Value| Ok(str_of(state, &value)?.to_lowercase()));
+    environment
+        .add_filter("upper", |state: &State<'_, '_>, value: Value| Ok(str_of(state, &value)?.to_uppercase()));
+    environment
+        .add_filter("lower", |state: &State<'_, '_>, value: Value| Ok(str_of(state, &value)?.to_lowercase()));
     environment.add_filter("capitalize", |state: &State<'_, '_>, value: Value| {
         Ok(text::capitalize(&str_of(state, &value)?))
     });
-    environment.add_filter("title", |state: &State<'_, '_>, value: Value| Ok(filters::title(str_of(state, &value)?.into())));
+    environment.add_filter("title", |state: &State<'_, '_>, value: Value| {
+        Ok(filters::title(str_of(state, &value)?.into()))
+    });
     environment.add_filter("trim", |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| {
         methods::call(state, &Value::from(str_of(state, &value)?), "strip", &args.into_values())
     });
-    environment.add_filter("replace", |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| {
-        methods::call(state, &Value::from(str_of(state, &value)?), "replace", &args.into_values())
-    });
+    environment.add_filter(
+        "replace",
+        |state: &mut State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>| {
+            methods::call(state, &Value::from(str_of(state, &value)?), "replace", &args.into_values())
+        },
+    );
     environment.add_filter("pprint", |state: &State<'_, '_>, value: Value| repr_of(state, &value));
     environment.add_filter("join", join);
     let escape = |state: &State<'_, '_>, value: Value| {
@@ -152,7 +165,9 @@ fn add_text_filters(environment: &mut Environment<'static>) {
     };
     environment.add_filter("e", escape);
     environment.add_filter("escape", escape);
-    environment.add_filter("safe", |state: &State<'_, '_>, value: Value| Ok(Value::from_safe_string(str_of(state, &value)?)));
+    environment.add_filter("safe", |state: &State<'_, '_>, value: Value| {
+        Ok(Value::from_safe_string(str_of(state, &value)?))
+    });
 }
 
 /// Jinja's `join(d='', attribute=None)`

@@ -12,8 +12,15 @@ use super::python::{MAX_DEPTH, Text, float};
 ///
 /// # Errors
 /// A value that JSON cannot hold, wrong arguments, or more text than the fuel pays for.
-pub(super) fn to_json(state: &State<'_, '_>, value: Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
-    let writer = Writer::new(&Arguments::new(&args.into_values(), &["ensure_ascii", "indent", "separators", "sort_keys"])?)?;
+pub(super) fn to_json(
+    state: &State<'_, '_>,
+    value: Value,
+    args: Rest<ValueOrKwargs>,
+) -> Result<Value, Error> {
+    let writer = Writer::new(&Arguments::new(
+        &args.into_values(),
+        &["ensure_ascii", "indent", "separators", "sort_keys"],
+    )?)?;
     let mut out = Text::new(state);
     writer.write(&mut out, &value, 0)?;
     Ok(Value::from(out.text))
@@ -39,7 +46,8 @@ impl Writer {
             None => None,
             Some(text) if text.as_str().is_some() => Some(Indent { text: args.text(1)?.into(), times: 1 }),
             Some(number) => {
-                let times = whole(number).ok_or_else(|| invalid("indent must be a whole number or a string"))?;
+                let times =
+                    whole(number).ok_or_else(|| invalid("indent must be a whole number or a string"))?;
                 Some(Indent { text: " ".into(), times: times.max(0) as usize })
             }
         };
@@ -47,11 +55,19 @@ impl Writer {
         if let Some(pair) = args.get(2) {
             let pair: Vec<Value> = pair.try_iter()?.collect();
             let [item, key] = pair.as_slice() else { return Err(invalid("separators must be two strings")) };
-            let text = |v: &Value| v.as_str().map(str::to_string).ok_or_else(|| invalid("a separator must be a string"));
+            let text = |v: &Value| {
+                v.as_str().map(str::to_string).ok_or_else(|| invalid("a separator must be a string"))
+            };
             separators = (text(item)?, text(key)?);
         }
         let (item_separator, key_separator) = separators;
-        Ok(Writer { ensure_ascii: args.flag(0), indent, item_separator, key_separator, sort_keys: args.flag(3) })
+        Ok(Writer {
+            ensure_ascii: args.flag(0),
+            indent,
+            item_separator,
+            key_separator,
+            sort_keys: args.flag(3),
+        })
     }
 
     fn write(&self, out: &mut Text<'_, '_, '_>, value: &Value, depth: usize) -> Result<(), Error> {

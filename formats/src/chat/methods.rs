@@ -14,7 +14,12 @@ use super::text::{self, Side, is_space};
 ///
 /// # Errors
 /// An unknown method, wrong arguments, or more work than the fuel pays for.
-pub(super) fn call(state: &mut State<'_, '_>, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+pub(super) fn call(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
     match (value.as_str(), value.kind()) {
         (Some(text), _) => {
             // What is searched or copied costs as much as what is made.
@@ -92,7 +97,9 @@ fn shaped(text: &str, method: &str) -> Option<Value> {
         "title" => text::title(text).into(),
         "capitalize" => text::capitalize(text).into(),
         "swapcase" => {
-            let swap = |c: char| if c.is_uppercase() { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() };
+            let swap = |c: char| {
+                if c.is_uppercase() { c.to_lowercase().to_string() } else { c.to_uppercase().to_string() }
+            };
             text.chars().map(swap).collect::<String>().into()
         }
         "isupper" => (text.chars().any(cased) && !text.chars().any(char::is_lowercase)).into(),
@@ -159,7 +166,12 @@ fn str_format(state: &State<'_, '_>, text: &str, args: &[Value]) -> Result<Value
 
 /// Pays for what a format can make at most: each field, which begins with `sign`, may be as wide as any number in the
 /// format says, or as long as the longest value.
-pub(super) fn pay_for_fields(state: &State<'_, '_>, text: &str, sign: char, values: &[Value]) -> Result<(), Error> {
+pub(super) fn pay_for_fields(
+    state: &State<'_, '_>,
+    text: &str,
+    sign: char,
+    values: &[Value],
+) -> Result<(), Error> {
     // A width may be a value, as in `{:{}}`.
     let widths = text.contains(":{");
     let mut longest = 0;
@@ -222,7 +234,9 @@ fn slice<'t>(text: &'t str, args: &Arguments) -> Result<(usize, &'t str), Error>
         return Ok((0, text));
     }
     let length = text.chars().count();
-    let place = |n: i64| if n < 0 { length.saturating_sub(n.unsigned_abs() as usize) } else { (n as usize).min(length) };
+    let place = |n: i64| {
+        if n < 0 { length.saturating_sub(n.unsigned_abs() as usize) } else { (n as usize).min(length) }
+    };
     let (start, end) = (place(args.number(1, 0)?), place(args.number(2, i64::MAX)?));
     let byte = |n: usize| text.char_indices().nth(n).map_or(text.len(), |(at, _)| at);
     Ok((start, if start < end { &text[byte(start)..byte(end)] } else { "" }))
@@ -231,7 +245,8 @@ fn slice<'t>(text: &'t str, args: &Arguments) -> Result<(usize, &'t str), Error>
 fn map_method(state: &State<'_, '_>, map: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     if method == "get" {
         let args = Arguments::new(args, &["key", "default"])?;
-        let found = map.as_object().map(|object| args.required(0).map(|key| object.get_value(key))).transpose()?;
+        let found =
+            map.as_object().map(|object| args.required(0).map(|key| object.get_value(key))).transpose()?;
         return Ok(found.flatten().or(args.get(1).cloned()).unwrap_or(Value::from(())));
     }
     if !matches!(method, "keys" | "values" | "items" | "copy") {

@@ -71,12 +71,15 @@ fn render_here(
     let refusal = environment::Refusal::default();
     let environment = environment::environment(refusal.clone(), now).map_err(|e| explain(&e))?;
     let rendered = environment.render_str(source, Value::from(Serde(variables)));
-    rendered.map_err(|error| refusal.message().map_or_else(|| explain(&error), |message| TemplateError::Refused { message }))
+    rendered.map_err(|error| {
+        refusal.message().map_or_else(|| explain(&error), |message| TemplateError::Refused { message })
+    })
 }
 
 /// The engine's error in our words.
 fn explain(error: &EngineError) -> TemplateError {
-    let causes = std::iter::successors(Some(error), |e| std::error::Error::source(*e)?.downcast_ref::<EngineError>());
+    let causes =
+        std::iter::successors(Some(error), |e| std::error::Error::source(*e)?.downcast_ref::<EngineError>());
     if causes.clone().any(|cause| cause.kind() == ErrorKind::OutOfFuel) {
         return TemplateError::limit("it takes too many steps or makes too much text");
     }

@@ -46,7 +46,9 @@ pub(super) fn prepare(source: &str) -> Result<Cow<'_, str>, TemplateError> {
         let tag = Tag::read(source, open);
         if tag.weight > MAX_TAG {
             let line = source[..open].matches('\n').count() + 1;
-            return Err(TemplateError::limit(format!("line {line}: an expression of more than {MAX_TAG} parts")));
+            return Err(TemplateError::limit(format!(
+                "line {line}: an expression of more than {MAX_TAG} parts"
+            )));
         }
         at = tag.end;
         if tag.is_block && tag.keyword(source) == "raw" {
@@ -64,7 +66,8 @@ pub(super) fn prepare(source: &str) -> Result<Cow<'_, str>, TemplateError> {
 /// Position of the next `{{`, `{%` or `{#`.
 fn next_tag(source: &str, from: usize) -> Option<usize> {
     let bytes = source.as_bytes();
-    (from..bytes.len().saturating_sub(1)).find(|&i| bytes[i] == b'{' && matches!(bytes[i + 1], b'{' | b'%' | b'#'))
+    (from..bytes.len().saturating_sub(1))
+        .find(|&i| bytes[i] == b'{' && matches!(bytes[i + 1], b'{' | b'%' | b'#'))
 }
 
 /// Position behind `what`, or the end.
@@ -152,7 +155,8 @@ impl Tag {
         let bytes = source.as_bytes();
         let is_block = bytes[open + 1] == b'%';
         let close: &[u8] = if is_block { b"%}" } else { b"}}" };
-        let mut tag = Tag { is_block, tokens: Vec::new(), inner_end: bytes.len(), end: bytes.len(), weight: 0 };
+        let mut tag =
+            Tag { is_block, tokens: Vec::new(), inner_end: bytes.len(), end: bytes.len(), weight: 0 };
         let (mut at, mut depth) = (open + 2, 0usize);
         if matches!(bytes.get(at), Some(b'-' | b'+')) {
             at += 1;
@@ -172,7 +176,8 @@ impl Tag {
             depth = depth.saturating_sub(usize::from(kind == Kind::Close));
             tag.tokens.push(Token { kind, range: at..end, depth });
             depth += usize::from(kind == Kind::Open);
-            tag.weight += usize::from(!matches!(kind, Kind::Number | Kind::String | Kind::Close | Kind::Comma));
+            tag.weight +=
+                usize::from(!matches!(kind, Kind::Number | Kind::String | Kind::Close | Kind::Comma));
             at = end;
         }
         tag
@@ -245,7 +250,8 @@ impl Tag {
         let tokens = self.tokens.get(usize::from(self.is_block)..).unwrap_or_default();
         for (i, _) in tokens.iter().enumerate().filter(|(_, token)| token.kind == Kind::Tilde) {
             let depth = tokens[i].depth;
-            let ends = |token: &&Token| token.depth < depth || token.depth == depth && ends_operand(token, source);
+            let ends =
+                |token: &&Token| token.depth < depth || token.depth == depth && ends_operand(token, source);
             let before = tokens[..i].iter().rev().take_while(|token| !ends(token)).count();
             let after = tokens[i + 1..].iter().take_while(|token| !ends(token)).count();
             // What stands between two of them is the second one's left side.
@@ -378,7 +384,13 @@ mod tests {
 
     #[test]
     fn a_plain_template_stays_as_it_is() {
-        for source in ["", "text } %} {", "{{ {'a': {'b': '}}'}} }}", "{# {% generation %} #}", "{% raw %}{% generation %}{% endraw %}"] {
+        for source in [
+            "",
+            "text } %} {",
+            "{{ {'a': {'b': '}}'}} }}",
+            "{# {% generation %} #}",
+            "{% raw %}{% generation %}{% endraw %}",
+        ] {
             assert_eq!(prepared(source), source);
         }
     }

@@ -18,7 +18,13 @@ pub(super) enum Side {
 }
 
 /// `str.ljust`, `str.rjust` and `str.center`
-pub(super) fn pad(state: &State<'_, '_>, text: &str, width: i64, fill: char, side: Side) -> Result<Value, Error> {
+pub(super) fn pad(
+    state: &State<'_, '_>,
+    text: &str,
+    width: i64,
+    fill: char,
+    side: Side,
+) -> Result<Value, Error> {
     let length = text.chars().count();
     let width = usize::try_from(width).unwrap_or(0);
     let missing = width.saturating_sub(length);
@@ -75,7 +81,8 @@ fn rsplit_words(text: &str, limit: usize) -> Vec<Value> {
             parts.push(Value::from(rest));
             break;
         }
-        let begin = rest.char_indices().rev().find(|(_, c)| is_space(*c)).map_or(0, |(at, c)| at + c.len_utf8());
+        let begin =
+            rest.char_indices().rev().find(|(_, c)| is_space(*c)).map_or(0, |(at, c)| at + c.len_utf8());
         parts.push(Value::from(&rest[begin..]));
         rest = rest[..begin].trim_end_matches(is_space);
     }
@@ -85,11 +92,20 @@ fn rsplit_words(text: &str, limit: usize) -> Vec<Value> {
 
 /// `str.splitlines`
 pub(super) fn split_lines(text: &str, keep_ends: bool) -> Vec<Value> {
-    let is_end = |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let is_end = |c: char| {
+        matches!(
+            c,
+            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        )
+    };
     let mut lines = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find(is_end) {
-        let sign = if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(1, char::len_utf8) };
+        let sign = if rest[at..].starts_with("\r\n") {
+            2
+        } else {
+            rest[at..].chars().next().map_or(1, char::len_utf8)
+        };
         lines.push(Value::from(&rest[..if keep_ends { at + sign } else { at }]));
         rest = &rest[at + sign..];
     }
@@ -100,7 +116,13 @@ pub(super) fn split_lines(text: &str, keep_ends: bool) -> Vec<Value> {
 }
 
 /// Jinja's `indent`.
-pub(super) fn indent(state: &State<'_, '_>, text: &str, indent: &str, first: bool, blank: bool) -> Result<Value, Error> {
+pub(super) fn indent(
+    state: &State<'_, '_>,
+    text: &str,
+    indent: &str,
+    first: bool,
+    blank: bool,
+) -> Result<Value, Error> {
     let mut out = Text::new(state);
     // With one more line end, as Jinja does it: a line end at the end of the text stays.
     let mut lines = split_lines(&format!("{text}\n"), false).into_iter();
@@ -144,7 +166,11 @@ pub(super) fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut in_word = false;
     for c in text.chars() {
-        if in_word { out.extend(c.to_lowercase()) } else { out.extend(c.to_uppercase()) }
+        if in_word {
+            out.extend(c.to_lowercase())
+        } else {
+            out.extend(c.to_uppercase())
+        }
         in_word = c.is_lowercase() || c.is_uppercase();
     }
     out
@@ -153,7 +179,10 @@ pub(super) fn title(text: &str) -> String {
 /// `str.capitalize`
 pub(super) fn capitalize(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map(|first| first.to_uppercase().chain(chars.as_str().to_lowercase().chars()).collect()).unwrap_or_default()
+    chars
+        .next()
+        .map(|first| first.to_uppercase().chain(chars.as_str().to_lowercase().chars()).collect())
+        .unwrap_or_default()
 }
 
 /// `str.istitle`

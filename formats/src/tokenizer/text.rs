@@ -262,13 +262,16 @@ fn special_id(metadata: &Metadata, kind: &str) -> Option<u32> {
 
 fn special_tokens(metadata: &Metadata, vocabulary: &Vocabulary) -> Map<String, Json> {
     let text = |kind: &str| vocabulary.tokens.get(special_id(metadata, kind)? as usize);
-    let known = SPECIAL_TOKENS.iter().filter_map(|(kind, name)| Some((name.to_string(), text(kind)?.as_str().into())));
+    let known = SPECIAL_TOKENS
+        .iter()
+        .filter_map(|(kind, name)| Some((name.to_string(), text(kind)?.as_str().into())));
     known.collect()
 }
 
 /// Special tokens of tokenizer_config.json that a GGUF has no key for: a list, or tokens under names of their own.
 fn further_special_tokens(folder: &Path) -> Result<Map<String, Json>> {
-    let config = read_optional_json::<Map<String, Json>>(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+    let config =
+        read_optional_json::<Map<String, Json>>(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
     let text = |token: &Json| token.as_str().or_else(|| token.get("content")?.as_str()).map(Json::from);
     let mut found = Map::new();
     for key in ["additional_special_tokens", "extra_special_tokens"] {

@@ -19,7 +19,8 @@ pub fn render(r: &ValidationReport) -> Result<String> {
     });
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     // A number that is not finite is null in JSON, which the template gets.
-    environment.add_filter("digits", |value: Option<f64>, digits: usize| figure(value.unwrap_or(f64::NAN), digits));
+    environment
+        .add_filter("digits", |value: Option<f64>, digits: usize| figure(value.unwrap_or(f64::NAN), digits));
     environment.add_filter("share", |value: Option<f64>, ideal: f64, limit: f64| share(value, ideal, limit));
     environment.add_filter("bytes", crate::report::human_bytes);
     environment.add_filter("visible", with_spaces);

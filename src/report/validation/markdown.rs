@@ -30,8 +30,9 @@ fn write_into(out: &mut String, r: &ValidationReport) -> std::fmt::Result {
         writeln!(out, "| {} | {} | {} {} | {mark} |", c.name, figure(c.value, 6), c.relation, c.limit)?;
     }
     let (p, k) = (&r.perplexity, &r.kl_divergence);
-    let with_error =
-        |v: super::Value, digits| format!("{} ± {}", figure(v.value, digits), figure(v.standard_error, digits));
+    let with_error = |v: super::Value, digits| {
+        format!("{} ± {}", figure(v.value, digits), figure(v.standard_error, digits))
+    };
     writeln!(out, "\n| measure | value |\n|---|---:|")?;
     writeln!(out, "| perplexity, candidate | {} |", with_error(p.candidate, 4))?;
     writeln!(out, "| perplexity, reference | {} |", with_error(p.reference, 4))?;

@@ -224,8 +224,9 @@ impl ValidationReport {
     /// What was exceeded, in one line.
     pub fn failures(&self) -> String {
         let failed = self.checks.iter().filter(|c| !c.passed);
-        let lines: Vec<_> =
-            failed.map(|c| format!("{} {} ({} {})", c.name, figure(c.value, 6), c.relation, c.limit)).collect();
+        let lines: Vec<_> = failed
+            .map(|c| format!("{} {} ({} {})", c.name, figure(c.value, 6), c.relation, c.limit))
+            .collect();
         lines.join(", ")
     }
 
@@ -264,8 +265,12 @@ impl ValidationReport {
 fn checks(c: &Comparison) -> Vec<Check> {
     let (d, limits) = (&c.divergence, c.limits);
     // What is not finite never passes, whatever the limit.
-    let at_most = |name, value: f64, limit| {
-        Check { name, value, limit, relation: "at most", passed: value.is_finite() && value <= limit }
+    let at_most = |name, value: f64, limit| Check {
+        name,
+        value,
+        limit,
+        relation: "at most",
+        passed: value.is_finite() && value <= limit,
     };
     let top1 = d.same_top.value;
     vec![

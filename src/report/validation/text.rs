@@ -51,11 +51,7 @@ pub fn print(r: &ValidationReport) {
 fn print_statistics(r: &ValidationReport) {
     let mut rows = Table::new(&["measure", "value", "± error"], &[1, 2]);
     let mut row = |name: &str, value: f64, error: Option<f64>| {
-        rows.add_row([
-            name.to_string(),
-            figure(value, 6),
-            error.map(|e| figure(e, 6)).unwrap_or_default(),
-        ]);
+        rows.add_row([name.to_string(), figure(value, 6), error.map(|e| figure(e, 6)).unwrap_or_default()]);
     };
     let (p, k, change) = (&r.perplexity, &r.kl_divergence, &r.probability_change);
     row("perplexity, candidate", p.candidate.value, Some(p.candidate.standard_error));
