@@ -1,6 +1,5 @@
 //! How a failure ends: the sentence, the hint, the exit code.
 
-use std::borrow::Cow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,7 +8,7 @@ use plmconv_quant::Error as QuantError;
 use plmconv_validate::Error as EvaluatorError;
 
 use crate::interrupt;
-use crate::terminal::visible;
+use crate::terminal::is_hidden;
 
 /// A mistake in what the user typed; ends with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -99,9 +98,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 /// Prints clap's message, or the help that was asked for, and ends the process. An argument may be a name that a shell
 /// took from a folder.
 pub fn usage(error: &clap::Error) -> ! {
-    let text = error.render().to_string();
-    if let Cow::Owned(shown) = visible(&text) {
-        tell!("{}", shown.trim_end());
+    // With colours it would be printed as the argument has it.
+    if std::env::args_os().any(|argument| argument.to_string_lossy().contains(is_hidden)) {
+        tell!("{}", error.render().to_string().trim_end());
         std::process::exit(error.exit_code());
     }
     error.exit()
