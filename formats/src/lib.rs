@@ -15,7 +15,6 @@ pub mod safetensors;
 pub mod small_file;
 pub mod source;
 pub mod tokenizer;
-pub mod warning;
 
 pub use describe::{DescribeOptions, Description, describe};
 pub use dtype::DType;
@@ -24,4 +23,3 @@ pub use fingerprint::Fingerprint;
 pub use imatrix::Imatrix;
 pub use model::{Config, Layout, Model, Role, TensorKey};
 pub use tokenizer::TextTokenizer;
-pub use warning::Warning;

@@ -5,7 +5,6 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::json;
-use crate::warning::Warning;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -16,15 +15,21 @@ const NOT_WEIGHTS: [&str; 7] =
     [".", "adapter", "consolidated", "optimizer", "scheduler", "training", "random_states"];
 
 /// The files in a fixed order: `model.safetensors`, else the shards of the index, else whatever safetensors files
-/// there are. transformers takes the first before the second, too.
+/// there are; and a warning where the first hides the second, as it does for transformers.
 ///
 /// # Errors
 /// No weights, shards that are missing, an index that is malformed or leads out of the folder.
-pub(super) fn weight_files(folder: &Path) -> Result<(Vec<PathBuf>, Option<Warning>)> {
+pub(super) fn weight_files(folder: &Path) -> Result<(Vec<PathBuf>, Option<String>)> {
     let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
     if stands(&single) {
         let stale = stands(&index) && indexed_names(&index).is_ok_and(|names| names != [SINGLE]);
-        return Ok((vec![single], stale.then_some(Warning::IndexIgnored { index })));
+        let warning = || {
+            format!(
+                "{}: not used, since {SINGLE} stands beside it, which transformers loads as well",
+                index.display()
+            )
+        };
+        return Ok((vec![single], stale.then(warning)));
     }
     if stands(&index) {
         let names = indexed_names(&index)?;
@@ -163,7 +168,7 @@ mod tests {
         write(r#"{"weight_map": {"a": "model-00001-of-00002.safetensors"}}"#);
         let (files, warning) = weight_files(dir.path()).expect("found");
         assert_eq!(files, [dir.path().join(SINGLE)]);
-        assert!(matches!(warning, Some(Warning::IndexIgnored { .. })));
+        assert!(warning.is_some_and(|w| w.contains(INDEX)));
         write(r#"{"weight_map": {"a": "model.safetensors"}}"#);
         assert_eq!(weight_files(dir.path()).expect("found").1, None);
     }
