@@ -16,7 +16,7 @@ use plmconv_quant::feedback::{ColumnFactor, Effort, RowFactor};
 use sha2::{Digest, Sha256};
 
 use crate::args::DirectionArg;
-use crate::error::UsageError;
+use crate::error::{At, Place, UsageError};
 use crate::statistics::{Statistics, model_digest};
 
 /// Rows of the embedding that are rounded at a time: they do not influence each other.
@@ -66,7 +66,7 @@ impl Measured {
 impl Guidance {
     /// As llama-quantize uses `path`, an importance matrix.
     pub fn from_imatrix(path: &Path) -> Result<Guidance> {
-        let imatrix = Imatrix::open(path)?;
+        let imatrix = Imatrix::open(path).at(Place::Imatrix)?;
         let shorten = |text: &str| Value::String(text.chars().take(127).collect());
         let mut provenance = vec![("quantize.imatrix.file", shorten(&path.to_string_lossy()))];
         if let Some(dataset) = imatrix.datasets.first() {

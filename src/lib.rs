@@ -9,6 +9,7 @@ mod commands;
 mod error;
 pub mod evaluation;
 mod guidance;
+mod input;
 mod layouts;
 pub mod onnx;
 mod passes;

@@ -89,10 +89,7 @@ pub enum Error {
     RowLength { tensor: String, cols: usize, dtype: DType, block: usize },
     #[error("{}: tokenizer: {detail}", path.display())]
     Tokenizer { path: PathBuf, detail: String },
-    #[error(
-        "{}: the pre-tokenizer's regex is not one llama.cpp knows: {regex}\n  \
-         hint: name the nearest with --tokenizer-pre (e.g. qwen2, llama-bpe, gpt-2)", path.display()
-    )]
+    #[error("{}: the pre-tokenizer's regex is not one llama.cpp knows: {regex}", path.display())]
     UnknownPreTokenizer { path: PathBuf, regex: String },
     #[error("{}: no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there", path.display())]
     NoTokenizer { path: PathBuf },
@@ -116,8 +113,6 @@ pub enum Error {
     Normalizer { path: PathBuf, normalizer: String },
     #[error("`{name}` is not a pre-tokenizer that llama.cpp knows{}", did_you_mean(nearest))]
     UnknownPreTokenizerName { name: String, nearest: Vec<&'static str> },
-    #[error("{}: model card: {detail}", path.display())]
-    ModelCard { path: PathBuf, detail: String },
     #[error("{} already exists", path.display())]
     Exists { path: PathBuf },
     #[error("{}: not a folder", path.display())]

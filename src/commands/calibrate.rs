@@ -12,8 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::write::thread_pool;
 use crate::args::{CalibrateArgs, SampleArgs};
-use crate::error::{Interrupted, UsageError};
+use crate::error::{At, Interrupted, Place, UsageError};
 use crate::evaluation::{load_model, read_text, text_digest, write_text};
+use crate::input::open_model;
 use crate::pipeline;
 use crate::progress::Console;
 use crate::resume::partial_path;
@@ -21,15 +22,16 @@ use crate::statistics::{Destination, Provenance, StatisticsWriter, hex, merge, m
 
 pub fn run(args: &CalibrateArgs) -> Result<()> {
     if !args.merge.is_empty() {
-        return merge(&args.merge, &args.output, args.force);
+        return merge(&args.merge, &args.output, args.force).at(Place::StatisticsOutput);
     }
     let console = Console { quiet: args.quiet, verbose: false };
     let path = args.model.as_ref().context("MODEL is missing")?;
-    let model = Model::open(path)?;
+    let model = open_model(path, console)?;
     pipeline::on_interrupt()?;
     let text = CalibrationText::read(&args.text, args.self_tokens, &args.sample)?;
     let destination = Destination { path: &args.output, overwrite: args.force, resume: args.resume };
-    thread_pool(args.threads)?.install(|| collect(&model, &text, destination, console))
+    thread_pool(args.threads)?
+        .install(|| collect(&model, &text, destination, console).at(Place::StatisticsOutput))
 }
 
 /// What runs through the model.
@@ -230,7 +232,8 @@ impl CalibrationText<'_> {
     fn write_windows(&self, model: &Model, console: Console) -> Result<Vec<Vec<u32>>> {
         let Some(count) = self.written else { return Ok(Vec::new()) };
         let options = Options { threads: rayon::current_num_threads(), ..Options::default() };
-        let tokens = write_text(&load_model(model.path(), options)?, count, self.sample.seed, console)?;
+        let tokens =
+            write_text(&load_model(model.path(), options, console)?, count, self.sample.seed, console)?;
         Ok(self.cut(&tokens, &TextTokenizer::from_model(model)?))
     }
 

@@ -8,7 +8,7 @@ use plmconv_validate::Options;
 
 use super::write;
 use crate::args::{QuantizeArgs, WindowArgs};
-use crate::error::ParityFailure;
+use crate::error::{At, ParityFailure, Place};
 use crate::evaluation::{Request, TextChoice, compare, read_text, windows_of};
 use crate::plan::{Plan, Target};
 use crate::report;
@@ -40,9 +40,10 @@ pub fn run(args: &QuantizeArgs, model: Model, target: Target, text: &Path) -> Re
 
 /// A text that cannot be used is told before an hour of quantizing.
 fn check_text(args: &QuantizeArgs, model: &Model, text: &Path) -> Result<()> {
-    let tokenizer = TextTokenizer::from_model(model)?;
+    let tokenizer = TextTokenizer::from_model(model).at(Place::Model)?;
     let tokens = tokenizer.encode(&read_text(text)?)?;
-    windows_of(&tokens, &tokenizer, args.check.validate_ctx, args.check.validate_chunks)?;
+    windows_of(&tokens, &tokenizer, args.check.validate_ctx, args.check.validate_chunks)
+        .at(Place::CheckWindows)?;
     Ok(())
 }
 
@@ -57,7 +58,8 @@ fn validate(args: &QuantizeArgs, written: &Path, text: &Path) -> Result<Validati
         limits: args.check.limits,
         options: Options { threads, ..Options::default() },
         console: args.output.console(),
-    })?;
+    })
+    .at(Place::CheckWindows)?;
     Ok(ValidationReport::new(&comparison, &args.model))
 }
 

@@ -1,12 +1,13 @@
 //! `plmconv convert MODEL --to gguf|onnx`
 
 use anyhow::Result;
-use plmconv_formats::{DType, Model};
+use plmconv_formats::DType;
 use plmconv_quant::policy::{FileType, Policy};
 
 use super::write;
 use crate::args::{ConvertArgs, FloatType, Format};
 use crate::error::UsageError;
+use crate::input::open_model;
 use crate::onnx;
 use crate::plan::{Target, Types};
 
@@ -26,7 +27,11 @@ fn gguf(args: &ConvertArgs) -> Result<()> {
         FloatType::Bf16 => preset(FileType::Bf16),
         FloatType::Auto => Types::Source,
     };
-    write::run(Model::open(&args.model)?, Target { types, ..write::target(&args.output)? }, &args.output)
+    write::run(
+        open_model(&args.model, args.output.console())?,
+        Target { types, ..write::target(&args.output)? },
+        &args.output,
+    )
 }
 
 fn onnx(args: &ConvertArgs) -> Result<()> {
@@ -45,5 +50,5 @@ fn onnx(args: &ConvertArgs) -> Result<()> {
         overwrite: args.output.force,
         ..onnx::Target::new(&args.onnx, float, onnx::WeightType::Float)
     };
-    write::run_onnx(Model::open(&args.model)?, target, &args.output)
+    write::run_onnx(open_model(&args.model, args.output.console())?, target, &args.output)
 }

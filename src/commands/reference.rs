@@ -6,6 +6,7 @@ use anyhow::Result;
 use plmconv_validate::reference::{MODEL_DIGEST, ReferenceOptions, TEXT_DIGEST, write_reference};
 
 use crate::args::{DEFAULT_CTX, ReferenceArgs};
+use crate::error::{At, Place};
 use crate::evaluation::{TOKENIZER_DIGEST, load_model, model_digest, read_text, text_digest, windows_of};
 use crate::progress::Console;
 use crate::report;
@@ -14,10 +15,10 @@ pub fn run(args: &ReferenceArgs) -> Result<()> {
     let console = Console { quiet: args.evaluator.quiet, verbose: false };
     let options = args.evaluator.options()?;
     let text = read_text(&args.text)?;
-    let loaded = load_model(&args.model, options)?;
+    let loaded = load_model(&args.model, options, console)?;
     let tokens = loaded.tokenizer.encode(&text)?;
     let ctx = args.windows.ctx.unwrap_or(DEFAULT_CTX);
-    let windows = windows_of(&tokens, &loaded.tokenizer, ctx, args.windows.chunks)?;
+    let windows = windows_of(&tokens, &loaded.tokenizer, ctx, args.windows.chunks).at(Place::Windows)?;
     let options = ReferenceOptions {
         top_k: args.top_k.map(NonZeroUsize::get),
         metadata: vec![
@@ -33,7 +34,8 @@ pub fn run(args: &ReferenceArgs) -> Result<()> {
     let bar = console.window_bar(windows.count(), "running");
     let perplexity = write_reference(&loaded.evaluator, &windows, &args.output, &options, |p| {
         bar.set_position(p.windows_done as u64);
-    })?;
+    })
+    .at(Place::ReferenceOutput)?;
     bar.finish_and_clear();
     report::stored::print(&args.output, &windows, perplexity, args.json)
 }

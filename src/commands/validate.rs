@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::args::ValidateArgs;
-use crate::error::ParityFailure;
+use crate::error::{At, ParityFailure, Place};
 use crate::evaluation::{Request, TextChoice, compare};
 use crate::progress::Console;
 use crate::report::validation::ValidationReport;
@@ -25,7 +25,8 @@ pub fn run(args: &ValidateArgs) -> Result<()> {
         limits: args.limits,
         options: args.evaluator.options()?,
         console: Console { quiet: args.evaluator.quiet, verbose: false },
-    })?;
+    })
+    .at(Place::Windows)?;
     let report = ValidationReport::new(&comparison, &args.against);
     report.print(args.json)?;
     write_forms(args, &report)?;
@@ -49,5 +50,5 @@ fn write_forms(args: &ValidateArgs, report: &ValidationReport) -> Result<()> {
 }
 
 fn save(path: &Path, text: &str) -> Result<()> {
-    Ok(std::fs::write(path, text).map_err(plmconv_formats::Error::io(path))?)
+    std::fs::write(path, text).map_err(plmconv_formats::Error::io(path)).at(Place::Report)
 }

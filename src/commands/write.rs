@@ -8,7 +8,7 @@ use plmconv_formats::{Layout, Model};
 use rayon::ThreadPool;
 
 use crate::args::{Format, LayoutArg, OutputArgs};
-use crate::error::UsageError;
+use crate::error::{At, Place, UsageError};
 use crate::guidance::Guidance;
 use crate::onnx::{self, OnnxPlan};
 use crate::passes::Pass;
@@ -80,7 +80,7 @@ pub fn run(model: Model, target: Target, args: &OutputArgs) -> Result<()> {
 /// Writes `model` as a GGUF: what was planned and the time it took. A dry run prints the plan instead.
 pub fn write(model: Model, target: Target, args: &OutputArgs) -> Result<Option<(Plan, Duration)>> {
     let pool = thread_pool(args.threads)?;
-    let plan = pool.install(|| Plan::new(model, target))?;
+    let plan = pool.install(|| Plan::new(model, target)).at(Place::GgufMetadata)?;
     plan.warnings.iter().for_each(|warning| args.console().warn(warning));
     report_fallbacks(&plan, args.console());
     report_pair(&plan, args.console());
@@ -91,7 +91,7 @@ pub fn write(model: Model, target: Target, args: &OutputArgs) -> Result<Option<(
 /// Writes `model` as an ONNX folder and prints what was written, or prints the plan.
 pub fn run_onnx(model: Model, target: onnx::Target, args: &OutputArgs) -> Result<()> {
     let pool = thread_pool(args.threads)?;
-    let plan = pool.install(|| OnnxPlan::new(model, target))?;
+    let plan = pool.install(|| OnnxPlan::new(model, target)).at(Place::Model)?;
     let outline = plan.outline();
     match carry_out(&outline, args, &pool, |bar| onnx::write(&plan, bar, args.console()))? {
         Some(elapsed) => report::written::print(&outline, elapsed, args.json, None),
@@ -113,7 +113,7 @@ fn carry_out(
     pipeline::on_interrupt()?;
     let started = Instant::now();
     let bar = args.console().bar(outline.source_bytes, "quantizing");
-    pool.install(|| work(&bar))?;
+    pool.install(|| work(&bar)).at(Place::Output)?;
     bar.finish_and_clear();
     Ok(Some(started.elapsed()))
 }
