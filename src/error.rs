@@ -10,6 +10,8 @@ use plmconv_quant::Error as QuantError;
 
 pub use place::{At, Place};
 
+use crate::interrupt;
+
 /// A mistake in what the user typed; ends with exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -30,7 +32,7 @@ impl UsageError {
     }
 }
 
-/// The user pressed Ctrl-C.
+/// The user pressed Ctrl-C, or the run was told to end by another signal.
 #[derive(Debug, Default, thiserror::Error)]
 pub enum Interrupted {
     #[default]
@@ -122,8 +124,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     } else if error.is::<ParityFailure>() {
         ExitCode::from(3)
     } else if error.is::<Interrupted>() {
-        // What a shell reports for a process ended by SIGINT.
-        ExitCode::from(130)
+        ExitCode::from(interrupt::exit_code())
     } else {
         ExitCode::from(1)
     }

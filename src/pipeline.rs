@@ -3,22 +3,28 @@
 pub mod stream;
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use plmconv_formats::atomic::AtomicFile;
+use plmconv_formats::atomic::{AtomicFile, AtomicSet};
+use plmconv_formats::gguf::{earlier_shards, stamp_set};
 use plmconv_quant::codec;
 
 use crate::error::Interrupted;
 use crate::guidance::Feedback;
+use crate::interrupt;
 use crate::plan::{Plan, PlannedTensor, Shard};
 use crate::progress::Console;
 use crate::readback;
 use crate::resume::{self, Finished, Part};
 
+pub use stream::write_all_at;
 use stream::{Rows, Writer, in_order, row_steps};
-pub use stream::{interrupted, on_interrupt, write_all_at};
+
+/// Behind the name of an output that did not hold what it was checked for.
+pub const REJECTED: &str = ".rejected";
 
 /// Some rows of one tensor and where their blocks go.
 struct Chunk<'a> {
@@ -33,8 +39,38 @@ struct Chunk<'a> {
     finished: OnceLock<Part>,
 }
 
-/// Writes everything the plan says. Nothing appears under an output's name unless all of it is there.
-pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
+/// Complete outputs that do not have their names yet: what has to hold before they do is checked on [`path`](Self::path).
+pub struct Written {
+    set: AtomicSet,
+    /// The names they will have.
+    targets: Vec<PathBuf>,
+}
+
+impl Written {
+    /// The output, or its first shard, as a reader opens it.
+    pub fn path(&self) -> &Path {
+        self.set.path()
+    }
+
+    /// Gives the outputs their names.
+    pub fn commit(self) -> Result<()> {
+        self.set.commit()?;
+        self.targets.iter().for_each(|target| resume::discard(target));
+        Ok(())
+    }
+
+    /// Leaves the outputs under names that say they did not hold; returns these. What has their names stays.
+    pub fn reject(self) -> Result<Vec<PathBuf>> {
+        let rejected = self.set.set_aside(REJECTED)?;
+        self.targets.iter().for_each(|target| resume::discard(target));
+        Ok(rejected)
+    }
+}
+
+/// Writes everything the plan says.
+pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<Written> {
+    // What an interrupted run had finished may be kept.
+    let _stoppable = interrupt::stoppable();
     let writer = Writer::default();
     let mut chunks = chunks(plan)?;
     // Before anything is read, so that work on a source that changes meanwhile is never taken up again.
@@ -76,15 +112,16 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
     }
 
     plan.check_unchanged()?;
+    if plan.is_split {
+        let heads = plan.shards.iter().map(|shard| shard.directory.head.as_slice());
+        let shards = outputs.iter().map(|output| (output.file(), output.target()));
+        stamp_set(shards.zip(heads).map(|((file, path), head)| (file, path, head)))?;
+    }
     let directories = plan.shards.iter().map(|shard| &shard.directory);
     readback::model(&outputs.iter().zip(directories).collect::<Vec<_>>())?;
-    // A loader opens the first shard and then looks for the others: it must be the last to appear.
-    for output in outputs.into_iter().rev() {
-        output.commit()?;
-    }
-    // Not before all are there: what was kept of one shard is needed as long as another can still fail.
-    plan.shards.iter().for_each(|shard| resume::discard(&shard.path));
-    Ok(())
+    let targets = plan.shards.iter().map(|shard| shard.path.clone()).collect();
+    let earlier = if plan.is_split { earlier_shards(&plan.output, plan.shards.len()) } else { Vec::new() };
+    Ok(Written { set: AtomicSet::new(outputs, earlier)?, targets })
 }
 
 /// Starts one output; returns the chunks that are there already.

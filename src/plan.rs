@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use plmconv_formats::atomic::follow_links;
 use plmconv_formats::describe::set_file_type;
-use plmconv_formats::gguf::{Directory, Metadata, Value};
+use plmconv_formats::gguf::{Directory, Metadata, SET_ID, ShardName, UNKNOWN_SET_ID, Value};
 use plmconv_formats::hub;
 use plmconv_formats::model::{Tensor, latent_metadata};
 use plmconv_formats::{
-    DType, DescribeOptions, Description, Fingerprint, Layout, Model, Role, TensorKey, describe,
+    DType, DescribeOptions, Description, Fingerprint, Layout, Model, Role, TensorKey, Warning, describe,
 };
 use plmconv_quant::policy::{Assigned, FileType, ModelShape, Policy, Reason, TensorDesc};
 use sha2::{Digest, Sha256};
@@ -16,6 +17,7 @@ use sha2::{Digest, Sha256};
 use crate::budget::Budget;
 use crate::error::UsageError;
 use crate::guidance::Guidance;
+use crate::outputs::Inputs;
 use crate::passes::gate::Factors;
 use crate::passes::{self, Pass};
 use crate::report::outline::{FileLine, Outline, TensorLine};
@@ -27,14 +29,17 @@ pub struct Plan {
     pub file_type: String,
     pub tensors: Vec<PlannedTensor>,
     pub shards: Vec<Shard>,
+    /// The output as the user calls it, also where it is split.
+    pub output: PathBuf,
+    pub is_split: bool,
     pub overwrite: bool,
     /// Latent layout: per layer, the factors of the FFN's pair; else empty.
     pub pair_factors: Vec<Factors>,
     pub guidance: Guidance,
     /// Go on with what an interrupted run had finished.
     pub resume: bool,
-    /// What of the model the outputs leave out.
-    pub warnings: Vec<String>,
+    /// What the user should know of.
+    pub warnings: Vec<Warning>,
     /// What the model's files were when it was opened.
     inputs: Vec<Fingerprint>,
 }
@@ -91,6 +96,23 @@ pub struct Target {
     pub resume: bool,
 }
 
+impl Target {
+    /// The name the user gave, with its links followed (a split's shards have names of their own), else
+    /// `<name>-<TYPE>.gguf` or `<name>-latent-<TYPE>.gguf` in the current folder.
+    ///
+    /// # Errors
+    /// A name that cannot be an output's.
+    pub fn output_path(&self, model: &Model, layout: Layout, file_type: &str) -> Result<PathBuf> {
+        let layout = match layout {
+            Layout::Plm => "",
+            Layout::Latent => "latent-",
+        };
+        let default = || PathBuf::from(format!("{}-{layout}{file_type}.gguf", model_name(model.path())));
+        let path = self.output.clone().unwrap_or_else(default);
+        Ok(if self.split_max_size.is_some() { path } else { follow_links(&path)? })
+    }
+}
+
 impl Plan {
     /// Decides everything.
     ///
@@ -127,12 +149,14 @@ impl Plan {
         let file_type = named.unwrap_or_else(|| prevailing_file_type(&tensors));
         set_file_type(&mut metadata, file_type.id());
         let name = named.map_or("auto", FileType::name);
-        let output = output_path(target.output.as_deref(), &model, model.config.layout, name);
+        let output = target.output_path(&model, model.config.layout, name)?;
         let shards = lay_out(&output, metadata, &tensors, target.split_max_size)?;
         Ok(Plan {
             file_type: name.to_string(),
             tensors,
             shards,
+            output,
+            is_split: target.split_max_size.is_some(),
             overwrite: target.overwrite,
             pair_factors: factors,
             guidance: target.guidance,
@@ -161,6 +185,18 @@ impl Plan {
         }
         self.guidance.add_to(&mut hash)?;
         Ok(hex(hash))
+    }
+
+    /// Checks that the outputs can be written.
+    ///
+    /// # Errors
+    /// They are `inputs`, exist (without leave to overwrite), or cannot stand where they should.
+    pub fn check_outputs(&self, inputs: &Inputs) -> Result<()> {
+        if !self.is_split {
+            return inputs.check_file(&self.output, self.overwrite);
+        }
+        let shards: Vec<PathBuf> = self.shards.iter().map(|shard| shard.path.clone()).collect();
+        inputs.check_shards(&self.output, &shards, self.overwrite)
     }
 
     /// Bytes that will be read.
@@ -224,16 +260,6 @@ fn without_shard_number(stem: &str) -> &str {
         Some(((name, number), count)) if is_number(number) && is_number(count) => name,
         _ => stem,
     }
-}
-
-/// The name the user gave, else `<name>-<TYPE>.gguf` or `<name>-latent-<TYPE>.gguf` in the current folder.
-pub fn output_path(given: Option<&Path>, model: &Model, layout: Layout, file_type: &str) -> PathBuf {
-    let layout = match layout {
-        Layout::Plm => "",
-        Layout::Latent => "latent-",
-    };
-    let default = || PathBuf::from(format!("{}-{layout}{file_type}.gguf", model_name(model.path())));
-    given.map_or_else(default, Path::to_path_buf)
 }
 
 /// The model that is written: after the passes, in the target's layout; with the factors of the latent layout's pairs.
@@ -350,6 +376,7 @@ fn lay_out(
             head.set("split.no", Value::U16(index as u16));
             head.set("split.count", Value::U16(count as u16));
             head.set("split.tensors.count", Value::I32(tensors.len() as i32));
+            head.set(SET_ID, Value::String(UNKNOWN_SET_ID.into()));
         }
         let directory = Directory::new(&head, entries(&tensors[range.clone()]))?;
         shards.push(Shard { path, directory, tensors: range });
@@ -379,9 +406,9 @@ fn split(tensors: &[PlannedTensor], max_size: u64) -> Vec<std::ops::Range<usize>
 }
 
 /// `model.gguf` → `model-00001-of-00003.gguf`, llama.cpp's pattern.
-fn shard_path(output: &Path, index: usize, count: usize) -> PathBuf {
-    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
-    output.with_file_name(format!("{stem}-{:05}-of-{count:05}.gguf", index + 1))
+pub fn shard_path(output: &Path, index: usize, count: usize) -> PathBuf {
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    output.with_file_name(ShardName { stem, number: index + 1, count }.file_name())
 }
 
 /// `512M` → 512 000 000, `1.1G` → 1 100 000 000; gguf-split counts in powers of ten.

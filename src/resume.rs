@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::{DamagedWork, Interrupted, UsageError};
-use crate::pipeline::{interrupted, write_all_at};
+use crate::interrupt;
+use crate::pipeline::write_all_at;
 use crate::progress::Console;
 use crate::statistics::hex;
 
@@ -232,7 +233,7 @@ impl Kept {
         for part in &self.journal.parts {
             let mut hash = Sha256::new();
             for start in (0..part.bytes).step_by(COPY as usize) {
-                if interrupted() {
+                if interrupt::is_pending() {
                     return Err(Interrupted::Kept(self.input.path().into()).into());
                 }
                 bytes.resize((part.bytes - start).min(COPY) as usize, 0);

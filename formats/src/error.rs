@@ -91,6 +91,8 @@ pub enum Error {
     Tokenizer { path: PathBuf, detail: String },
     #[error("{}: the pre-tokenizer's regex is not one llama.cpp knows: {regex}", path.display())]
     UnknownPreTokenizer { path: PathBuf, regex: String },
+    #[error("{}: how the pre-tokenizer `{name}` splits a text is not known here", path.display())]
+    UnknownSplits { path: PathBuf, name: String },
     #[error("{}: no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there", path.display())]
     NoTokenizer { path: PathBuf },
     #[error("{}: token `{token}` has id {id}, but the model's vocabulary ends at {vocab_size}", path.display())]

@@ -1,6 +1,7 @@
 //! What a PLM model is and how it is stored. Never does quantization arithmetic.
 
 pub mod atomic;
+pub mod chat;
 pub mod describe;
 pub mod dtype;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod safetensors;
 pub mod small_file;
 pub mod source;
 pub mod tokenizer;
+pub mod warning;
 
 pub use describe::{DescribeOptions, Description, describe};
 pub use dtype::DType;
@@ -23,3 +25,4 @@ pub use fingerprint::Fingerprint;
 pub use imatrix::Imatrix;
 pub use model::{Config, Layout, Model, Role, TensorKey};
 pub use tokenizer::TextTokenizer;
+pub use warning::Warning;

@@ -215,7 +215,7 @@ fn an_unknown_regex_is_named_in_the_error() {
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false});
     case["tokenizer_patch"] = json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes]}});
     let error = Folder::of_case(&case).describe().expect_err("is not known").to_string();
-    assert!(error.contains("\\w+") && error.contains("--tokenizer-pre"), "{error}");
+    assert!(error.contains("\\w+"), "{error}");
 }
 
 fn added(content: &str, id: u32) -> Json {

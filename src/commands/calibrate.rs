@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use plmconv_formats::{Config, Model, Role, TextTokenizer, atomic};
+use plmconv_formats::atomic::{follow_links, parent};
+use plmconv_formats::{Config, Model, Role, TextTokenizer};
 use plmconv_validate::Options;
 use plmconv_validate::curvature::{Calibration, Event, Position, SiteMoments, measure};
 use sha2::{Digest, Sha256};
@@ -15,21 +16,24 @@ use crate::args::{CalibrateArgs, SampleArgs};
 use crate::error::{At, Interrupted, Place, UsageError};
 use crate::evaluation::{load_model, read_text, text_digest, write_text};
 use crate::input::open_model;
-use crate::pipeline;
+use crate::interrupt;
+use crate::outputs::Inputs;
 use crate::progress::Console;
 use crate::resume::partial_path;
 use crate::statistics::{Destination, Provenance, StatisticsWriter, hex, merge, model_digest};
 
 pub fn run(args: &CalibrateArgs) -> Result<()> {
+    let inputs: Inputs = args.model.iter().chain(&args.text).chain(&args.merge).collect();
+    let output = follow_links(&args.output)?;
+    inputs.check_file(&output, args.force)?;
     if !args.merge.is_empty() {
-        return merge(&args.merge, &args.output, args.force).at(Place::StatisticsOutput);
+        return merge(&args.merge, &output, args.force).at(Place::StatisticsOutput);
     }
     let console = Console { quiet: args.quiet, verbose: false };
     let path = args.model.as_ref().context("MODEL is missing")?;
     let model = open_model(path, console)?;
-    pipeline::on_interrupt()?;
     let text = CalibrationText::read(&args.text, args.self_tokens, &args.sample)?;
-    let destination = Destination { path: &args.output, overwrite: args.force, resume: args.resume };
+    let destination = Destination { path: &output, overwrite: args.force, resume: args.resume };
     thread_pool(args.threads)?
         .install(|| collect(&model, &text, destination, console).at(Place::StatisticsOutput))
 }
@@ -82,6 +86,8 @@ pub fn collect(
         chunk_size: sample.calibration_ctx,
     };
     let started = Instant::now();
+    // From here on there may be finished layers to keep.
+    let _stoppable = interrupt::stoppable();
     let (mut writer, finished) = StatisticsWriter::create(to, &model.config, from, console)?;
     let start = if finished.extra.is_empty() {
         windows.extend(text.write_windows(model, console)?);
@@ -96,7 +102,7 @@ pub fn collect(
     let mut reached = None;
     let mut unused = Unused::default();
     // Beside the output, where room is expected to be; the system's temporary folder may be memory.
-    let scratch = atomic::parent(to.path);
+    let scratch = parent(to.path);
     let calibration = Calibration { model, windows: &windows, seed: sample.seed, scratch };
     let measured = measure(calibration, start.as_ref(), |event| {
         match event {
@@ -108,12 +114,12 @@ pub fn collect(
                 if layers_left == 0 {
                     writer.write_lookups(gradient, model.config.hidden_size)?;
                 }
-                if pipeline::interrupted() {
+                if interrupt::is_pending() {
                     reached = Some(Position { layers_left, gradient: gradient.to_vec() });
                     return Err(Interrupted::default().into());
                 }
             }
-            Event::Progress { .. } if pipeline::interrupted() => return Err(Interrupted::default().into()),
+            Event::Progress { .. } if interrupt::is_pending() => return Err(Interrupted::default().into()),
             Event::Progress { done, total } => {
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);

@@ -9,6 +9,7 @@ use crate::args::{ConvertArgs, FloatType, Format};
 use crate::error::UsageError;
 use crate::input::open_model;
 use crate::onnx;
+use crate::outputs::Inputs;
 use crate::plan::{Target, Types};
 
 pub fn run(args: &ConvertArgs) -> Result<()> {
@@ -27,11 +28,8 @@ fn gguf(args: &ConvertArgs) -> Result<()> {
         FloatType::Bf16 => preset(FileType::Bf16),
         FloatType::Auto => Types::Source,
     };
-    write::run(
-        open_model(&args.model, args.output.console())?,
-        Target { types, ..write::target(&args.output)? },
-        &args.output,
-    )
+    let target = Target { types, ..write::target(&args.output)? };
+    write::run(open_model(&args.model, args.output.console())?, target, &inputs(args), &args.output)
 }
 
 fn onnx(args: &ConvertArgs) -> Result<()> {
@@ -50,5 +48,9 @@ fn onnx(args: &ConvertArgs) -> Result<()> {
         overwrite: args.output.force,
         ..onnx::Target::new(&args.onnx, float, onnx::WeightType::Float)
     };
-    write::run_onnx(open_model(&args.model, args.output.console())?, target, &args.output)
+    write::run_onnx(open_model(&args.model, args.output.console())?, target, &inputs(args), &args.output)
+}
+
+fn inputs(args: &ConvertArgs) -> Inputs {
+    [&args.model].into_iter().collect()
 }

@@ -13,10 +13,11 @@ use crate::budget::{Budget, Limit};
 use crate::error::{At, Interrupted, ParityFailure, Place, UsageError};
 use crate::guidance::{self, Guidance};
 use crate::input::open_model;
+use crate::interrupt;
 use crate::onnx::{self, WeightType};
+use crate::outputs::Inputs;
 use crate::passes::{self, Pass};
-use crate::pipeline;
-use crate::plan::{Target, Types, output_path, parse_size};
+use crate::plan::{Target, Types, parse_size, shard_path};
 use crate::resume::{self, partial_path, with_suffix};
 use crate::sensitivity::Sensitivity;
 use crate::statistics::{Destination, Statistics};
@@ -36,9 +37,23 @@ fn gguf(args: &QuantizeArgs) -> Result<()> {
     let target = write::target(&args.output)?;
     let model = open_model(&args.model, args.output.console())?;
     let name = file_type.map_or("auto", FileType::name);
-    let output = output_path(args.output.output.as_deref(), &model, target.layout, name);
-    let statistics = OwnStatistics::new(args, &output);
+    let output = target.output_path(&model, target.layout, name)?;
+    let inputs = inputs(args);
+    if !args.output.dry_run {
+        match target.split_max_size {
+            // How many shards there will be is not known yet, but whether there may be any is.
+            Some(_) => inputs.check_shards(&output, &[shard_path(&output, 0, 1)], args.output.force)?,
+            None => inputs.check_file(&output, args.output.force)?,
+        }
+    }
+    let statistics = OwnStatistics::new(args, &output, &inputs)?;
     statistics.close(write_gguf(args, model, limit, file_type, policy, target, &statistics))
+}
+
+/// All that the command reads.
+fn inputs(args: &QuantizeArgs) -> Inputs {
+    let options = [&args.stats, &args.imatrix, &args.tensor_type_file, &args.check.validate];
+    std::iter::once(&args.model).chain(&args.calibrate).chain(options.into_iter().flatten()).collect()
 }
 
 fn write_gguf(
@@ -63,8 +78,8 @@ fn write_gguf(
     let target =
         Target { types, allow_requantize: args.allow_requantize, guidance, resume: args.resume, ..target };
     match &args.check.validate {
-        None => write::run(model, target, &args.output),
-        Some(text) => checked::run(args, model, target, text),
+        None => write::run(model, target, &inputs(args), &args.output),
+        Some(text) => checked::run(args, model, target, &inputs(args), text),
     }
 }
 
@@ -87,11 +102,15 @@ fn onnx(args: &QuantizeArgs) -> Result<()> {
         ..onnx::Target::new(&args.onnx, float, onnx_type(&args.file_type)?).with_blocks(&args.blocks)
     };
     let model = open_model(&args.model, args.output.console())?;
-    let statistics = OwnStatistics::new(args, &target.output_path(&model));
+    let (output, inputs) = (target.output_path(&model), inputs(args));
+    if !args.output.dry_run {
+        inputs.check_folder(&output, args.output.force)?;
+    }
+    let statistics = OwnStatistics::new(args, &output, &inputs)?;
     let guided = guidance(args, &model, &target.passes, &statistics);
     statistics.close(guided.and_then(|guidance| {
         let guidance = guidance.without(args.without);
-        write::run_onnx(model, onnx::Target { guidance, ..target }, &args.output)
+        write::run_onnx(model, onnx::Target { guidance, ..target }, &inputs, &args.output)
     }))
 }
 
@@ -118,11 +137,12 @@ struct OwnStatistics {
 }
 
 impl OwnStatistics {
-    fn new(args: &QuantizeArgs, output: &Path) -> OwnStatistics {
+    fn new(args: &QuantizeArgs, output: &Path, inputs: &Inputs) -> Result<OwnStatistics> {
         let measured = !args.calibrate.is_empty() || args.self_tokens.is_some();
         let path = measured.then(|| with_suffix(output, ".statistics"));
+        path.iter().try_for_each(|path| inputs.refuse(path))?;
         let own = OwnStatistics { path, earlier: None, resume: args.resume };
-        match &own.path {
+        Ok(match &own.path {
             Some(path) if !args.resume && (path.exists() || partial_path(path).exists()) => {
                 args.output.console().warn(&format!(
                     "{} holds what an interrupted run had measured: --resume goes on with it. This run starts over; \
@@ -132,7 +152,7 @@ impl OwnStatistics {
                 OwnStatistics { path: Some(with_suffix(output, ".new.statistics")), earlier: own.path, ..own }
             }
             _ => own,
-        }
+        })
     }
 
     /// Whether an interrupted run measured them already.
@@ -151,8 +171,14 @@ impl OwnStatistics {
         Err(UsageError::with_hint(message, "leave --resume away to start over").into())
     }
 
+    /// What a signal leaves there from now on.
+    fn announce(&self) {
+        interrupt::keeps(self.earlier.as_deref().or(self.path.as_deref()));
+    }
+
     /// Removes them, unless the run was interrupted and can go on with them.
     fn close(&self, result: Result<()>) -> Result<()> {
+        interrupt::keeps(None);
         let Some(path) = &self.path else { return result };
         let interrupted = result.as_ref().err().is_some_and(|error| error.is::<Interrupted>());
         let is_complete = result.as_ref().err().is_none_or(|error| error.is::<ParityFailure>());
@@ -224,12 +250,12 @@ fn guidance(
     let Some(path) = &statistics.path else { return Ok(Guidance::default()) };
     let text = CalibrationText::read(&args.calibrate, args.self_tokens, &args.sample)?;
     if !statistics.are_there(path, &text.request(model)?)? {
-        pipeline::on_interrupt()?;
         // What a killed run left there is in nobody's way.
         let to = Destination { path, overwrite: Statistics::open(path).is_ok(), resume: args.resume };
         write::thread_pool(args.output.threads)?
             .install(|| calibrate::collect(model, &text, to, args.output.console()))?;
     }
+    statistics.announce();
     Guidance::from_statistics(path, model, effort)
 }
 
@@ -275,7 +301,6 @@ fn file_type(args: &QuantizeArgs, limit: Option<Limit>) -> Result<Option<FileTyp
 }
 
 fn sensitivity(args: &QuantizeArgs, model: &Model, guidance: &Guidance) -> Result<Sensitivity> {
-    pipeline::on_interrupt()?;
     let bar = args.output.console().steps("measuring");
     let pool = write::thread_pool(args.output.threads)?;
     let sensitivity = pool.install(|| Sensitivity::measure(model, guidance, &bar))?;

@@ -7,16 +7,21 @@ use plmconv_validate::reference::{MODEL_DIGEST, ReferenceOptions, TEXT_DIGEST, w
 
 use crate::args::{DEFAULT_CTX, ReferenceArgs};
 use crate::error::{At, Place};
-use crate::evaluation::{TOKENIZER_DIGEST, load_model, model_digest, read_text, text_digest, windows_of};
+use crate::evaluation::{
+    TOKENIZER_DIGEST, load_model, model_digest, read_text, text_digest, tokens_of, windows_of,
+};
+use crate::outputs::Inputs;
 use crate::progress::Console;
 use crate::report;
 
 pub fn run(args: &ReferenceArgs) -> Result<()> {
     let console = Console { quiet: args.evaluator.quiet, verbose: false };
     let options = args.evaluator.options()?;
+    let inputs: Inputs = [&args.model, &args.text].into_iter().collect();
+    inputs.check_file(&args.output, args.force)?;
     let text = read_text(&args.text)?;
     let loaded = load_model(&args.model, options, console)?;
-    let tokens = loaded.tokenizer.encode(&text)?;
+    let tokens = tokens_of(&loaded.tokenizer, &text, console)?;
     let ctx = args.windows.ctx.unwrap_or(DEFAULT_CTX);
     let windows = windows_of(&tokens, &loaded.tokenizer, ctx, args.windows.chunks).at(Place::Windows)?;
     let options = ReferenceOptions {

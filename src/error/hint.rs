@@ -124,6 +124,20 @@ fn of_format(error: &FormatError, place: Option<Place>) -> Option<String> {
              again when nothing else writes there"
         }
         FormatError::Exists { .. } => "add --force to replace it, or name another file with -o",
+        FormatError::NotReplaced { .. } => {
+            "only an earlier export of plmconv is replaced, and no folder that holds anything else; name another \
+             folder with -o"
+        }
+        FormatError::NoFolder { .. } if place == Some(Place::Report) => "make the folder first",
+        FormatError::NoFolder { .. } => "make the folder first, or name another place with -o",
+        FormatError::NotAFolder { .. } if place == Some(Place::Report) => "name a file in a folder",
+        FormatError::NotAFolder { .. } => "name a place in a folder with -o",
+        FormatError::MixedShards { .. } => {
+            "files of two sets lie here under the names of one; fetch or write the set again"
+        }
+        FormatError::UnfinishedSet { .. } => {
+            "the command that wrote it finishes that first when it is run again with --force"
+        }
         FormatError::NoSnapshot { found, .. } => match found.last() {
             Some(last) => return Some(format!("name one of them, e.g. {}", last.display())),
             None => "the download may have stopped early; fetch the model again",
@@ -144,6 +158,13 @@ fn of_format(error: &FormatError, place: Option<Place>) -> Option<String> {
         }
         FormatError::UnknownPreTokenizer { .. } if place == Some(Place::GgufMetadata) => {
             "name llama.cpp's nearest pre-tokenizer with --tokenizer-pre, e.g. --tokenizer-pre qwen2"
+        }
+        FormatError::UnknownPreTokenizer { .. } => {
+            "`convert` and `quantize` take llama.cpp's name of the nearest one, e.g. --tokenizer-pre qwen2, and what \
+             they write can be run"
+        }
+        FormatError::UnknownSplits { .. } => {
+            "such a file can be converted, but not run here; llama.cpp's own tools run it"
         }
         _ => return None,
     };
@@ -230,7 +251,8 @@ fn of_irregular(place: Place) -> &'static str {
     match expected_at(place) {
         Some(_) if place == Place::Text => "name one text file",
         Some(expected) => expected,
-        None => "name a file in a folder you may write to",
+        None if place == Place::Report => "name a file",
+        None => "name a file with -o",
     }
 }
 
@@ -320,7 +342,8 @@ mod tests {
         for place in ALL {
             assert_eq!(full(place).contains("--dry-run"), place == Place::Output, "{place:?}");
             let pre = FormatError::UnknownPreTokenizer { path: "x".into(), regex: "y".into() };
-            assert_eq!(hint(pre, place).is_some(), place == Place::GgufMetadata, "{place:?}");
+            let is_own = hint(pre, place).is_some_and(|hint| hint.starts_with("name llama.cpp's nearest"));
+            assert_eq!(is_own, place == Place::GgufMetadata, "{place:?}");
         }
         assert!(!full(Place::Report).contains("-o"));
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use plmconv_formats::atomic::AtomicFolder;
-use plmconv_formats::onnx::{BlockFormat, Content, DataItem, Place};
+use plmconv_formats::onnx::{BlockFormat, Content, DataItem, Place, may_replace};
 use plmconv_formats::{DType, Error as FormatError};
 use plmconv_quant::encode_rows;
 use plmconv_quant::grid::{Blocks, Grid, pack_columns, pack_rows, quantize};
@@ -21,12 +21,12 @@ use crate::pipeline::stream::{Rows, Writer, in_order, row_steps};
 use crate::progress::Console;
 use crate::readback;
 
-/// Writes everything the plan says. The folder appears when all of it is there.
-pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()> {
-    let folder = AtomicFolder::create(&plan.output, plan.overwrite, |_| Ok(()))?;
+/// Writes everything the plan says. The folder has its name once it is committed.
+pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<AtomicFolder> {
+    let folder = AtomicFolder::create(&plan.output, plan.overwrite, may_replace)?;
     let data = DataFiles::create(&folder, plan)?;
     write_small(&folder, plan.graph_path(), &plan.export.model)?;
-    for sidecar in &plan.sidecars {
+    for sidecar in &plan.sidecars.files {
         write_small(&folder, &sidecar.path, &sidecar.bytes)?;
     }
     for literal in &plan.export.literals {
@@ -43,7 +43,7 @@ pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()>
     })?;
     plan.check_unchanged()?;
     readback::onnx(&folder, plan)?;
-    Ok(folder.commit()?)
+    Ok(folder)
 }
 
 fn write_small(folder: &AtomicFolder, name: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {

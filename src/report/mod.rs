@@ -10,6 +10,7 @@ macro_rules! say {
     };
 }
 
+pub mod file;
 mod graph;
 pub mod inspect;
 pub mod outline;

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod checkpoint;
+#[cfg(unix)]
+pub mod signals;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

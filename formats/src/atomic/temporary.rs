@@ -33,7 +33,7 @@ pub fn abandon_all() {
     std::mem::forget(committing());
     for path in live().iter() {
         // A worker may be creating a file in a folder that is being removed.
-        let _ = (0..3).find(|_| remove(path).is_ok());
+        let _ = (0..3).find(|_| remove(path, None).is_ok());
     }
 }
 
@@ -114,7 +114,7 @@ pub(super) fn lock(file: &File, path: &Path) -> io::Result<bool> {
 pub(super) struct Workspace {
     path: PathBuf,
     _registered: Registered,
-    _lock: File,
+    lock: Option<File>,
     kept: bool,
 }
 
@@ -138,7 +138,7 @@ impl Workspace {
         };
         let (file, path, registered) = create(destination, 0o700, make, is_ours)?;
         let lock = file.map_err(Error::io(&path))?;
-        Ok(Workspace { path, _registered: registered, _lock: lock, kept: false })
+        Ok(Workspace { path, _registered: registered, lock: Some(lock), kept: false })
     }
 
     pub fn path(&self) -> &Path {
@@ -160,7 +160,7 @@ impl Drop for Workspace {
     fn drop(&mut self) {
         if !self.kept {
             // Only wasted space; the next run tries again.
-            let _ = remove(&self.path);
+            let _ = remove(&self.path, self.lock.take());
         }
     }
 }
@@ -174,14 +174,17 @@ pub(super) fn content(workspace: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Removes a temporary; a folder's lock goes last, so that one whose removal was cut short is still a leftover.
-fn remove(path: &Path) -> io::Result<()> {
+/// Removes a temporary and gives up its lock. A folder's lock goes last, so that one whose removal was cut short is still
+/// a leftover.
+fn remove(path: &Path, lock: Option<File>) -> io::Result<()> {
     if !path.is_dir() {
         return std::fs::remove_file(path);
     }
     for inside in content(path)? {
         if inside.is_dir() { std::fs::remove_dir_all(inside)? } else { std::fs::remove_file(inside)? }
     }
+    // Windows removes no folder with an open file in it.
+    drop(lock);
     let _ = std::fs::remove_file(path.join(LOCK));
     std::fs::remove_dir(path)
 }
@@ -198,13 +201,13 @@ pub(super) fn clean_up(destination: &Path, wanted: impl Fn(&str) -> bool) -> Res
         let (name, path) = (entry.file_name(), entry.path());
         let Some(output) = name.to_str().and_then(output_of).filter(|name| wanted(name)) else { continue };
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let Some(_lock) = take(&path, is_folder) else { continue };
+        let Some(lock) = take(&path, is_folder) else { continue };
         if is_folder && is_own(&path) {
             set::roll_forward(&path, folder)?;
             folder::restore(&path, &folder.join(output))?;
         }
         // A leftover that cannot be removed is only wasted space; the run itself goes on.
-        let _ = remove(&path);
+        let _ = remove(&path, Some(lock));
     }
     Ok(())
 }

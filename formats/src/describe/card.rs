@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::name::{NameParts, title};
 use super::yaml::Yaml;
 use crate::small_file;
+use crate::warning::Warning;
 
 /// A model card's front matter; empty where there is none. A card never keeps a model from being converted: what
 /// cannot be used is left out and told.
@@ -12,7 +13,7 @@ use crate::small_file;
 pub(super) struct ModelCard {
     path: PathBuf,
     front: Yaml,
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
 }
 
 /// A model or data set that a model comes from: keys below `general.base_model.N.`, values.
@@ -29,14 +30,14 @@ impl ModelCard {
         let text = match small_file::read_optional(&card.path) {
             Ok(bytes) => card.decode(bytes.unwrap_or_default()),
             Err(error) => {
-                card.warnings.push(format!("the model card is not used: {error}"));
+                card.warnings.push(Warning::unreadable(card.path.clone(), &error));
                 return card;
             }
         };
         match front_matter(&text).map(|yaml| Yaml::parse(&yaml)) {
             None => {}
             Some(Ok(front)) => card.front = front,
-            Some(Err(detail)) => card.warn(format!("the model card is not used: not YAML: {detail}")),
+            Some(Err(detail)) => card.warn(format!("not used: not YAML: {detail}")),
         }
         card
     }
@@ -56,12 +57,12 @@ impl ModelCard {
         text
     }
 
-    fn warn(&mut self, what: String) {
-        self.warnings.push(format!("{}: {what}", self.path.display()));
+    fn warn(&mut self, detail: String) {
+        self.warnings.push(Warning::ModelCard { path: self.path.clone(), detail });
     }
 
     /// What was left out.
-    pub fn into_warnings(self) -> Vec<String> {
+    pub fn into_warnings(self) -> Vec<Warning> {
         self.warnings
     }
 
@@ -195,6 +196,10 @@ mod tests {
         }
     }
 
+    fn said(card: ModelCard) -> String {
+        card.into_warnings().iter().map(Warning::to_string).collect::<Vec<_>>().join("\n")
+    }
+
     fn read(bytes: &[u8]) -> ModelCard {
         let dir = tempfile::tempdir().expect("tempdir");
         std::fs::write(dir.path().join("README.md"), bytes).expect("write");
@@ -219,8 +224,8 @@ mod tests {
         assert!(card.warnings.is_empty());
         assert_eq!(card.texts(&["tags", "pipeline_tag"]), ["x", "y"]);
         assert_eq!(card.text(&["name"]), None, "a list is no name");
-        let warnings = card.into_warnings();
-        assert!(warnings[0].contains("`tags`") && warnings[1].contains("`name`"), "{warnings:?}");
+        let warnings = said(card);
+        assert!(warnings.contains("`tags`") && warnings.contains("`name`"), "{warnings}");
     }
 
     #[test]
@@ -228,12 +233,12 @@ mod tests {
         let mut latin = read(b"---\nauthor: Ren\xe9\ndescription: \xc3\xa9t\xc3\xa9\n---\n");
         assert_eq!(latin.text(&["author"]).as_deref(), Some("Ren\u{e9}"));
         assert_eq!(latin.text(&["description"]).as_deref(), Some("\u{e9}t\u{e9}"));
-        assert!(latin.into_warnings()[0].contains("Latin-1"));
+        assert!(said(latin).contains("Latin-1"));
         assert!(
             read(b"---\nauthor: x\n---\nRen\xe9").into_warnings().is_empty(),
             "what is not read does not matter"
         );
-        assert!(read(b"---\ndescription: a: b\n---\n").into_warnings()[0].contains("not YAML"));
+        assert!(said(read(b"---\ndescription: a: b\n---\n")).contains("not YAML"));
         let mut marked = read("\u{feff}---\nauthor: x\n---\n".as_bytes());
         assert_eq!(marked.text(&["author"]).as_deref(), Some("x"));
     }

@@ -20,7 +20,7 @@ pub(super) fn add_chat_templates(metadata: &mut Metadata, files: &TokenizerFiles
     let Some(config) = files.config.as_ref().filter(|c| !c.is_empty()) else { return Ok(()) };
     let templates = match config.get("chat_template") {
         Some(template) => template.clone(),
-        None => from_files(&files.folder)?,
+        None => template_files(&files.folder)?,
     };
     match templates {
         Json::String(template) => put(metadata, "tokenizer.chat_template", &template),
@@ -30,8 +30,9 @@ pub(super) fn add_chat_templates(metadata: &mut Metadata, files: &TokenizerFiles
     Ok(())
 }
 
-/// chat_template.jinja with additional_chat_templates/*.jinja, or chat_template.json.
-fn from_files(folder: &Path) -> Result<Json> {
+/// chat_template.jinja with additional_chat_templates/*.jinja, or chat_template.json: a text, a list of texts with
+/// names, or null.
+pub(crate) fn template_files(folder: &Path) -> Result<Json> {
     let Some(template) = small_file::read_optional_text(&folder.join("chat_template.jinja"))? else {
         let json = json::read_optional::<Map<String, Json>>(&folder.join("chat_template.json"))?;
         return Ok(json.and_then(|mut j| j.remove("chat_template")).unwrap_or_default());

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::gguf::{Metadata, Value, string_array};
 use crate::hub;
 use crate::json;
+use crate::warning::Warning;
 
 /// A recommended sampler parameter: the key below `general.sampling.`, its names in generation_config.json, and
 /// what it is.
@@ -45,7 +46,7 @@ pub(super) fn add_general(
     folder: &Path,
     config: &Map<String, Json>,
     parameters: usize,
-) -> Result<Vec<String>> {
+) -> Result<Vec<Warning>> {
     let mut warnings = add_sampling(metadata, folder)?;
     let mut card = ModelCard::read(folder);
     let guess = guesses(folder, config, parameters);
@@ -124,11 +125,12 @@ fn add_sources(metadata: &mut Metadata, kind: &str, sources: Option<Vec<Source>>
 ///
 /// # Errors
 /// The file is there but cannot be read, such as a link that leads nowhere.
-fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Result<Vec<String>> {
-    let config = match json::read_optional::<Map<String, Json>>(&folder.join("generation_config.json")) {
+fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Result<Vec<Warning>> {
+    let path = folder.join("generation_config.json");
+    let config = match json::read_optional::<Map<String, Json>>(&path) {
         Ok(config) => config.unwrap_or_default(),
         Err(error @ (Error::Json { .. } | Error::NotUtf8 { .. })) => {
-            return Ok(vec![format!("no sampler parameters are written: {error}")]);
+            return Ok(vec![Warning::unreadable(path, &error)]);
         }
         Err(error) => return Err(error),
     };
@@ -154,13 +156,36 @@ fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Result<Vec<String>> {
                     Kind::Integer => "a whole number",
                     Kind::Float => "a number",
                 };
-                warnings.push(format!(
-                    "generation_config.json: `{name}` is {found}, not {expected}: it is left out"
-                ));
+                warnings.push(Warning::Sampler { name, found: found.to_string(), expected });
             }
         }
     }
     Ok(warnings)
+}
+
+/// generation_config.json's form of the sampler parameters in a GGUF's metadata.
+pub(crate) fn sampling_of(metadata: &Metadata) -> Map<String, Json> {
+    let mut config = Map::new();
+    for (key, names, _) in SAMPLING {
+        let value = match metadata.get(&format!("general.sampling.{key}")) {
+            Some(Value::F32(f)) => shortest(*f),
+            Some(Value::I32(n)) => (*n).into(),
+            Some(Value::String(text)) => text.as_str().into(),
+            _ => continue,
+        };
+        let name = names.last().expect("each has a name");
+        config.insert(name.to_string(), value);
+    }
+    if ["temperature", "top_k", "top_p", "min_p"].iter().any(|name| config.contains_key(*name)) {
+        // Without it they are ignored.
+        config.insert("do_sample".into(), true.into());
+    }
+    config
+}
+
+/// The number as somebody would write it: 0.7, not what its 32 bits are in 64.
+fn shortest(number: f32) -> Json {
+    number.to_string().parse::<f64>().ok().into()
 }
 
 /// A whole number, also one that is written with a decimal point.

@@ -1,10 +1,10 @@
 //! A model's GGUF metadata: equal to what llama.cpp's convert_hf_to_gguf.py writes for the same folder.
 
 mod card;
-mod chat;
-mod general;
+pub(crate) mod chat;
+pub(crate) mod general;
 mod name;
-mod special;
+pub(crate) mod special;
 mod yaml;
 
 pub(crate) use chat::ADDITIONAL_TEMPLATES;
@@ -20,6 +20,7 @@ use crate::model::{Config, Model, Origin};
 use crate::tokenizer::check_pre_tokenizer_name;
 use crate::tokenizer::files::TokenizerFiles;
 use crate::tokenizer::vocabulary::Vocabulary;
+use crate::warning::Warning;
 
 /// `GGML_QNT_VERSION`: the version of the block formats.
 pub const QUANTIZATION_VERSION: u32 = 2;
@@ -37,8 +38,8 @@ pub struct DescribeOptions {
 #[derive(Clone, Debug)]
 pub struct Description {
     pub metadata: Metadata,
-    /// A sentence for each thing that the user should know.
-    pub warnings: Vec<String>,
+    /// What its user should know of.
+    pub warnings: Vec<Warning>,
 }
 
 /// The metadata of a GGUF with this model.
@@ -64,12 +65,14 @@ fn describe_gguf(model: &Model, file: &GgufFile, options: &DescribeOptions) -> R
     }
     check_vocabulary_size(file.path(), &metadata, model.config.vocab_size)?;
     let mut warnings = special::drop_bad_ids(&mut metadata);
-    // Copied all the same: another program may make something of it.
-    if metadata.get("tokenizer.ggml.tokens").is_some()
-        && let Err(error) = Vocabulary::from_metadata(file.path(), &metadata)
-    {
-        warnings
-            .push(format!("the tokenizer is copied, but `validate` and `generate` cannot use it: {error}"));
+    if metadata.get("tokenizer.ggml.tokens").is_some() {
+        match Vocabulary::from_metadata(file.path(), &metadata) {
+            // llama.cpp aborts.
+            Err(error @ Error::DuplicateToken { .. }) => return Err(error),
+            // Copied all the same: another program may make something of it.
+            Err(error) => warnings.push(Warning::UnusableTokenizer { detail: error.to_string() }),
+            Ok(_) => {}
+        }
     }
     set_file_type(&mut metadata, options.file_type);
     Ok(Description { metadata, warnings })
@@ -124,7 +127,7 @@ fn add_tokenizer(
     raw: &Map<String, Json>,
     vocab_size: usize,
     pre: Option<&str>,
-) -> Result<Vec<String>> {
+) -> Result<Vec<Warning>> {
     let files = TokenizerFiles::read(folder)?;
     let (vocabulary, mut warnings) = Vocabulary::from_files(&files, vocab_size, pre)?;
     metadata.set("tokenizer.ggml.model", Value::String("gpt2".into()));

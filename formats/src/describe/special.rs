@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::gguf::{Metadata, Value};
 use crate::tokenizer::files::{TokenizerFiles, TokenizerJson};
+use crate::warning::Warning;
 
 /// Kinds of special tokens, and the keys below `tokenizer.ggml.` of their ids. `cls` has none.
 const KINDS: [(&str, Option<&str>); 9] = [
@@ -37,7 +38,7 @@ struct Specials {
     config: Option<Map<String, Json>>,
     /// How many of [`KINDS`] are looked for.
     kinds: usize,
-    warnings: Vec<String>,
+    warnings: Vec<Warning>,
 }
 
 /// Adds `tokenizer.ggml.*_token_id` and `tokenizer.ggml.add_*_token`, and says what it leaves out.
@@ -46,7 +47,7 @@ pub(super) fn add_special_tokens(
     files: &TokenizerFiles,
     config_json: &Map<String, Json>,
     vocab_size: usize,
-) -> Vec<String> {
+) -> Vec<Warning> {
     let config = files.config.clone().filter(|c| !c.is_empty());
     let mut specials =
         Specials { ids: Vec::new(), add: Vec::new(), config, kinds: USUAL_KINDS, warnings: Vec::new() };
@@ -69,7 +70,7 @@ pub(super) fn add_special_tokens(
 }
 
 /// Takes out of a GGUF's metadata the ids that stand for no token, and says which.
-pub(super) fn drop_bad_ids(metadata: &mut Metadata) -> Vec<String> {
+pub(crate) fn drop_bad_ids(metadata: &mut Metadata) -> Vec<Warning> {
     let Some(vocab_size) = metadata.array_len("tokenizer.ggml.tokens") else { return Vec::new() };
     let is_id = |key: &&str| key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id");
     let keys: Vec<String> = metadata.iter().map(|(key, _)| key).filter(is_id).map(str::to_string).collect();
@@ -79,9 +80,12 @@ pub(super) fn drop_bad_ids(metadata: &mut Metadata) -> Vec<String> {
             // The one type in which llama.cpp reads it.
             Some(id) => metadata.set(key, Value::U32(id as u32)),
             None => {
-                let found = metadata.remove(&key);
-                let found = found.and_then(|v| v.as_i64()).map_or("no number".into(), |id| id.to_string());
-                warnings.push(left_out(&key, &found, vocab_size));
+                let found = metadata.remove(&key).and_then(|v| match v.as_u64() {
+                    Some(id) => Some(id.to_string()),
+                    None => Some(v.as_i64()?.to_string()),
+                });
+                let found = found.unwrap_or_else(|| "no whole number".into());
+                warnings.push(Warning::BadTokenId { key, found, vocab_size });
             }
         }
     }
@@ -89,21 +93,16 @@ pub(super) fn drop_bad_ids(metadata: &mut Metadata) -> Vec<String> {
     warnings
 }
 
-fn left_out(key: &str, found: &str, vocab_size: usize) -> String {
-    format!("`{key}` is {found}, but ids go from 0 to {}: it is left out", vocab_size - 1)
-}
-
 /// Where a text is to be given a token that is not known, llama.cpp adds the one with id 11, whatever that is, and
 /// transformers none.
-fn clear_flags_without_token(metadata: &mut Metadata) -> Vec<String> {
+fn clear_flags_without_token(metadata: &mut Metadata) -> Vec<Warning> {
     let mut warnings = Vec::new();
     for kind in ["bos", "eos"] {
         let flag = format!("tokenizer.ggml.add_{kind}_token");
         let added = metadata.get(&flag).and_then(Value::as_bool) == Some(true);
         if added && metadata.get(&format!("tokenizer.ggml.{kind}_token_id")).is_none() {
             metadata.set(flag, Value::Bool(false));
-            warnings
-                .push(format!("no {kind} token is added to texts: the model does not say which one it is"));
+            warnings.push(Warning::UnknownSpecial { kind });
         }
     }
     warnings
@@ -302,8 +301,8 @@ impl Specials {
             match number.as_u64().filter(|id| *id < vocab_size as u64) {
                 Some(id) => self.set_id(kind, id as u32),
                 None => {
-                    let warning = left_out(&key, &number.to_string(), vocab_size);
-                    self.warnings.push(format!("config.json: {warning}"));
+                    let (key, found) = (format!("config.json: {key}"), number.to_string());
+                    self.warnings.push(Warning::BadTokenId { key, found, vocab_size });
                 }
             }
         }

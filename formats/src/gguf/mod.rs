@@ -12,7 +12,7 @@ pub use gguf_rs_lib::format::metadata::{MetadataArray, MetadataValue as Value};
 pub use gguf_rs_lib::format::types::GGUFValueType as ValueType;
 pub use metadata::{Metadata, i32_array, integer, string_array};
 pub use read::{GgufFile, TensorInfo};
-pub use split::{SET_ID, ShardName, earlier_shards};
+pub use split::{SET_ID, ShardName, UNKNOWN_SET_ID, earlier_shards, stamp_set};
 pub use write::{Directory, DirectoryEntry};
 
 /// `GGUF`, the first four bytes.

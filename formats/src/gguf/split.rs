@@ -1,14 +1,24 @@
 //! Sets of shards: what they are called, and how a reader knows that they belong together.
 
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::{GgufFile, Metadata};
+use sha2::{Digest, Sha256};
+
+use super::{GgufFile, Metadata, ValueType};
 use crate::atomic::{parent, unfinished};
 use crate::error::{Error, Result};
 
 /// Metadata key of a set's id, the same in all its shards: a digest of them all. llama.cpp's tools neither write nor read
 /// it, but two runs' shards under one name are told apart by it.
 pub const SET_ID: &str = "split.set_id";
+
+/// What stands in a set's metadata until it is complete and [`stamp_set`] knows its id.
+pub const UNKNOWN_SET_ID: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Bytes of a shard that are read at a time.
+const CHUNK: usize = 1 << 20;
 
 /// Whose shard of how many, by its name: `model-00001-of-00003.gguf`, llama.cpp's pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +60,45 @@ pub fn earlier_shards(output: &Path, count: usize) -> Vec<PathBuf> {
         entries.map(|entry| output.with_file_name(entry.file_name())).filter(is_earlier).collect();
     found.sort();
     found
+}
+
+/// Gives complete shards their set's id: the SHA-256 of all their bytes, with [`UNKNOWN_SET_ID`] in its place. Each comes
+/// as its file, its path for errors, and its head (everything before the data).
+///
+/// # Errors
+/// A shard that cannot be read or written.
+pub fn stamp_set<'a>(shards: impl Iterator<Item = (&'a File, &'a Path, &'a [u8])> + Clone) -> Result<()> {
+    let mut hash = Sha256::new();
+    let mut bytes = vec![0; CHUNK];
+    for (mut file, path, _) in shards.clone() {
+        file.rewind().map_err(Error::io(path))?;
+        loop {
+            let count = file.read(&mut bytes).map_err(Error::io(path))?;
+            if count == 0 {
+                break;
+            }
+            hash.update(&bytes[..count]);
+        }
+    }
+    let id: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    for (mut file, path, head) in shards {
+        let at = id_offset(head).expect("a shard's head has a place for the id");
+        file.seek(SeekFrom::Start(at))
+            .and_then(|_| file.write_all(id.as_bytes()))
+            .map_err(Error::io(path))?;
+    }
+    Ok(())
+}
+
+/// Where the set's id stands in a shard's head.
+fn id_offset(head: &[u8]) -> Option<u64> {
+    let mut pair = (SET_ID.len() as u64).to_le_bytes().to_vec();
+    pair.extend_from_slice(SET_ID.as_bytes());
+    pair.extend_from_slice(&(ValueType::String as u32).to_le_bytes());
+    pair.extend_from_slice(&(UNKNOWN_SET_ID.len() as u64).to_le_bytes());
+    let before = pair.len() as u64;
+    pair.extend_from_slice(UNKNOWN_SET_ID.as_bytes());
+    head.windows(pair.len()).position(|window| window == pair).map(|at| at as u64 + before)
 }
 
 /// The id in one shard's metadata.

@@ -358,7 +358,7 @@ impl Entries {
         if let Some(newest) = models().filter(|name| step(name).is_some()).max_by_key(|name| step(name)) {
             return Some(Foreign::Nested {
                 folder: folder.join(newest),
-                what: "the folder of a training run",
+                what: "the folder of a training run, without config.json",
             });
         }
         let mut models = models();

@@ -13,6 +13,7 @@ use crate::fingerprint::Fingerprint;
 use crate::gguf::GgufFile;
 use crate::safetensors::{SafetensorsFile, TensorInfo};
 use crate::source::{GatheredRows, RoundedDoubles, RowSource};
+use crate::warning::Warning;
 use crate::{DType, small_file};
 
 /// Shards of this many bytes are compared at a time when the output head is checked against the embedding.
@@ -55,10 +56,8 @@ fn read_folder(folder: &Path) -> Result<Model> {
     }
     check_head(folder, &config, &tensors, stored.head)?;
 
-    let plain = foreign::quantization_method(folder).map(|method| {
-        let folder = folder.display();
-        format!("{folder}: said to be quantized ({method}), which is ignored: the weights are plain numbers")
-    });
+    let plain = foreign::quantization_method(folder)
+        .map(|method| Warning::NotQuantized { config: config_path.clone(), method });
     let warnings = [stale_index, renamed, plain].into_iter().flatten().collect();
     let origin = Origin::HuggingFace(folder.to_path_buf());
     let mut model = Model { config, tensors, origin, warnings, inputs };
@@ -84,7 +83,7 @@ struct Weights {
 }
 
 /// Sorts the tensors of all files; says so if their names are spelled unusually.
-fn stored_tensors(folder: &Path, files: &[SafetensorsFile]) -> Result<(Weights, Option<String>)> {
+fn stored_tensors(folder: &Path, files: &[SafetensorsFile]) -> Result<(Weights, Option<Warning>)> {
     let names = files.iter().flat_map(|file| &file.tensors).map(|info| info.name.as_str());
     let spelling = Spelling::of(names);
     let mut weights = Weights::default();
@@ -96,8 +95,8 @@ fn stored_tensors(folder: &Path, files: &[SafetensorsFile]) -> Result<(Weights, 
         }
         let slot = if usual == "lm_head.weight" { None } else { Some(identify(file, &info.name, &usual)?) };
         if usual != info.name && renamed.is_none() {
-            let folder = folder.display();
-            renamed = Some(format!("{folder}: unusual tensor names: `{}` is read as `{usual}`", info.name));
+            let (from, to) = (info.name.clone(), usual.into_owned());
+            renamed = Some(Warning::Renamed { folder: folder.to_path_buf(), from, to });
         }
         let weight = weight(file, info)?;
         let twice = match slot {
@@ -135,8 +134,9 @@ pub(super) fn from_gguf(file: GgufFile) -> Result<Model> {
     if let Some(name) = by_name.keys().next() {
         return Err(Error::UnknownTensor { path: path.to_path_buf(), tensor: name.to_string() });
     }
-    let broken = |key| format!("{}: `{key}` is not UTF-8; what is not is replaced", path.display());
-    let warnings = file.broken_texts.iter().map(broken).collect();
+    let broken = (!file.broken_texts.is_empty())
+        .then(|| Warning::BrokenText { path: path.to_path_buf(), keys: file.broken_texts.clone() });
+    let warnings = broken.into_iter().collect();
     let inputs = file.fingerprints().cloned().collect();
     Ok(Model { config, tensors, origin: Origin::Gguf(file), warnings, inputs })
 }

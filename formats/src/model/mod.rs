@@ -21,6 +21,7 @@ use crate::fingerprint::Fingerprint;
 use crate::gguf::GgufFile;
 use crate::hub;
 use crate::source::RowSource;
+use crate::warning::Warning;
 
 /// A tensor of a model: who it is, its row-major shape, and where its rows come from.
 #[derive(Clone, Debug)]
@@ -52,8 +53,8 @@ pub struct Model {
     pub config: Config,
     pub tensors: Vec<Tensor>,
     pub origin: Origin,
-    /// A sentence for each thing that its user should know.
-    pub warnings: Vec<String>,
+    /// What its user should know of.
+    pub warnings: Vec<Warning>,
     /// What the files it is read from were when it was opened.
     pub inputs: Vec<Fingerprint>,
 }

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::json;
+use crate::warning::Warning;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -19,17 +20,11 @@ const NOT_WEIGHTS: [&str; 7] =
 ///
 /// # Errors
 /// No weights, shards that are missing, an index that is malformed or leads out of the folder.
-pub(super) fn weight_files(folder: &Path) -> Result<(Vec<PathBuf>, Option<String>)> {
+pub(super) fn weight_files(folder: &Path) -> Result<(Vec<PathBuf>, Option<Warning>)> {
     let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
     if stands(&single) {
         let stale = stands(&index) && indexed_names(&index).is_ok_and(|names| names != [SINGLE]);
-        let warning = || {
-            format!(
-                "{}: not used, since {SINGLE} stands beside it, which transformers loads as well",
-                index.display()
-            )
-        };
-        return Ok((vec![single], stale.then(warning)));
+        return Ok((vec![single], stale.then_some(Warning::IndexIgnored { index })));
     }
     if stands(&index) {
         let names = indexed_names(&index)?;
@@ -168,7 +163,7 @@ mod tests {
         write(r#"{"weight_map": {"a": "model-00001-of-00002.safetensors"}}"#);
         let (files, warning) = weight_files(dir.path()).expect("found");
         assert_eq!(files, [dir.path().join(SINGLE)]);
-        assert!(warning.is_some_and(|w| w.contains(INDEX)));
+        assert!(matches!(warning, Some(Warning::IndexIgnored { .. })));
         write(r#"{"weight_map": {"a": "model.safetensors"}}"#);
         assert_eq!(weight_files(dir.path()).expect("found").1, None);
     }

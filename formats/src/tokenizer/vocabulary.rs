@@ -11,6 +11,7 @@ use super::files::{AddedToken, BpeJson, MergeJson, TokenizerFiles, VocabJson};
 use super::pre::{PreTokenizer, check_pre_tokenizer_name};
 use crate::error::{Error, Result};
 use crate::gguf::{Metadata, integer};
+use crate::warning::Warning;
 use crate::{json, small_file};
 
 /// `llama_token_type`, the numbers in `tokenizer.ggml.token_type`.
@@ -30,9 +31,6 @@ impl TokenType {
         [Normal, Unknown, Control, UserDefined, Unused, Byte].into_iter().find(|t| *t as i64 == number)
     }
 }
-
-/// Tokens that a warning names at most.
-const SHOWN_TOKENS: usize = 5;
 
 /// Everything that decides how text becomes ids.
 #[derive(Debug)]
@@ -60,7 +58,7 @@ impl Vocabulary {
         files: &TokenizerFiles,
         vocab_size: usize,
         pre: Option<&str>,
-    ) -> Result<(Vocabulary, Vec<String>)> {
+    ) -> Result<(Vocabulary, Vec<Warning>)> {
         if let Some(name) = pre {
             check_pre_tokenizer_name(name)?;
         }
@@ -138,6 +136,15 @@ impl Vocabulary {
         Ok(vocabulary)
     }
 
+    /// The splits that `pre` stands for.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSplits`] for those of llama.cpp's names that are known by name only.
+    pub(super) fn pre_tokenizer(&self) -> Result<&'static PreTokenizer> {
+        let unknown = || Error::UnknownSplits { path: self.path.clone(), name: self.pre.clone() };
+        PreTokenizer::find(&self.pre).ok_or_else(unknown)
+    }
+
     /// The two sides of merge `merge`.
     pub fn sides<'a>(&self, merge: &'a str) -> Result<(&'a str, &'a str)> {
         merge.split_once(' ').ok_or_else(|| self.bad_merge(merge))
@@ -175,7 +182,7 @@ fn build(
     vocab_size: usize,
     merges: Vec<String>,
     pre: String,
-) -> Result<(Vocabulary, Vec<String>)> {
+) -> Result<(Vocabulary, Vec<Warning>)> {
     let mut slots: Vec<Option<(&str, TokenType)>> = vec![None; vocab_size];
     let mut ids: HashMap<&str, u32> = HashMap::with_capacity(base.len());
     let out_of_range = |token: &str, id| {
@@ -215,25 +222,14 @@ fn build(
     Ok((vocabulary, lost_rules(added.values()).into_iter().collect()))
 }
 
-/// What is said of tokens that match by rules which llama.cpp does not have.
-fn lost_rules<'a>(added: impl Iterator<Item = &'a AddedToken>) -> Option<String> {
+/// Tokens that match by rules which llama.cpp does not have.
+fn lost_rules<'a>(added: impl Iterator<Item = &'a AddedToken>) -> Option<Warning> {
     let with_rules = |token: &AddedToken| {
         let rules: Vec<&str> = token.rules().collect();
         (!rules.is_empty()).then(|| format!("{:?} ({})", token.content, rules.join(", ")))
     };
-    let mut named: Vec<String> = added.filter_map(with_rules).collect();
-    let count = named.len();
-    if named.len() > SHOWN_TOKENS {
-        named.truncate(SHOWN_TOKENS);
-        named.push(format!("and {} more", count - SHOWN_TOKENS));
-    }
-    (count > 0).then(|| {
-        format!(
-            "a GGUF has no rules about the spaces and words around a token, so texts with these may give other ids \
-             than in transformers: {}",
-            named.join(", ")
-        )
-    })
+    let tokens: Vec<String> = added.filter_map(with_rules).collect();
+    (!tokens.is_empty()).then_some(Warning::TokenRules { tokens })
 }
 
 fn type_of(token: &AddedToken) -> TokenType {
