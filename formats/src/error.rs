@@ -118,8 +118,6 @@ pub enum Error {
     Normalizer { path: PathBuf, normalizer: String },
     #[error("`{name}` is not a pre-tokenizer that llama.cpp knows{}", did_you_mean(nearest))]
     UnknownPreTokenizerName { name: String, nearest: Vec<&'static str> },
-    #[error("{}: model card: {detail}", path.display())]
-    ModelCard { path: PathBuf, detail: String },
     #[error("{} already exists", path.display())]
     Exists { path: PathBuf },
     #[error("{}: cannot be an output: it is {kind}", path.display())]

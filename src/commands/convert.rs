@@ -1,12 +1,13 @@
 //! `plmconv convert MODEL --to gguf|onnx`
 
 use anyhow::Result;
-use plmconv_formats::{DType, Model};
+use plmconv_formats::DType;
 use plmconv_quant::policy::{FileType, Policy};
 
 use super::write;
 use crate::args::{ConvertArgs, FloatType, Format};
 use crate::error::UsageError;
+use crate::input::open_model;
 use crate::onnx;
 use crate::outputs::Inputs;
 use crate::plan::{Target, Types};
@@ -28,7 +29,7 @@ fn gguf(args: &ConvertArgs) -> Result<()> {
         FloatType::Auto => Types::Source,
     };
     let target = Target { types, ..write::target(&args.output)? };
-    write::run(Model::open(&args.model)?, target, &inputs(args), &args.output)
+    write::run(open_model(&args.model, args.output.console())?, target, &inputs(args), &args.output)
 }
 
 fn onnx(args: &ConvertArgs) -> Result<()> {
@@ -47,7 +48,7 @@ fn onnx(args: &ConvertArgs) -> Result<()> {
         overwrite: args.output.force,
         ..onnx::Target::new(&args.onnx, float, onnx::WeightType::Float)
     };
-    write::run_onnx(Model::open(&args.model)?, target, &inputs(args), &args.output)
+    write::run_onnx(open_model(&args.model, args.output.console())?, target, &inputs(args), &args.output)
 }
 
 fn inputs(args: &ConvertArgs) -> Inputs {

@@ -13,7 +13,7 @@ use plmconv_validate::curvature::{INPUT_BLOCK, OUTPUT_BLOCK};
 use sha2::{Digest, Sha256};
 
 use super::{KEY_DIGEST, KEY_LAYOUT, KEY_REQUEST, KEY_VERSION, VERSION};
-use crate::error::UsageError;
+use crate::error::{At, Place, UsageError};
 
 /// An opened statistics file.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Statistics {
     /// # Errors
     /// No GGUF, an importance matrix without the rest, another version or layout.
     pub fn open(path: &Path) -> Result<Statistics> {
-        Statistics::from_gguf(GgufFile::open(path)?)
+        Statistics::from_gguf(GgufFile::open(path).at(Place::Statistics)?)
     }
 
     /// The statistics in an opened file.
