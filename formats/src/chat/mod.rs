@@ -25,8 +25,8 @@ use serde_json::{Map, Value as Json};
 
 pub use error::TemplateError;
 
-/// Steps of a template; 64 bytes of text cost as much as a step. The longest of some seventy templates in use takes
-/// about 10,000 for a conversation with tools.
+/// Steps of a template; 64 bytes of text cost as much as a step. None of seventy templates in use took 5,000 for a
+/// conversation with tools.
 const FUEL: u64 = 200_000;
 /// Address space of the stack. A kilobyte a step is more than the deepest value that the fuel pays for needs; what is not
 /// used takes no memory.
