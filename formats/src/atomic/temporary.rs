@@ -227,7 +227,9 @@ fn output_of(temporary: &str) -> Option<&str> {
 /// An output's name, cut if it is very long.
 fn short_name(destination: &Path) -> String {
     let mut name = destination.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    name.truncate(name.floor_char_boundary(MAX_NAME));
+    while name.len() > MAX_NAME {
+        name.pop();
+    }
     name
 }
 
