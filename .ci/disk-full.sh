@@ -24,9 +24,10 @@ digests() { (cd "$1" && find . -type f | LC_ALL=C sort | xargs -r sha256sum); }
 fill() {
     local name="$1" permille="$2" mode="$3" status=0 message before size
     shift 3
-    # A tmpfs gives out pages.
-    size=$(((needed * permille / 1000) / 4096 * 4096 + 4096))
-    [ "$mode" = fresh ] || size=$((size + $(du -s --block-size=1 "$scratch/old" | cut -f1)))
+    size=$(((needed * permille / 1000) / 4096 * 4096))
+    # 0 would be no limit at all.
+    [ "$size" -gt 0 ] || size=4096
+    [ "$mode" = fresh ] || size=$((size + needed))
     mount -t tmpfs -o "size=$size" tmpfs "$disk"
     mounted=1
     [ "$mode" = fresh ] || cp -r "$scratch/old/." "$disk/"
@@ -49,7 +50,8 @@ kind() {
     rm -rf "$scratch/old"
     mkdir "$scratch/old"
     (cd "$scratch/old" && "$program" "$@" >/dev/null 2>&1)
-    needed="$(du -s --apparent-size --block-size=1 "$scratch/old" | cut -f1)"
+    # A tmpfs gives out pages.
+    needed="$(find "$scratch/old" -type f -printf '%s\n' | awk '{ pages += int(($1 + 4095) / 4096) } END { print pages * 4096 }')"
     for permille in "${points[@]}"; do
         fill "$name" "$permille" fresh "$@"
         fill "$name" "$permille" old "$@" "${force[@]}"

@@ -3,6 +3,7 @@
 mod hint;
 mod place;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,6 +12,7 @@ use plmconv_quant::Error as QuantError;
 pub use place::{At, Place};
 
 use crate::interrupt;
+use crate::terminal::visible;
 
 /// A mistake in what the user typed; ends with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -92,11 +94,22 @@ pub struct TokenizerMismatch;
 
 /// Prints the sentence and the hint to stderr and says which code the process ends with.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {}", sentence(error));
+    tell!("error: {}", sentence(error));
     if let Some(hint) = hint::of(error) {
-        eprintln!("hint: {hint}");
+        tell!("hint: {hint}");
     }
     exit_code(error)
+}
+
+/// Prints clap's message, or the help that was asked for, and ends the process. An argument may be a name that a shell
+/// took from a folder.
+pub fn usage(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    if let Cow::Owned(shown) = visible(&text) {
+        tell!("{}", shown.trim_end());
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 /// The chain of causes in one line; a cause that the error before it has already quoted is not said twice, and a

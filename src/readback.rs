@@ -126,3 +126,114 @@ fn check_onnx(folder: &AtomicFolder, plan: &OnnxPlan) -> Result<()> {
 fn float(element: &str) -> Option<DType> {
     DType::from_name(element).filter(|dtype| matches!(dtype, DType::F32 | DType::F16 | DType::Bf16))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::{Target, WeightType, fill};
+    use crate::pipeline::write_all_at;
+    use crate::progress::Console;
+    use indicatif::ProgressBar;
+    use plmconv_formats::gguf::{ALIGNMENT_KEY, Metadata, Value};
+    use std::path::PathBuf;
+
+    /// A GGUF of two tensors, zeros both, as it is before it gets its name.
+    fn written(output: &Path, metadata: &Metadata) -> (AtomicFile, Directory) {
+        let tensors =
+            [("a".to_string(), DType::F32, vec![40]), ("b".to_string(), DType::Q8_0, vec![3000, 32])];
+        let directory = Directory::new(metadata, tensors).expect("laid out");
+        let file = AtomicFile::create(output, false).expect("create");
+        file.file().set_len(directory.file_bytes).expect("sparse");
+        write_all_at(file.file(), &directory.head, 0).expect("written");
+        (file, directory)
+    }
+
+    fn refusal(file: &AtomicFile, directory: &Directory) -> String {
+        let error = gguf((file, directory)).expect_err("damaged");
+        assert!(error.is::<ReadBack>(), "{error}");
+        error.to_string()
+    }
+
+    #[test]
+    fn damage_in_a_gguf_is_named_with_its_place() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let output = dir.path().join("out.gguf");
+        let (file, directory) = written(&output, &Metadata::new());
+        gguf((&file, &directory)).expect("whole");
+        let [a, b] = [0, 1].map(|i| directory.entries[i].offset);
+
+        write_all_at(file.file(), &f32::NAN.to_le_bytes(), a + 8).expect("written");
+        let said = refusal(&file, &directory);
+        assert!(said.contains("out.gguf: tensor `a`") && said.contains(&format!("byte {}", a + 8)), "{said}");
+        write_all_at(file.file(), &[0; 4], a + 8).expect("written");
+
+        // The scale of the last block: infinity in half precision.
+        let last = b + 2999 * 34;
+        write_all_at(file.file(), &[0, 0x7c], last).expect("written");
+        write_all_at(file.file(), &[1], last + 33).expect("written");
+        let said = refusal(&file, &directory);
+        assert!(said.contains("tensor `b`") && said.contains(&format!("byte {last}")), "{said}");
+        write_all_at(file.file(), &[0; 2], last).expect("written");
+        gguf((&file, &directory)).expect("whole again");
+
+        file.file().set_len(directory.file_bytes - 1).expect("cut");
+        refusal(&file, &directory);
+        file.file().set_len(directory.file_bytes).expect("long");
+        for at in [0, 8, 16] {
+            let mut head = directory.head.clone();
+            head[at] ^= 1;
+            write_all_at(file.file(), &head, 0).expect("written");
+            refusal(&file, &directory);
+        }
+    }
+
+    #[test]
+    fn a_file_that_says_another_alignment_than_it_has_is_refused() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let mut metadata = Metadata::new();
+        metadata.set(ALIGNMENT_KEY, Value::U32(4096));
+        let (file, directory) = written(&dir.path().join("out.gguf"), &metadata);
+        assert!(refusal(&file, &directory).contains("4096"));
+        let (file, directory) = written(&dir.path().join("out.gguf"), &metadata.without_layout());
+        gguf((&file, &directory)).expect("as it says");
+    }
+
+    #[test]
+    fn damage_in_an_onnx_folder_is_named_with_its_place() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-plm");
+        let target = Target {
+            output: Some(dir.path().join("out")),
+            ..Target::new(&Default::default(), DType::F16, WeightType::Bits(4))
+        };
+        let plan = OnnxPlan::new(Model::open(fixture).expect("a fixture"), target).expect("planned");
+        let folder = AtomicFolder::create(&plan.output, false, |_| Ok(())).expect("create");
+        let console = Console { quiet: true, verbose: false };
+        fill(&folder, &plan, &ProgressBar::hidden(), console).expect("written");
+        onnx(&folder, &plan).expect("whole");
+
+        let refused = |name: &str, damage: &dyn Fn(&mut Vec<u8>)| {
+            let path: PathBuf = folder.path().join(name);
+            let whole = std::fs::read(&path).expect("written");
+            let mut bytes = whole.clone();
+            damage(&mut bytes);
+            std::fs::write(&path, bytes).expect("writable");
+            let error = onnx(&folder, &plan).expect_err(name);
+            assert!(error.is::<ReadBack>(), "{error}");
+            std::fs::write(&path, whole).expect("writable");
+            error.to_string()
+        };
+        let (data, _) = plan.data_paths().next().expect("external data");
+        let initializers =
+            OnnxFile::open(&folder.path().join(plan.graph_path())).expect("a graph").initializers;
+        let scales =
+            initializers.iter().find(|i| i.element == "F16" && i.external.is_some()).expect("scales");
+        let at = scales.external.as_ref().expect("external").offset as usize;
+        let said = refused(&data, &|bytes| bytes[at..at + 2].copy_from_slice(&[0, 0x7c]));
+        assert!(said.contains(&scales.name) && said.contains(&format!("byte {at}")), "{said}");
+        refused(&data, &|bytes| bytes.truncate(bytes.len() - 1));
+        refused(&plan.graph_path(), &|bytes| bytes.truncate(bytes.len() / 2));
+        refused("tokenizer.json", &|bytes| bytes[0] ^= 1);
+        onnx(&folder, &plan).expect("whole again");
+    }
+}

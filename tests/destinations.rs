@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use common::signals::{signal, started, temporary};
+use common::signals::{signal, started, temporary_of};
 use common::{copy_of_tiny_plm, fixtures, names, plmconv, tiny_plm};
 use plmconv_formats::gguf::GgufFile;
 use predicates::prelude::*;
@@ -580,7 +580,7 @@ fn a_signal_while_it_validates_leaves_the_old_file_alone() {
         command.args(["quantize", "q4_0", "-q", "-j", "1", "--force"]).arg(tiny_plm()).arg("-o").arg(&out);
         command.arg("--validate").arg(&long).args(["--validate-ctx", "64"]);
         let is_complete = || {
-            let bytes = temporary(dir.path(), "out.gguf").and_then(|path| std::fs::read(path).ok());
+            let bytes = temporary_of(&dir.path().join("out.gguf")).and_then(|path| std::fs::read(path).ok());
             bytes.is_some_and(|bytes| bytes == written)
         };
         let mut child = started(&command, is_complete).expect("validates for long");
@@ -600,7 +600,8 @@ fn a_signal_while_it_evaluates_leaves_nothing() {
         let mut command = plmconv();
         command.args(["reference", "-q", "-j", "1", "--top-k", "1"]).arg(tiny_plm()).arg("--text").arg(&long);
         command.arg("-o").arg(dir.path().join("ref"));
-        let mut child = started(&command, || temporary(dir.path(), "ref").is_some()).expect("runs for long");
+        let mut child =
+            started(&command, || temporary_of(&dir.path().join("ref")).is_some()).expect("runs for long");
         signal(&child, name);
         assert_eq!(child.wait().expect("ends").code(), Some(code), "reference {name}");
         assert_eq!(names(dir.path()), ["long.txt"]);
@@ -608,7 +609,8 @@ fn a_signal_while_it_evaluates_leaves_nothing() {
         let mut command = plmconv();
         command.args(["validate", "-q", "-j", "1"]).arg(tiny_plm()).arg("--against").arg(tiny_plm());
         command.arg("--text").arg(&long).arg("--html").arg(dir.path().join("html"));
-        let mut child = started(&command, || temporary(dir.path(), "html").is_some()).expect("runs for long");
+        let mut child =
+            started(&command, || temporary_of(&dir.path().join("html")).is_some()).expect("runs for long");
         signal(&child, name);
         assert_eq!(child.wait().expect("ends").code(), Some(code), "validate {name}");
         assert_eq!(names(dir.path()), ["long.txt"]);
@@ -626,7 +628,7 @@ fn a_signal_that_whoever_started_the_run_ignores_stays_ignored() {
         .arg(calibrate.get_program())
         .args(calibrate.get_args());
     let mut child =
-        started(&shell, || temporary(dir.path(), "stats").is_some()).expect("measures for a while");
+        started(&shell, || temporary_of(&dir.path().join("stats")).is_some()).expect("measures for a while");
     signal(&child, "-HUP");
     assert!(child.wait().expect("ends").success());
     assert_eq!(names(dir.path()), ["stats"]);

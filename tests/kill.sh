@@ -124,6 +124,24 @@ prepare() {
     fi
 }
 
+# kill_at CALL NUMBER: kills the run when it is about to make that call for that time; fails if it never does.
+kill_at() {
+    local status=0
+    (cd "$folder" && exec strace -f -qq -o /dev/null -e trace="$1" -e inject="$1":signal=KILL:when="$2" \
+        "$program" "${arguments[@]}" "${flags[@]}" >/dev/null 2>&1 </dev/null) &
+    wait "$!" 2>/dev/null || status=$?
+    [ "$status" -eq 137 ] || [ "$status" -eq 0 ] || fail "exit code $status under strace"
+    [ "$status" -eq 137 ]
+}
+
+# kill_after MICROSECONDS
+kill_after() {
+    (cd "$folder" && exec "$program" "${arguments[@]}" "${flags[@]}" >/dev/null 2>&1 </dev/null) &
+    sleep "$(($1 / 1000000)).$(printf '%06d' $(($1 % 1000000)))"
+    kill -KILL "$!" 2>/dev/null || true
+    wait "$!" 2>/dev/null || true
+}
+
 folder="$work/folder"
 rows=()
 for kind in "${kinds[@]}"; do
@@ -139,29 +157,24 @@ for kind in "${kinds[@]}"; do
     [ "$old" != "$new" ] || { echo "$kind: old and new are the same" >&2; exit 1; }
     for mode in fresh over; do
         declare -A counts=([nothing]=0 [old]=0 [new]=0 [leftovers]=0 [kills]=0)
-        number=0
-        while :; do
-            number=$((number + 1))
-            prepare "$mode"
-            if [ "$calls" = 1 ]; then
-                status=0
-                (cd "$folder" && exec strace -f -qq -o /dev/null -e trace=/rename,/unlink,rmdir \
-                    -e inject=/rename,/unlink,rmdir:signal=KILL:when="$number" \
-                    "$program" "${arguments[@]}" "${flags[@]}" >/dev/null 2>&1 </dev/null) || status=$?
-                [ "$status" -ne 0 ] || break
-                [ "$status" -gt 128 ] || { fail "$kind $mode: exit code $status under strace"; break; }
-            else
-                [ "$number" -le $((kills / 2)) ] || break
-                moment="$(below $((micros * 11 / 10)))"
-                (cd "$folder" && exec "$program" "${arguments[@]}" "${flags[@]}" >/dev/null 2>&1 </dev/null) &
-                pid=$!
-                sleep "$((moment / 1000000)).$(printf '%06d' $((moment % 1000000)))"
-                kill -KILL "$pid" 2>/dev/null || true
-                wait "$pid" 2>/dev/null || true
-            fi
-            counts[kills]=$((counts[kills] + 1))
-            judge "$kind" "$mode"
-        done
+        if [ "$calls" = 1 ]; then
+            # strace counts each call on its own.
+            for call in rename renameat renameat2 link linkat unlink unlinkat rmdir; do
+                for ((number = 1; ; number++)); do
+                    prepare "$mode"
+                    kill_at "$call" "$number" || break
+                    counts[kills]=$((counts[kills] + 1))
+                    judge "$kind" "$mode"
+                done
+            done
+        else
+            for ((number = 0; number < kills / 2; number++)); do
+                prepare "$mode"
+                kill_after "$(below $((micros * 11 / 10)))"
+                counts[kills]=$((counts[kills] + 1))
+                judge "$kind" "$mode"
+            done
+        fi
         rows+=("$(printf '%-10s %-6s %6d %8d %6d %6d %10d' "$kind" "$mode" "${counts[kills]}" "${counts[nothing]}" \
             "${counts[old]}" "${counts[new]}" "${counts[leftovers]}")")
         echo "${rows[-1]}" >&2

@@ -303,9 +303,14 @@ fn initializer(folder: &Path, name: &str) -> Vec<u8> {
 fn statistics_guide_the_rounding_as_they_do_in_a_gguf() {
     let dir = tempfile::tempdir().expect("tempdir");
     let statistics = dir.path().join("statistics.gguf");
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let mut command = plmconv();
-    command.arg("calibrate").arg(tiny_plm()).arg("--text").arg(readme).arg("-o").arg(&statistics);
+    command
+        .arg("calibrate")
+        .arg(tiny_plm())
+        .arg("--text")
+        .arg(common::calibration_text())
+        .arg("-o")
+        .arg(&statistics);
     command.args(["--calibration-ctx", "32", "--calibration-chunks", "2"]).assert().success();
     let stats = statistics.display().to_string();
     let onnx = export(&dir, "onnx", &["quantize", "q4", "--stats", &stats]);

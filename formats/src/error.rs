@@ -56,6 +56,8 @@ pub enum Error {
     Header { path: PathBuf, detail: String },
     #[error("{}: {detail}", path.display())]
     Json { path: PathBuf, detail: String },
+    #[error("{}: more than {limit} {what}: no model has so many", path.display())]
+    TooMany { path: PathBuf, what: &'static str, limit: usize },
     #[error("{}: tensor `{tensor}` stands twice", path.display())]
     DuplicateTensor { path: PathBuf, tensor: String },
     #[error("{}: tensor `{tensor}` has type {dtype}, which is not a weight type plmconv reads", path.display())]

@@ -8,6 +8,7 @@ use std::path::Path;
 use crate::DType;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, MAGIC, TensorInfo};
+use crate::limits::{self, MAX_TENSORS};
 use crate::source::RowSource;
 
 /// Sums over one matrix's inputs.
@@ -122,6 +123,7 @@ fn from_dat(path: &Path) -> Result<Imatrix> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let mut reader = DatReader { path, bytes: &bytes, at: 0 };
     let count = reader.length("the number of entries")?;
+    limits::check(path, "matrices", count, MAX_TENSORS)?;
     let mut entries = Vec::new();
     for _ in 0..count {
         let length = reader.length("a name's length")?;

@@ -10,6 +10,7 @@ pub mod gguf;
 pub mod hub;
 pub mod imatrix;
 pub mod json;
+pub mod limits;
 pub mod model;
 pub mod onnx;
 pub mod safetensors;

@@ -1,4 +1,4 @@
-//! Which vector instructions this process may use: chosen once at run time, never at compile time.
+//! Which vector instructions this process uses: chosen once at run time, never at compile time.
 //!
 //! A [`Level`] other than `Generic` carries a token that only this module can make, and makes only after the
 //! CPU was asked. Holding the level is therefore the proof that kernels for it may run, and safe code cannot
@@ -73,11 +73,17 @@ pub enum Level {
     Neon(Neon),
 }
 
+static CHOSEN: OnceLock<Level> = OnceLock::new();
+
 impl Level {
-    /// The fastest level of this CPU; asked once, then remembered.
+    /// The level of this process: the fastest of this CPU, unless another was [chosen](Level::choose) before.
     pub fn detect() -> Level {
-        static DETECTED: OnceLock<Level> = OnceLock::new();
-        *DETECTED.get_or_init(|| Level::available().last().unwrap_or(Level::Generic))
+        *CHOSEN.get_or_init(|| Level::available().last().unwrap_or(Level::Generic))
+    }
+
+    /// Makes this the level of the process. False if that was settled before.
+    pub fn choose(self) -> bool {
+        CHOSEN.set(self).is_ok()
     }
 
     /// Every level this CPU can run, slowest first; `Generic` is always among them.

@@ -133,7 +133,9 @@ struct OwnStatistics {
     path: Option<PathBuf>,
     /// Where an interrupted run's are, that this run does not go on with; they go when its output is complete.
     earlier: Option<PathBuf>,
-    resume: bool,
+    /// This run goes on with what an interrupted one had measured.
+    goes_on: bool,
+    dry_run: bool,
 }
 
 impl OwnStatistics {
@@ -141,9 +143,11 @@ impl OwnStatistics {
         let measured = !args.calibrate.is_empty() || args.self_tokens.is_some();
         let path = measured.then(|| with_suffix(output, ".statistics"));
         path.iter().try_for_each(|path| inputs.refuse(path))?;
-        let own = OwnStatistics { path, earlier: None, resume: args.resume };
+        let kept = path.as_ref().is_some_and(|path| path.exists() || partial_path(path).exists());
+        let goes_on = kept && args.resume;
+        let own = OwnStatistics { path, earlier: None, goes_on, dry_run: args.output.dry_run };
         Ok(match &own.path {
-            Some(path) if !args.resume && (path.exists() || partial_path(path).exists()) => {
+            Some(path) if kept && !goes_on => {
                 args.output.console().warn(&format!(
                     "{} holds what an interrupted run had measured: --resume goes on with it. This run starts over; \
                      the file goes when this run is complete, and if this is interrupted, it stays",
@@ -160,7 +164,7 @@ impl OwnStatistics {
     /// # Errors
     /// They are of another run.
     fn are_there(&self, path: &Path, request: &str) -> Result<bool> {
-        if !self.resume || !path.exists() {
+        if !self.goes_on || !path.exists() {
             return Ok(false);
         }
         if Statistics::open(path).is_ok_and(|found| found.answers(request)) {
@@ -181,12 +185,13 @@ impl OwnStatistics {
         interrupt::keeps(None);
         let Some(path) = &self.path else { return result };
         let interrupted = result.as_ref().err().is_some_and(|error| error.is::<Interrupted>());
-        let is_complete = result.as_ref().err().is_none_or(|error| error.is::<ParityFailure>());
+        let ended = result.as_ref().err().is_none_or(|error| error.is::<ParityFailure>());
+        let is_complete = ended && !self.dry_run;
         let Some(earlier) = &self.earlier else {
             if interrupted && path.is_file() {
                 return result.map_err(|error| keeping(error, path));
             }
-            if is_complete || !(interrupted || self.resume) {
+            if is_complete || !(interrupted || self.goes_on) {
                 remove(path)?;
             }
             return result;
@@ -195,7 +200,9 @@ impl OwnStatistics {
         if is_complete {
             remove(earlier)?;
         }
+        // What was kept of these statistics has just been removed; what was kept of the output is still there.
         result.map_err(|error| match error.downcast_ref() {
+            Some(Interrupted::Kept(kept)) if !kept.exists() => Interrupted::InTheWay(earlier.clone()).into(),
             Some(Interrupted::NothingWritten) => Interrupted::InTheWay(earlier.clone()).into(),
             _ => error,
         })
@@ -232,7 +239,7 @@ fn guidance(
             let message = "--passes changes what an importance matrix's columns stand for";
             return Err(UsageError::with_hint(message, "give the text to --calibrate instead").into());
         }
-        return Guidance::from_imatrix(path);
+        return Guidance::from_imatrix(path, model, args.output.console());
     }
     if args.stats.is_none() && statistics.path.is_none() {
         return Ok(Guidance::default());

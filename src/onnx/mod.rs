@@ -10,4 +10,6 @@ mod writer;
 pub use locate::find_graph;
 pub use plan::OnnxPlan;
 pub use target::{Target, WeightType};
+#[cfg(test)]
+pub use writer::fill;
 pub use writer::write;

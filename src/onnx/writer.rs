@@ -12,7 +12,7 @@ use plmconv_formats::atomic::AtomicFolder;
 use plmconv_formats::onnx::{BlockFormat, Content, DataItem, Place, may_replace};
 use plmconv_formats::{DType, Error as FormatError};
 use plmconv_quant::encode_rows;
-use plmconv_quant::grid::{Blocks, Grid, pack_columns, pack_rows, quantize};
+use plmconv_quant::grid::{Blocks, Grid, check_range, pack_columns, pack_rows, quantize};
 
 use super::assembly::Assembly;
 use super::plan::{OnnxPlan, stored_as};
@@ -24,10 +24,18 @@ use crate::readback;
 /// Writes everything the plan says. The folder has its name once it is committed.
 pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<AtomicFolder> {
     let folder = AtomicFolder::create(&plan.output, plan.overwrite, may_replace)?;
-    let data = DataFiles::create(&folder, plan)?;
-    write_small(&folder, plan.graph_path(), &plan.export.model)?;
+    fill(&folder, plan, bar, console)?;
+    plan.check_unchanged()?;
+    readback::onnx(&folder, plan)?;
+    Ok(folder)
+}
+
+/// Writes all of the folder's files.
+pub fn fill(folder: &AtomicFolder, plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()> {
+    let data = DataFiles::create(folder, plan)?;
+    write_small(folder, plan.graph_path(), &plan.export.model)?;
     for sidecar in &plan.sidecars.files {
-        write_small(&folder, &sidecar.path, &sidecar.bytes)?;
+        write_small(folder, &sidecar.path, &sidecar.bytes)?;
     }
     for literal in &plan.export.literals {
         data.write(literal.place, 0, &literal.bytes)?;
@@ -40,10 +48,7 @@ pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<Ato
         }
         bar.inc((rows.len() * item.source.row_bytes()) as u64);
         Ok(())
-    })?;
-    plan.check_unchanged()?;
-    readback::onnx(&folder, plan)?;
-    Ok(folder)
+    })
 }
 
 fn write_small(folder: &AtomicFolder, name: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
@@ -221,7 +226,7 @@ impl Buffers {
                 self.bytes.resize(bytes, 0);
                 feedback.encode(*dtype, first_row, values, &mut self.bytes)?;
                 grid.take_apart(&self.bytes, cols, &mut self.blocks);
-                Ok(())
+                Ok(check_range(grid, &self.blocks, cols)?)
             }
         }
     }

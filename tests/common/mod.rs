@@ -25,6 +25,11 @@ pub fn tiny_plm() -> PathBuf {
     fixtures().join("tiny-plm")
 }
 
+/// Prose of our own, some two thousand tokens long: what it is does not change with the documentation.
+pub fn calibration_text() -> PathBuf {
+    fixtures().join("text/calibration.txt")
+}
+
 /// A writable copy of the tiny PLM, to be damaged.
 pub fn copy_of_tiny_plm(into: &Path) -> PathBuf {
     let folder = into.join("tiny-plm");

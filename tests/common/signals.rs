@@ -1,7 +1,7 @@
 //! Signals that reach a run where they matter.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use assert_cmd::Command;
@@ -29,23 +29,31 @@ pub fn signal(child: &Child, name: &str) {
     assert!(sent.success());
 }
 
-/// The temporary that a running process has for the output of this name; signals are caught before there is one.
-pub fn temporary(dir: &Path, name: &str) -> Option<PathBuf> {
-    let prefix = format!(".plmconv-{name}.");
-    let is_running = |found: &String| found.starts_with(&prefix) && !found.contains("killed");
-    names(dir).into_iter().find(is_running).map(|found| dir.join(found))
+/// What a running process that writes `output` works on until it is complete, a file or a folder; signals are caught
+/// before it is there.
+pub fn temporary_of(output: &Path) -> Option<PathBuf> {
+    let folder = output.parent().expect("a folder");
+    let prefix = format!(".plmconv-{}.", output.file_name().expect("a name").to_string_lossy());
+    // Not that of an output whose name goes on after this one's, nor one that a test put there.
+    let is_its = |name: &String| {
+        let random = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".tmp"));
+        random.is_some_and(|random| !random.contains('.') && random != "killed")
+    };
+    names(folder).into_iter().find(is_its).map(|name| folder.join(name))
+}
+
+/// Runs `command` and sends it a signal once `is_reached` says so; how it ended, or `None` if it was done before.
+pub fn signalled(command: &Command, name: &str, is_reached: impl Fn() -> bool) -> Option<ExitStatus> {
+    let mut child = started(command, is_reached)?;
+    signal(&child, name);
+    Some(child.wait().expect("ends"))
 }
 
 /// Runs `command` and interrupts it once `output` has its temporary; again if the machine was faster than the signal.
 pub fn interrupt(command: &Command, output: &Path) {
-    let dir = output.parent().expect("a folder");
-    let name = output.file_name().expect("a name").to_string_lossy();
     let is_interrupted = (0..20).any(|_| {
-        let child = started(command, || temporary(dir, &name).is_some());
-        let code = child.map_or(Some(0), |mut child| {
-            signal(&child, "-INT");
-            child.wait().expect("ends").code()
-        });
+        let status = signalled(command, "-INT", || temporary_of(output).is_some());
+        let code = status.map_or(Some(0), |status| status.code());
         if code == Some(0) {
             let is_folder = output.is_dir();
             let removed =

@@ -153,13 +153,24 @@ fn special_kind(_: std::fs::FileType) -> &'static str {
 fn check_parent(destination: &Path) -> Result<()> {
     let folder = parent(destination);
     match std::fs::metadata(folder) {
-        Ok(found) if found.is_dir() => Ok(()),
+        Ok(found) if found.is_dir() => check_writable(folder),
         Ok(_) => Err(Error::NotAFolder { path: folder.to_path_buf() }),
         Err(error) if error.kind() == ErrorKind::NotFound => {
             Err(Error::NoFolder { path: folder.to_path_buf() })
         }
         Err(error) => Err(Error::io(folder)(error)),
     }
+}
+
+#[cfg(unix)]
+fn check_writable(folder: &Path) -> Result<()> {
+    use rustix::fs::{Access, access};
+    access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| Error::io(folder)(error.into()))
+}
+
+#[cfg(not(unix))]
+fn check_writable(_: &Path) -> Result<()> {
+    Ok(())
 }
 
 fn ends_with_separator(path: &Path) -> bool {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use super::destination::{check_file, parent};
-use super::temporary::{self, Registered, committing};
+use super::temporary::{self, Registered, uninterrupted};
 use crate::error::{Error, Result};
 
 /// A file being written beside its final name. Dropped without [`commit`](Self::commit), it is gone.
@@ -32,6 +32,7 @@ impl AtomicFile {
     pub fn create(target: impl Into<PathBuf>, overwrite: bool) -> Result<AtomicFile> {
         let target = target.into();
         let destination = check_file(&target, overwrite)?;
+        let uninterrupted = uninterrupted();
         let temporary = temporary::create(
             &destination,
             0o666,
@@ -39,6 +40,7 @@ impl AtomicFile {
             |file: &NamedTempFile| temporary::lock(file.as_file(), file.path()),
         )?;
         let registered = Registered::new(temporary.path());
+        drop(uninterrupted);
         let permissions = std::fs::metadata(&destination).ok().map(|found| found.permissions());
         if let Some(permissions) = &permissions {
             // What only the owner may read must not be readable while it is written.
@@ -70,7 +72,7 @@ impl AtomicFile {
     /// The name cannot be given; the file is then gone.
     pub fn set_aside(self, path: &Path) -> Result<()> {
         self.temporary.as_file().sync_all().map_err(Error::io(path))?;
-        let _committing = committing();
+        let _uninterrupted = uninterrupted();
         self.temporary.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
         sync_folder(parent(path))
     }
@@ -101,7 +103,7 @@ impl AtomicFile {
     /// Whatever the file system says; the target is then as it was.
     pub fn commit(self) -> Result<()> {
         self.seal()?;
-        let _committing = committing();
+        let _uninterrupted = uninterrupted();
         self.check()?;
         let persisted = if self.overwrite {
             self.temporary.persist(&self.destination)

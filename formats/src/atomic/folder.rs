@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::destination::{check_folder, parent};
 use super::file::sync_folder;
-use super::temporary::{Workspace, committing};
+use super::temporary::{Workspace, uninterrupted};
 use crate::error::{Error, Result};
 
 /// Says of an existing folder why it must not be replaced.
@@ -79,7 +79,7 @@ impl AtomicFolder {
             std::fs::set_permissions(&content, writable(old.permissions())).map_err(Error::io(&content))?;
         }
         sync_tree(&content)?;
-        let _committing = committing();
+        let _uninterrupted = uninterrupted();
         // An hour may have passed: what came into the old folder meanwhile must not be lost.
         check_folder(&self.target, self.overwrite, self.may_replace)?;
         let named = if self.destination.exists() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::destination::{check_file, parent};
 use super::file::{AtomicFile, sync_folder};
-use super::temporary::{self, Workspace, clean_up, committing};
+use super::temporary::{self, Workspace, clean_up, uninterrupted};
 use crate::error::{Error, Result};
 
 /// Stands in a workspace whose files are all complete and are being given their names. It lists the files that go when
@@ -63,7 +63,7 @@ impl AtomicSet {
             return files.into_iter().try_for_each(AtomicFile::commit);
         };
         files.iter().try_for_each(AtomicFile::seal)?;
-        let _committing = committing();
+        let _uninterrupted = uninterrupted();
         files.iter().try_for_each(AtomicFile::check)?;
         let folder = files.first().map_or(Path::new("."), |file| parent(file.destination())).to_path_buf();
         write_list(workspace.path(), &replaced)?;

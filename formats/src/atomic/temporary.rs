@@ -24,13 +24,13 @@ const ATTEMPTS: usize = 64;
 
 /// Temporaries of this process.
 static LIVE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-/// Held while outputs get their names.
-static COMMIT: Mutex<()> = Mutex::new(());
+/// Held while outputs get their names, and while a temporary is made that is not in [`LIVE`] yet.
+static UNINTERRUPTED: Mutex<()> = Mutex::new(());
 
 /// Removes every temporary of this process, which is about to end. No output gets its name any more: a commit that has
 /// begun is waited for, a later one waits forever.
 pub fn abandon_all() {
-    std::mem::forget(committing());
+    std::mem::forget(uninterrupted());
     for path in live().iter() {
         // A worker may be creating a file in a folder that is being removed.
         let _ = (0..3).find(|_| remove(path, None).is_ok());
@@ -38,8 +38,8 @@ pub fn abandon_all() {
 }
 
 /// While this is held the process is not ended by [`abandon_all`].
-pub(super) fn committing() -> MutexGuard<'static, ()> {
-    COMMIT.lock().unwrap_or_else(PoisonError::into_inner)
+pub(super) fn uninterrupted() -> MutexGuard<'static, ()> {
+    UNINTERRUPTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn live() -> MutexGuard<'static, Vec<PathBuf>> {
@@ -136,6 +136,7 @@ impl Workspace {
                 Err(error.kind().into())
             }
         };
+        let _uninterrupted = uninterrupted();
         let (file, path, registered) = create(destination, 0o700, make, is_ours)?;
         let lock = file.map_err(Error::io(&path))?;
         Ok(Workspace { path, _registered: registered, lock: Some(lock), kept: false })

@@ -31,7 +31,7 @@ fn refused(template: &str) -> String {
 #[test]
 fn the_common_form() {
     let template = "{{ bos_token }}{% for message in messages %}\n    \
-                    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'].strip() + '<|im_end|>\\n' }}\n\
+                    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'].strip() + '<|im_end|>\\n' -}}\n\
                     {% endfor %}\n{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}\n";
     check(
         template,
@@ -67,8 +67,8 @@ fn to_json_is_json_dumps() {
         r#"{"a":[1e+20],"b":[1,true]}"#,
     );
     check(
-        "{{ {1: 2, none: 3, true: 1e-7}|tojson }} {{ [1]|tojson(indent='\t') }}",
-        "{\"1\": 2, \"null\": 3, \"true\": 1e-07} [\n\t1\n]",
+        "{{ {2: 3, none: 4, true: 1e-7}|tojson }} {{ [1]|tojson(indent='\t') }}",
+        "{\"2\": 3, \"null\": 4, \"true\": 1e-07} [\n\t1\n]",
     );
     assert!(refused("{{ nothing|tojson }}").contains("not JSON"));
     assert!(refused("{{ [1]|tojson(indents=2) }}").contains("indents"));

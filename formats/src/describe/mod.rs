@@ -128,8 +128,8 @@ fn add_tokenizer(
     vocab_size: usize,
     pre: Option<&str>,
 ) -> Result<Vec<Warning>> {
-    let files = TokenizerFiles::read(folder)?;
-    let (vocabulary, mut warnings) = Vocabulary::from_files(&files, vocab_size, pre)?;
+    let mut files = TokenizerFiles::read(folder)?;
+    let (vocabulary, mut warnings) = Vocabulary::from_files(&mut files, vocab_size, pre)?;
     metadata.set("tokenizer.ggml.model", Value::String("gpt2".into()));
     metadata.set("tokenizer.ggml.pre", Value::String(vocabulary.pre));
     metadata.set("tokenizer.ggml.tokens", string_array(vocabulary.tokens));

@@ -3,6 +3,7 @@
 //! Metadata values are gguf-rs-lib's; the directory and the data are read and written here, positional and
 //! streaming (ARCHITECTURE.md says why).
 
+mod head;
 mod metadata;
 mod read;
 mod split;

@@ -1,23 +1,23 @@
 //! Reading a GGUF file: everything but the tensors' data, checked once.
 
-use std::collections::HashSet;
-use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::head::Head;
 use super::split::{check_shard, explain_missing};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, Metadata, Value, ValueType};
 use crate::DType;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
+use crate::limits::{self, MAX_TENSORS, allocated};
 use crate::source::{InputFile, StoredTensor};
 
 /// ggml's limit on a tensor's axes.
 const MAX_AXES: u32 = 4;
-/// ggml's limit on a tensor name, and a sane one for keys.
-const MAX_NAME: u64 = 1 << 16;
-/// The longest text of a key; the longest in use are chat templates of some kilobytes.
-const MAX_TEXT: u64 = 16 << 20;
+/// Metadata pairs of a file; models have less than a hundred.
+const MAX_PAIRS: usize = 1 << 12;
+/// What a tensor takes in memory besides its name, which is kept twice.
+const TENSOR_BYTES: u64 = 320;
 
 /// A tensor as the directory of a GGUF file describes it.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct GgufFile {
     pub alignment: u64,
     pub metadata: Metadata,
     pub tensors: Vec<TensorInfo>,
+    /// Indices of `tensors`, sorted by name.
+    by_name: Vec<u32>,
     /// Bytes of all shards.
     pub file_bytes: u64,
     inputs: Vec<Arc<InputFile>>,
@@ -55,7 +57,7 @@ impl GgufFile {
         if shards > 1 {
             whole.append_shards(shards)?;
         }
-        check_duplicates(&whole.path, &whole.tensors)?;
+        whole.by_name = sorted_by_name(&whole.path, &whole.tensors)?;
         Ok(whole)
     }
 
@@ -77,9 +79,9 @@ impl GgufFile {
         for (number, input) in (1..).zip(inputs) {
             let part = read_one(input)?;
             check_shard(&whole, &part, number)?;
-            whole.append(part);
+            whole.append(part)?;
         }
-        check_duplicates(&whole.path, &whole.tensors)?;
+        whole.by_name = sorted_by_name(&whole.path, &whole.tensors)?;
         Ok(whole)
     }
 
@@ -95,7 +97,9 @@ impl GgufFile {
 
     /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.iter().find(|t| t.name == name)
+        let name_of = |&index: &u32| self.tensors[index as usize].name.as_str();
+        let at = self.by_name.binary_search_by(|index| name_of(index).cmp(name)).ok()?;
+        Some(&self.tensors[self.by_name[at] as usize])
     }
 
     fn append_shards(&mut self, count: usize) -> Result<()> {
@@ -117,26 +121,22 @@ impl GgufFile {
         for (shard, path) in (2..=count).map(|shard| (shard, shard_path(shard))).collect::<Vec<_>>() {
             let part = InputFile::open(path).and_then(read_one).map_err(explain_missing)?;
             check_shard(self, &part, shard - 1)?;
-            self.append(part);
+            self.append(part)?;
         }
         Ok(())
     }
 
-    fn append(&mut self, shard: GgufFile) {
+    fn append(&mut self, shard: GgufFile) -> Result<()> {
         self.tensors.extend(shard.tensors);
         self.file_bytes += shard.file_bytes;
         self.inputs.extend(shard.inputs);
+        limits::check(&self.path, "tensors", self.tensors.len(), MAX_TENSORS)
     }
 }
 
 fn read_one(file: Arc<InputFile>) -> Result<GgufFile> {
     let path = file.path();
-    let mut head = Head {
-        reader: BufReader::new(PositionalReader { file: &file, at: 0 }),
-        file: &file,
-        at: 0,
-        broken_texts: Vec::new(),
-    };
+    let mut head = Head::new(&file);
 
     let magic = head.array::<4>("the magic")?;
     if magic != MAGIC {
@@ -155,7 +155,7 @@ fn read_one(file: Arc<InputFile>) -> Result<GgufFile> {
     let metadata = read_metadata(&mut head, pair_count)?;
     let alignment = read_alignment(path, &metadata)?;
     let infos = read_directory(&mut head, tensor_count)?;
-    let data_start = head.at.next_multiple_of(alignment);
+    let data_start = head.position().next_multiple_of(alignment);
 
     let mut tensors = Vec::with_capacity(infos.len());
     for (name, shape, dtype, offset) in infos {
@@ -180,26 +180,30 @@ fn read_one(file: Arc<InputFile>) -> Result<GgufFile> {
         alignment,
         metadata,
         tensors,
+        by_name: Vec::new(),
         file_bytes: file.len(),
-        broken_texts: head.broken_texts,
+        broken_texts: head.into_broken_texts(),
         inputs: vec![Arc::clone(&file)],
     })
 }
 
 fn read_metadata(head: &mut Head<'_>, count: u64) -> Result<Metadata> {
-    let mut seen = HashSet::new();
     let mut pairs = Vec::new();
     for _ in 0..count {
+        limits::check(head.path(), "metadata pairs", pairs.len() + 1, MAX_PAIRS)?;
         let key = head.string("a metadata key")?;
-        let offset = head.at;
+        head.charge(2 * size_of::<(String, Value)>() as u64 + allocated(key.len()))?;
+        let offset = head.position();
         let type_id = head.u32("a metadata type")?;
         let kind = ValueType::from_u32(type_id)
             .map_err(|_| head.malformed(offset, format!("`{key}` has the unknown value type {type_id}")))?;
         let value = head.value(&key, kind)?;
-        if !seen.insert(key.clone()) {
-            return Err(head.malformed(offset, format!("metadata key `{key}` stands twice")));
-        }
         pairs.push((key, value));
+    }
+    let mut keys: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect();
+    keys.sort_unstable();
+    if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(head.malformed(head.position(), format!("metadata key `{}` stands twice", twice[0])));
     }
     Ok(pairs.into_iter().collect())
 }
@@ -224,8 +228,10 @@ type DirectoryRow = (String, Vec<usize>, DType, u64);
 fn read_directory(head: &mut Head<'_>, count: u64) -> Result<Vec<DirectoryRow>> {
     let mut rows = Vec::new();
     for _ in 0..count {
+        limits::check(head.path(), "tensors", rows.len() + 1, MAX_TENSORS)?;
         let name = head.string("a tensor name")?;
-        let offset = head.at;
+        head.charge(TENSOR_BYTES + 2 * allocated(name.len()))?;
+        let offset = head.position();
         let axes = head.u32("a tensor's axes")?;
         if axes == 0 || axes > MAX_AXES {
             return Err(head.malformed(offset, format!("tensor `{name}` has {axes} axes")));
@@ -239,7 +245,7 @@ fn read_directory(head: &mut Head<'_>, count: u64) -> Result<Vec<DirectoryRow>> 
         }
         let id = head.u32("a tensor's type")?;
         let dtype = DType::from_ggml_id(id).ok_or_else(|| Error::TensorType {
-            path: head.file.path().to_path_buf(),
+            path: head.path().to_path_buf(),
             tensor: name.clone(),
             dtype: format!("id {id}"),
         })?;
@@ -249,11 +255,16 @@ fn read_directory(head: &mut Head<'_>, count: u64) -> Result<Vec<DirectoryRow>> 
     Ok(rows)
 }
 
-fn check_duplicates(path: &Path, tensors: &[TensorInfo]) -> Result<()> {
-    let mut seen = HashSet::new();
-    match tensors.iter().find(|t| !seen.insert(t.name.as_str())) {
-        Some(t) => Err(Error::DuplicateTensor { path: path.to_path_buf(), tensor: t.name.clone() }),
-        None => Ok(()),
+/// Indices of `tensors` in the order of their names, each of which stands once.
+fn sorted_by_name(path: &Path, tensors: &[TensorInfo]) -> Result<Vec<u32>> {
+    let name = |index: u32| tensors[index as usize].name.as_str();
+    let mut sorted: Vec<u32> = (0..tensors.len() as u32).collect();
+    sorted.sort_unstable_by_key(|&index| name(index));
+    match sorted.windows(2).find(|pair| name(pair[0]) == name(pair[1])) {
+        Some(pair) => {
+            Err(Error::DuplicateTensor { path: path.to_path_buf(), tensor: name(pair[0]).to_string() })
+        }
+        None => Ok(sorted),
     }
 }
 
@@ -271,121 +282,4 @@ fn check_overlaps(path: &Path, tensors: &[TensorInfo]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// `Read` over an [`InputFile`], for the header only.
-struct PositionalReader<'a> {
-    file: &'a InputFile,
-    at: u64,
-}
-
-impl Read for PositionalReader<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let n = (out.len() as u64).min(self.file.len().saturating_sub(self.at)) as usize;
-        self.file.read_exact_at(&mut out[..n], self.at).map_err(io::Error::other)?;
-        self.at += n as u64;
-        Ok(n)
-    }
-}
-
-/// The header being read, with the offset for messages.
-struct Head<'a> {
-    reader: BufReader<PositionalReader<'a>>,
-    file: &'a InputFile,
-    at: u64,
-    broken_texts: Vec<String>,
-}
-
-impl Read for Head<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let n = self.reader.read(out)?;
-        self.at += n as u64;
-        Ok(n)
-    }
-}
-
-impl Head<'_> {
-    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
-        let mut out = [0; N];
-        let end = self.at + N as u64;
-        self.read_exact(&mut out).map_err(|_| self.truncated(what, end))?;
-        Ok(out)
-    }
-
-    fn u32(&mut self, what: &str) -> Result<u32> {
-        Ok(u32::from_le_bytes(self.array(what)?))
-    }
-
-    fn u64(&mut self, what: &str) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.array(what)?))
-    }
-
-    fn string(&mut self, what: &str) -> Result<String> {
-        let offset = self.at;
-        let len = self.u64(what)?;
-        let left = self.file.len().saturating_sub(self.at);
-        if len > left {
-            return Err(self.truncated(what, self.at.saturating_add(len)));
-        }
-        if len > MAX_NAME {
-            return Err(self.malformed(offset, format!("{what} of {len} bytes")));
-        }
-        let mut bytes = vec![0; len as usize];
-        let end = self.at + len;
-        self.read_exact(&mut bytes).map_err(|_| self.truncated(what, end))?;
-        String::from_utf8(bytes).map_err(|_| self.malformed(offset, format!("{what} is not UTF-8")))
-    }
-
-    fn value(&mut self, key: &str, kind: ValueType) -> Result<Value> {
-        let offset = self.at;
-        if kind == ValueType::String {
-            return self.text(key).map(Value::String);
-        }
-        Value::read_from(self, kind).map_err(|e| {
-            if self.at >= self.file.len() {
-                self.truncated(&format!("the value of `{key}`"), self.at.saturating_add(1))
-            } else {
-                self.malformed(offset, format!("`{key}`: {e}"))
-            }
-        })
-    }
-
-    /// The text of `key`. Tools that cut a text after so many bytes cut characters too, as llama-quantize does with the
-    /// name of an importance matrix; where nothing depends on the text, that is no reason to refuse the file.
-    fn text(&mut self, key: &str) -> Result<String> {
-        let (offset, what) = (self.at, format!("the value of `{key}`"));
-        let len = self.u64(&what)?;
-        let end = self.at.saturating_add(len);
-        if end > self.file.len() {
-            return Err(self.truncated(&what, end));
-        }
-        if len > MAX_TEXT {
-            return Err(self.malformed(offset, format!("{what} has {len} bytes")));
-        }
-        let mut bytes = vec![0; len as usize];
-        self.read_exact(&mut bytes).map_err(|_| self.truncated(&what, end))?;
-        match String::from_utf8(bytes) {
-            Ok(text) => Ok(text),
-            Err(_) if key.starts_with("tokenizer.") || key == "general.architecture" => {
-                Err(self.malformed(offset, format!("{what} is not UTF-8")))
-            }
-            Err(e) => {
-                self.broken_texts.push(key.to_string());
-                Ok(String::from_utf8_lossy(e.as_bytes()).into_owned())
-            }
-        }
-    }
-
-    fn truncated(&self, what: &str, end: u64) -> Error {
-        Error::Truncated {
-            path: self.file.path().to_path_buf(),
-            what: what.into(),
-            end,
-            len: self.file.len(),
-        }
-    }
-
-    fn malformed(&self, offset: u64, detail: String) -> Error {
-        Error::Malformed { path: self.file.path().to_path_buf(), offset, detail }
-    }
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
 use crate::json;
+use crate::limits::MAX_TOKENS;
 use crate::model::layout::HeadSizes;
 use crate::model::{Layout, Role, TensorKey};
 
@@ -111,7 +112,7 @@ impl Config {
     /// Bounds that make every later product of two hyperparameters fit into `usize`.
     fn check(&self, path: &Path) -> Result<()> {
         let limits = [
-            ("vocab_size", self.vocab_size, 1 << 28),
+            ("vocab_size", self.vocab_size, MAX_TOKENS),
             ("hidden_size", self.hidden_size, 1 << 20),
             ("intermediate_size", self.intermediate_size, 1 << 22),
             ("num_hidden_layers", self.num_hidden_layers, 1 << 12),

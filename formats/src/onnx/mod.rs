@@ -10,6 +10,7 @@ mod earlier;
 mod graph;
 mod layers;
 mod model;
+mod node;
 pub mod proto;
 mod read;
 mod sidecar;

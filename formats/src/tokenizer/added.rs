@@ -47,6 +47,12 @@ impl<'a> AddedTokens<'a> {
         for name in named_tokens(&config) {
             added.name(name);
         }
+        // Those that the files have already stay as they are.
+        for token in extra_tokens(&config).filter(|token| !token.is_empty()) {
+            if !added.ids.contains_key(&token) {
+                added.name(token);
+            }
+        }
         Ok(added.tokens)
     }
 
@@ -130,6 +136,14 @@ fn named_tokens(config: &Map<String, Value>) -> Vec<String> {
     let additional = config.get("additional_special_tokens").and_then(Value::as_array);
     let additional = additional.into_iter().flatten().filter_map(content);
     single.chain(additional).collect()
+}
+
+/// Special tokens without a role as newer versions of transformers name them: a list, or a map with a name for each.
+fn extra_tokens(config: &Map<String, Value>) -> impl Iterator<Item = String> {
+    let extra = config.get("extra_special_tokens");
+    let list = extra.and_then(Value::as_array).into_iter().flatten();
+    let map = extra.and_then(Value::as_object).into_iter().flat_map(Map::values);
+    list.chain(map).filter_map(content)
 }
 
 /// A token as text, or as an object with its content.

@@ -7,8 +7,10 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::bytes::escape_space;
 use crate::error::Result;
 use crate::json;
+use crate::limits::{MAX_MERGES, MAX_TOKENS};
 
 /// What a folder says about its tokenizer.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ pub(crate) struct BpeJson {
     #[serde(default)]
     pub vocab: VocabJson,
     #[serde(default)]
-    pub merges: Vec<MergeJson>,
+    pub merges: MergesJson,
     #[serde(default)]
     pub ignore_merges: bool,
     #[serde(default)]
@@ -51,13 +53,9 @@ pub(crate) struct BpeJson {
     pub end_of_word_suffix: Option<String>,
 }
 
-/// A merge as `left right` or, since transformers 4.45, as a pair.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum MergeJson {
-    Joined(String),
-    Pair(String, String),
-}
+/// Merges as `left right`, best first. They stand so or, since transformers 4.45, as pairs.
+#[derive(Debug, Default)]
+pub(crate) struct MergesJson(pub Vec<String>);
 
 /// Tokens and ids in file order; duplicates are kept to be seen. Empty for a model that is not BPE.
 #[derive(Debug, Default)]
@@ -124,6 +122,9 @@ impl<'de> Deserialize<'de> for VocabJson {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VocabJson, A::Error> {
                 let mut pairs = Vec::new();
                 while let Some(pair) = map.next_entry()? {
+                    if pairs.len() == MAX_TOKENS {
+                        return Err(too_many("tokens", MAX_TOKENS));
+                    }
                     pairs.push(pair);
                 }
                 Ok(VocabJson(pairs))
@@ -137,4 +138,62 @@ impl<'de> Deserialize<'de> for VocabJson {
         }
         deserializer.deserialize_any(Pairs)
     }
+}
+
+impl<'de> Deserialize<'de> for MergesJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Merges;
+        impl<'de> Visitor<'de> for Merges {
+            type Value = MergesJson;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of merges")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<MergesJson, A::Error> {
+                let mut merges = Vec::new();
+                while let Some(MergeJson(merge)) = list.next_element()? {
+                    if merges.len() == MAX_MERGES {
+                        return Err(too_many("merges", MAX_MERGES));
+                    }
+                    merges.push(merge);
+                }
+                Ok(MergesJson(merges))
+            }
+        }
+        deserializer.deserialize_seq(Merges)
+    }
+}
+
+struct MergeJson(String);
+
+impl<'de> Deserialize<'de> for MergeJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct JoinedOrPair;
+        impl<'de> Visitor<'de> for JoinedOrPair {
+            type Value = MergeJson;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a merge: a text or a pair of texts")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, merge: &str) -> Result<MergeJson, E> {
+                Ok(MergeJson(merge.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<MergeJson, A::Error> {
+                let mut side = |index| {
+                    let side: Option<String> = pair.next_element()?;
+                    side.ok_or_else(|| serde::de::Error::invalid_length(index, &self))
+                };
+                let (left, right) = (side(0)?, side(1)?);
+                Ok(MergeJson(format!("{} {}", escape_space(&left), escape_space(&right))))
+            }
+        }
+        deserializer.deserialize_any(JoinedOrPair)
+    }
+}
+
+fn too_many<E: serde::de::Error>(what: &str, limit: usize) -> E {
+    E::custom(format!("more than {limit} {what}: no model has so many"))
 }

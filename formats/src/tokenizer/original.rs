@@ -26,7 +26,10 @@ pub struct Difference {
 pub(super) fn first_difference(path: &Path, text: &str, ids: &[u32]) -> Result<Option<Difference>> {
     let error = |e: tokenizers::Error| Error::Tokenizer { path: path.to_path_buf(), detail: e.to_string() };
     let bytes = json::to_standard(path, small_file::read(path)?)?;
-    let original = Tokenizer::from_bytes(bytes).map_err(error)?;
+    let mut original = Tokenizer::from_bytes(bytes).map_err(error)?;
+    // As transformers does unless it is asked for them.
+    original.with_truncation(None).map_err(error)?;
+    original.with_padding(None);
     let encoded = original.encode_fast(text, false).map_err(error)?;
     let theirs = encoded.get_ids();
     let position = ids.iter().zip(theirs).take_while(|(a, b)| a == b).count();

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 
 use super::added::AddedTokens;
-use super::bytes::escape_space;
-use super::files::{AddedToken, BpeJson, MergeJson, TokenizerFiles, VocabJson};
+use super::files::{AddedToken, BpeJson, TokenizerFiles, VocabJson};
 use super::pre::{PreTokenizer, check_pre_tokenizer_name};
 use crate::error::{Error, Result};
 use crate::gguf::{Metadata, integer};
+use crate::limits::{self, MAX_MERGES};
 use crate::warning::Warning;
 use crate::{json, small_file};
 
@@ -55,17 +55,21 @@ impl Vocabulary {
     /// No tokenizer; another model than byte-level BPE; a normalizer or a pre-tokenizer that llama.cpp does not have;
     /// ids that are out of range, taken twice or not where a loader puts them; merges of unknown tokens.
     pub fn from_files(
-        files: &TokenizerFiles,
+        files: &mut TokenizerFiles,
         vocab_size: usize,
         pre: Option<&str>,
     ) -> Result<(Vocabulary, Vec<Warning>)> {
         if let Some(name) = pre {
             check_pre_tokenizer_name(name)?;
         }
+        let mut merges = Vec::new();
+        if let Some(json) = &mut files.json {
+            check_model(&files.folder.join("tokenizer.json"), &json.model)?;
+            merges = std::mem::take(&mut json.model.merges.0);
+        }
         match &files.json {
             Some(json) => {
                 let path = files.folder.join("tokenizer.json");
-                check_model(&path, &json.model)?;
                 check_normalizer(&path, &json.normalizer)?;
                 let pre = match pre {
                     Some(name) => name,
@@ -73,10 +77,9 @@ impl Vocabulary {
                         .map_err(|regex| Error::UnknownPreTokenizer { path: path.clone(), regex })?
                         .name(),
                 };
-                let merges = match json.model.merges.is_empty() {
-                    false => json.model.merges.iter().map(join_merge).collect(),
-                    true => read_merges(&files.folder.join("merges.txt"))?.unwrap_or_default(),
-                };
+                if merges.is_empty() {
+                    merges = read_merges(&files.folder.join("merges.txt"))?.unwrap_or_default();
+                }
                 build(files, path, &json.model.vocab.0, vocab_size, merges, pre.to_string())
             }
             None => {
@@ -249,7 +252,7 @@ fn check_model(path: &Path, model: &BpeJson) -> Result<()> {
     let refuse = |detail: String| Err(Error::Tokenizer { path: path.to_path_buf(), detail });
     match model.kind.as_deref() {
         Some("BPE") => {}
-        None if !model.merges.is_empty() => {}
+        None if !model.merges.0.is_empty() => {}
         kind => {
             let kind = kind.unwrap_or("nothing");
             return refuse(format!("its model is {kind}, but only byte-level BPE can be converted"));
@@ -290,13 +293,6 @@ fn pre_of_class(files: &TokenizerFiles, path: &Path) -> Result<&'static str> {
     })
 }
 
-fn join_merge(merge: &MergeJson) -> String {
-    match merge {
-        MergeJson::Joined(merge) => merge.clone(),
-        MergeJson::Pair(left, right) => format!("{} {}", escape_space(left), escape_space(right)),
-    }
-}
-
 /// merges.txt: a merge a line, after an optional line with a version.
 fn read_merges(path: &Path) -> Result<Option<Vec<String>>> {
     let Some(text) = small_file::read_optional_text(path)? else { return Ok(None) };
@@ -306,8 +302,10 @@ fn read_merges(path: &Path) -> Result<Option<Vec<String>>> {
         if line.is_empty() || (number == 0 && line.starts_with('#')) {
             continue;
         }
-        match line.split_whitespace().collect::<Vec<_>>()[..] {
-            [left, right] => merges.push(format!("{left} {right}")),
+        limits::check(path, "merges", merges.len() + 1, MAX_MERGES)?;
+        let mut sides = line.split_whitespace();
+        match (sides.next(), sides.next(), sides.next()) {
+            (Some(left), Some(right), None) => merges.push(format!("{left} {right}")),
             _ => {
                 let detail = format!("line {}: `{line}` is not a merge of two tokens", number + 1);
                 return Err(Error::Tokenizer { path: path.to_path_buf(), detail });

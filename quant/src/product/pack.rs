@@ -27,21 +27,28 @@ pub(super) fn pack<T: Real>(from: Matrix<'_, T>, width: usize, out: &mut [T]) {
     });
 }
 
-/// Values of each line that are turned at a time.
-const STEP: usize = 16;
+/// Lines, and values of each, that are turned at a time.
+const STEP: usize = 4;
 
 /// A whole strip of `W` lines.
 fn pack_strip<T: Real, const W: usize>(strip: Matrix<'_, T>, out: &mut [T]) {
     let (out, _) = out.as_chunks_mut::<W>();
     if let Some(first) = strip.row(0) {
         let lines: [&[T]; W] = std::array::from_fn(|line| strip.row(line).unwrap_or(first));
-        for (step, out) in out.chunks_mut(STEP).enumerate() {
-            for (line, values) in lines.iter().enumerate() {
-                let values = &values[step * STEP..];
-                for (out, &value) in out.iter_mut().zip(values) {
-                    out[line] = value;
+        let (steps, rest) = out.as_chunks_mut::<STEP>();
+        for (step, out) in steps.iter_mut().enumerate() {
+            for line in (0..W).step_by(STEP) {
+                let from: [[T; STEP]; STEP] = std::array::from_fn(|i| {
+                    *lines[line + i][step * STEP..].first_chunk().expect("a whole step")
+                });
+                for (k, out) in out.iter_mut().enumerate() {
+                    out[line..line + STEP].copy_from_slice(&from.map(|values| values[k]));
                 }
             }
+        }
+        let done = steps.len() * STEP;
+        for (k, out) in rest.iter_mut().enumerate() {
+            *out = lines.map(|line| line[done + k]);
         }
         return;
     }

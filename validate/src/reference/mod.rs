@@ -27,6 +27,8 @@ use crate::windows::{Windows, scored};
 pub const MODEL_DIGEST: &str = "plmconv.model_sha256";
 /// Metadata key of the text's digest.
 pub const TEXT_DIGEST: &str = "plmconv.text_sha256";
+/// The longest window; ids of one are read at a time.
+const MAX_CTX: usize = 1 << 20;
 const VOCAB_SIZE: &str = "plmconv.vocab_size";
 
 /// An opened file of reference outputs; logits stay on disk.
@@ -99,6 +101,9 @@ impl Reference {
         if windows == 0 || ctx < 4 {
             return Err(fail(format!("`input_ids` has shape {shape:?}: windows have at least 4 tokens")));
         }
+        if ctx > MAX_CTX {
+            return Err(fail(format!("`input_ids` has windows of {ctx} tokens, more than {MAX_CTX}")));
+        }
         let positions = scored(ctx);
         let (vocab_size, outputs) = if let Some((shape, rows)) = find("logits") {
             if !rows.dtype().is_float() {
@@ -140,19 +145,20 @@ impl Reference {
             }
             (vocab_size, Outputs::TopK { ids: top_ids, log_probs, targets })
         };
-        let tokens = read_integers(&ids, 0..ids.rows())
-            .ok_or_else(|| fail(format!("`input_ids` are {}, expected I64 or I32", ids.dtype())))??;
-        if let Some(bad) = tokens.iter().find(|t| **t < 0 || **t as u64 >= vocab_size as u64) {
-            return Err(fail(format!("token id {bad} is outside the vocabulary of {vocab_size}")));
+        let mut tokens = Vec::with_capacity(windows * ctx);
+        // By window: eight bytes of an id, and these twice, become four.
+        for window in 0..windows {
+            let ids = read_integers(&ids, window..window + 1)
+                .ok_or_else(|| fail(format!("`input_ids` are {}, expected I64 or I32", ids.dtype())))??;
+            for id in ids {
+                let valid = u32::try_from(id).ok().filter(|id| (*id as usize) < vocab_size);
+                let token = valid.ok_or_else(|| {
+                    fail(format!("token id {id} is outside the vocabulary of {vocab_size}"))
+                })?;
+                tokens.push(token);
+            }
         }
-        Ok(Reference {
-            path: path.to_path_buf(),
-            ctx,
-            tokens: tokens.into_iter().map(|t| t as u32).collect(),
-            vocab_size,
-            metadata: file.metadata,
-            outputs,
-        })
+        Ok(Reference { path: path.to_path_buf(), ctx, tokens, vocab_size, metadata: file.metadata, outputs })
     }
 
     /// The windows that were stored; a candidate is run on these.
