@@ -298,6 +298,9 @@ fn a_folder_that_is_no_checkpoint_is_told_what_it_is() {
         std::fs::remove_file(path).expect("there");
     };
     with("pytorch_model.bin", &["weights of PyTorch (pytorch_model.bin)", "save_pretrained"]);
+    std::fs::write(folder.join("model.safetensors"), b"PK\x03\x04 a file that PyTorch wrote").expect("write");
+    refused(&folder, &["model.safetensors: a zip archive, as PyTorch's files are"]);
+    std::fs::remove_file(folder.join("model.safetensors")).expect("there");
     with("pytorch_model-00001-of-00002.bin", &["weights of PyTorch"]);
     with("consolidated.00.pth", &["weights of PyTorch (consolidated.00.pth)"]);
     with("tf_model.h5", &["weights of TensorFlow"]);
