@@ -356,7 +356,7 @@ fn quantized_checkpoints_are_told_as_such() {
         c.config["quantization_config"] =
             serde_json::json!({"load_in_4bit": true, "quant_method": "bitsandbytes"})
     });
-    assert!(converted(&folder).1.contains("said to be quantized (bitsandbytes), which is ignored"));
+    assert!(converted(&folder).1.contains("`quantization_config` (bitsandbytes) is ignored"));
     let (_dir, folder) = odd(|c| {
         let weight = c.tensors["model.layers.0.self_attn.o_proj.weight"].clone();
         c.tensors.insert("model.layers.0.self_attn.o_proj.lora_A.default.weight".into(), weight);
@@ -417,7 +417,7 @@ fn a_gguf_of_other_tools_is_read() {
     let other = dir.path().join("other.gguf");
     std::fs::write(&other, [&head, &bytes[end..]].concat()).expect("write");
     let (_, said) = converted(&other);
-    assert!(said.contains("warning: ") && said.contains("`quantize.imatrix.file` is not UTF-8"), "{said}");
+    assert!(said.contains("warning: ") && said.contains("`quantize.imatrix.file`: bytes that are not UTF-8"), "{said}");
 }
 
 #[test]
