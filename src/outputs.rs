@@ -29,7 +29,8 @@ impl Inputs {
     /// It is an input, or what [`check_file`] says.
     pub fn check_file(&self, output: &Path, overwrite: bool) -> Result<()> {
         self.refuse(output)?;
-        check_file(output, overwrite).at(Place::Output)
+        check_file(output, overwrite).at(Place::Output)?;
+        Ok(())
     }
 
     /// Checks that `shards` can be written as a set that the user calls `output`.
@@ -67,7 +68,8 @@ impl Inputs {
                 return Err(FormatError::NotReplaced { path: output.into(), reason }.into());
             }
         }
-        check_folder(output, overwrite, may_replace).at(Place::Output)
+        check_folder(output, overwrite, may_replace).at(Place::Output)?;
+        Ok(())
     }
 
     /// # Errors
