@@ -298,6 +298,9 @@ fn a_folder_that_is_no_checkpoint_is_told_what_it_is() {
         std::fs::remove_file(path).expect("there");
     };
     with("pytorch_model.bin", &["weights of PyTorch (pytorch_model.bin)", "save_pretrained"]);
+    std::fs::write(folder.join("model.safetensors"), b"PK\x03\x04 a file that PyTorch wrote").expect("write");
+    refused(&folder, &["model.safetensors: a zip archive, as PyTorch's files are"]);
+    std::fs::remove_file(folder.join("model.safetensors")).expect("there");
     with("pytorch_model-00001-of-00002.bin", &["weights of PyTorch"]);
     with("consolidated.00.pth", &["weights of PyTorch (consolidated.00.pth)"]);
     with("tf_model.h5", &["weights of TensorFlow"]);
@@ -353,7 +356,7 @@ fn quantized_checkpoints_are_told_as_such() {
         c.config["quantization_config"] =
             serde_json::json!({"load_in_4bit": true, "quant_method": "bitsandbytes"})
     });
-    assert!(converted(&folder).1.contains("said to be quantized (bitsandbytes), which is ignored"));
+    assert!(converted(&folder).1.contains("`quantization_config` (bitsandbytes) is ignored"));
     let (_dir, folder) = odd(|c| {
         let weight = c.tensors["model.layers.0.self_attn.o_proj.weight"].clone();
         c.tensors.insert("model.layers.0.self_attn.o_proj.lora_A.default.weight".into(), weight);
@@ -414,7 +417,7 @@ fn a_gguf_of_other_tools_is_read() {
     let other = dir.path().join("other.gguf");
     std::fs::write(&other, [&head, &bytes[end..]].concat()).expect("write");
     let (_, said) = converted(&other);
-    assert!(said.contains("warning: ") && said.contains("`quantize.imatrix.file` is not UTF-8"), "{said}");
+    assert!(said.contains("warning: ") && said.contains("`quantize.imatrix.file`: bytes that are not UTF-8"), "{said}");
 }
 
 #[test]

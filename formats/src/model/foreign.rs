@@ -144,6 +144,14 @@ enum Magic {
 /// The error that says what `folder` is, where that is why `error` came up.
 pub(super) fn explain(folder: &Path, error: Error) -> Error {
     let kind = match &error {
+        // PyTorch's weights under a name that they should not have.
+        Error::HeaderLength { path, .. } => {
+            let path = path.clone();
+            return match of_magic(&path, &read_start(&path)) {
+                Some(kind) => Error::Foreign { path, kind },
+                None => error,
+            };
+        }
         Error::UnknownTensor { tensor, .. }
         | Error::MissingTensor { tensor, .. }
         | Error::TensorType { tensor, .. }
@@ -291,18 +299,27 @@ impl Foreign {
         if is_safetensors {
             return Some(Foreign::LoneSafetensors);
         }
-        let of_magic = MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, kind)| *kind);
-        let is_tar = start.get(257..262) == Some(&b"ustar"[..]);
         let by_name = OTHER_WEIGHTS.iter().find(|(begin, end, _)| begin.is_empty() && name.ends_with(end));
-        match (of_magic, by_name) {
-            (_, Some((_, _, framework))) => Some(Foreign::OtherWeights { framework, file: name }),
-            (Some(Magic::Archive(kind)), None) => Some(Foreign::Archive { kind }),
-            (Some(Magic::Framework(framework)), None) => {
-                Some(Foreign::OtherWeights { framework, file: name })
-            }
-            (None, None) => is_tar.then_some(Foreign::Archive { kind: "a tar archive" }),
+        match by_name {
+            Some((_, _, framework)) => Some(Foreign::OtherWeights { framework, file: name }),
+            None => of_magic(path, start),
         }
     }
+}
+
+/// What a file's first bytes say that it is.
+fn of_magic(path: &Path, start: &[u8]) -> Option<Foreign> {
+    if start.get(257..262) == Some(&b"ustar"[..]) {
+        return Some(Foreign::Archive { kind: "a tar archive" });
+    }
+    let (_, kind) = MAGICS.iter().find(|(magic, _)| start.starts_with(magic))?;
+    Some(match *kind {
+        Magic::Archive(kind) => Foreign::Archive { kind },
+        Magic::Framework(framework) => {
+            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Foreign::OtherWeights { framework, file }
+        }
+    })
 }
 
 /// The names in a folder, in order; nothing where it cannot be read.
