@@ -60,7 +60,8 @@ case "$1" in
     *) [[ "$1" =~ ^[0-9]+$ ]] || usage; limit="-max_total_time=$1" ;;
 esac
 build
-names="$(PLMCONV_FUZZ_TARGET=none "$program" 2>&1 | sed -n 's/.*one of: //p')"
+# Asked for a target that there is not, it lists those that there are.
+names="$({ PLMCONV_FUZZ_TARGET=none "$program" 2>&1 || true; } | sed -n 's/.*one of: //p')"
 case "$1" in
     --build) echo "$names"; exit ;;
     --input) [ "$#" -eq 3 ] || usage; PLMCONV_FUZZ_TARGET="$2" exec "$program" "$3" ;;

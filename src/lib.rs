@@ -22,7 +22,7 @@ mod outputs;
 mod passes;
 mod pipeline;
 pub mod plan;
-mod progress;
+pub mod progress;
 mod readback;
 mod report;
 pub mod resume;

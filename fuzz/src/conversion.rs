@@ -120,7 +120,7 @@ fn half_bits(value: f32) -> u16 {
     if value == 0.0 {
         return 0;
     }
-    let exponent = ((bits >> 23) & 0xff) - 127 + 15;
+    let exponent = ((bits >> 23) & 0xff) + 15 - 127;
     ((bits >> 31) << 15 | exponent << 10 | (bits >> 13) & 0x3ff) as u16
 }
 

@@ -31,7 +31,7 @@ struct Target {
     seeds: fn() -> Vec<Vec<u8>>,
 }
 
-const TARGETS: [Target; 16] = [
+static TARGETS: [Target; 16] = [
     Target { name: "safetensors", run: readers::safetensors, seeds: seeds::safetensors },
     Target { name: "gguf", run: readers::gguf, seeds: seeds::gguf },
     Target { name: "gguf_set", run: readers::gguf_set, seeds: seeds::gguf_set },

@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use plmconv::progress::Console;
 use plmconv::statistics::Statistics;
 use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::model::{Model, Origin};
@@ -16,6 +17,8 @@ use plmconv_validate::reference::Reference;
 use serde_json::{Map, Value as Json, json};
 
 use crate::scratch;
+
+pub const QUIET: Console = Console { quiet: true, verbose: false };
 
 /// Text that has all that a tokenizer splits at.
 const TEXT: &str = "Hello, wörld! <|im_start|>it's 12345\n\n  \tdone<s> 漢字";
@@ -186,7 +189,7 @@ pub fn journal(input: &[u8]) {
     let folder = scratch::empty("journal");
     let output = folder.join("out.gguf");
     scratch::write("journal/out.gguf.partial", input);
-    let _ = black_box(plmconv::resume::start(&output, true, 64, Some("key")));
+    let _ = black_box(plmconv::resume::start(&output, true, 64, Some("key"), QUIET));
     plmconv::resume::discard(&output);
 }
 

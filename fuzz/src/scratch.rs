@@ -39,7 +39,7 @@ pub fn sections<'a>(input: &'a [u8], known: &[&'static str]) -> Vec<(&'static st
     let starts: Vec<usize> = (0..input.len())
         .filter(|&at| input[at..].starts_with(mark) && (at == 0 || input[at - 1] == b'\n'))
         .collect();
-    let mut found: Vec<(&str, &[u8])> = Vec::new();
+    let mut found: Vec<(&'static str, &[u8])> = Vec::new();
     for (index, &start) in starts.iter().enumerate() {
         let end = starts.get(index + 1).copied().unwrap_or(input.len());
         let section = &input[start + mark.len()..end];
@@ -48,7 +48,7 @@ pub fn sections<'a>(input: &'a [u8], known: &[&'static str]) -> Vec<(&'static st
         if let Some(name) = name
             && !found.iter().any(|(other, _)| other == name)
         {
-            found.push((name, section.get(line + 1..).unwrap_or_default()));
+            found.push((*name, section.get(line + 1..).unwrap_or_default()));
         }
     }
     found

@@ -16,7 +16,7 @@ pub use read::Statistics;
 pub use write::{Destination, Provenance, StatisticsWriter};
 
 /// The value of `plmconv.calibration.version`. The digest of version 1 left the hyperparameters out.
-const VERSION: u32 = 2;
+pub const VERSION: u32 = 2;
 
 const KEY_VERSION: &str = "plmconv.calibration.version";
 const KEY_DIGEST: &str = "plmconv.calibration.model_digest";

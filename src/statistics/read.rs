@@ -110,10 +110,21 @@ impl Statistics {
     }
 
     /// Mean squares of a matrix's input columns.
+    ///
+    /// # Errors
+    /// Counts that do not stand for equal parts of the columns.
     pub fn importance(&self, name: &str) -> Result<Option<Vec<f32>>> {
         let sums = self.values(&format!("{name}.in_sum2"))?;
         let counts = self.values(&format!("{name}.counts"))?;
-        Ok(sums.zip(counts).map(|(sums, counts)| mean_squares(&sums, &counts)))
+        let Some((sums, counts)) = sums.zip(counts) else { return Ok(None) };
+        if counts.is_empty() || !sums.len().is_multiple_of(counts.len()) {
+            return Err(self.other_shape(name));
+        }
+        Ok(Some(mean_squares(&sums, &counts)))
+    }
+
+    fn other_shape(&self, name: &str) -> anyhow::Error {
+        UsageError::new(format!("{}: `{name}` has another shape", self.file.path().display())).into()
     }
 
     /// Tokens that a matrix's statistics are sums over.
@@ -147,10 +158,37 @@ impl Statistics {
         let Some(values) = self.values(&format!("{name}.{side}"))? else { return Ok(None) };
         match BlockSymmetric::from_values(size, block, values) {
             Some(factor) => Ok(Some(factor)),
-            None => {
-                let message = format!("{}: `{name}` has another shape", self.file.path().display());
-                Err(UsageError::new(message).into())
-            }
+            None => Err(self.other_shape(name)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plmconv_formats::DType;
+    use plmconv_formats::gguf::{Directory, Metadata, Value};
+
+    use super::*;
+
+    #[test]
+    fn counts_that_do_not_divide_the_columns_are_refused() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let importance = |counts: usize| {
+            let mut metadata = Metadata::new();
+            metadata.set(KEY_VERSION, Value::U32(VERSION));
+            metadata.set(KEY_LAYOUT, Value::String("plm".into()));
+            let parts = [("a.in_sum2", 5), ("a.counts", counts)];
+            let tensors = parts.map(|(name, len)| (name.to_string(), DType::F32, vec![len]));
+            let directory = Directory::new(&metadata, tensors).expect("can be laid out");
+            let mut bytes = directory.head;
+            bytes.resize(directory.file_bytes as usize, 0);
+            let path = dir.path().join("statistics");
+            std::fs::write(&path, bytes).expect("write");
+            Statistics::open(&path).expect("opens").importance("a")
+        };
+        assert_eq!(importance(1).expect("fits"), Some(vec![1.0; 5]));
+        for counts in [0, 2, 6] {
+            assert!(importance(counts).expect_err("does not fit").to_string().contains("another shape"));
         }
     }
 }

@@ -19,6 +19,9 @@ pub(super) enum Yaml {
 /// Aliases and what they stand for are copied, so a few lines of them could fill the memory.
 const MOST_VALUES: usize = 100_000;
 
+/// The longest document; cards with the results of hundreds of benchmarks have some 200 kB.
+const MOST_BYTES: usize = 4 << 20;
+
 /// Text that counts as one more value where it is copied.
 const BYTES_PER_VALUE: usize = 64;
 
@@ -31,6 +34,9 @@ impl Yaml {
     /// # Errors
     /// Where it is not YAML, with the line.
     pub fn parse(text: &str) -> Result<Yaml, String> {
+        if text.len() > MOST_BYTES {
+            return Err(format!("{} bytes, more than {MOST_BYTES}", text.len()));
+        }
         let mut builder = Builder::default();
         for event in Parser::new_from_str(text) {
             let (event, span) = event.map_err(|e| e.to_string())?;

@@ -11,6 +11,7 @@ use crate::describe::ADDITIONAL_TEMPLATES;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::gguf::GgufFile;
+use crate::limits::{self, MAX_TENSORS};
 use crate::safetensors::{SafetensorsFile, TensorInfo};
 use crate::source::{GatheredRows, RoundedDoubles, RowSource};
 use crate::warning::Warning;
@@ -31,7 +32,14 @@ fn read_folder(folder: &Path) -> Result<Model> {
     let config_path = folder.join("config.json");
     let config = Config::from_json(&config_path, small_file::read(&config_path)?)?;
     let (paths, stale_index) = weight_files(folder)?;
-    let files: Vec<_> = paths.iter().map(SafetensorsFile::open).collect::<Result<_>>()?;
+    let mut files = Vec::new();
+    let mut count = 0;
+    for path in &paths {
+        let file = SafetensorsFile::open(path)?;
+        count += file.tensors.len();
+        limits::check(folder, "tensors", count, MAX_TENSORS)?;
+        files.push(file);
+    }
     let (mut stored, renamed) = stored_tensors(folder, &files)?;
 
     let mut tensors = Vec::new();
