@@ -36,12 +36,17 @@ longest() {
 fuzz() {
     local target="$1" limit="$2" log
     mkdir -p "corpus/$target" artifacts
-    PLMCONV_FUZZ_TARGET="$target" PLMCONV_FUZZ_SEEDS="corpus/$target" "$program" >/dev/null
     log="artifacts/$target.log"
+    if ! PLMCONV_FUZZ_TARGET="$target" PLMCONV_FUZZ_SEEDS="corpus/$target" "$program" >/dev/null 2>"$log"; then
+        tail -n 40 "$log" >&2
+        echo "FAILED: $target: no seeds" >&2
+        return 1
+    fi
     if ! PLMCONV_FUZZ_TARGET="$target" "$program" "$limit" -max_len="$(longest "$target")" -timeout=10 \
         -rss_limit_mb=512 -print_final_stats=1 -artifact_prefix="artifacts/$target-" "corpus/$target" \
         >/dev/null 2>"$log"; then
-        tail -n 40 "$log" >&2
+        grep -A 2 'panicked at' "$log" >&2 || true
+        grep 'libFuzzer' "$log" >&2 || true
         echo "FAILED: $target; fuzz/artifacts holds the input, fuzz/$log the whole output" >&2
         return 1
     fi

@@ -2,7 +2,7 @@
 //! input. What it writes without an error has to open.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::onnx::OnnxFile;
@@ -79,11 +79,7 @@ pub fn run(input: &[u8]) {
 }
 
 /// All tensors of a model, of values that `weights` say; these are from -2 to 2.
-fn checkpoint(
-    tensors: &[(plmconv_formats::TensorKey, Vec<usize>)],
-    dtype: Dtype,
-    weights: &[u8],
-) -> Vec<u8> {
+fn checkpoint(tensors: &[(plmconv_formats::TensorKey, Vec<usize>)], dtype: Dtype, weights: &[u8]) -> Vec<u8> {
     let mut bits = weights.iter().copied().cycle();
     let mut number = 0u8;
     let mut value = move || {
@@ -125,7 +121,7 @@ fn half_bits(value: f32) -> u16 {
 }
 
 /// Runs the command on a folder; opens what it wrote.
-pub fn convert(folder: &Path, command: &[&str]) -> Option<std::path::PathBuf> {
+pub fn convert(folder: &Path, command: &[&str]) -> Option<PathBuf> {
     let to_onnx = command.contains(&"onnx");
     let output = scratch::folder().join(if to_onnx { "out-onnx" } else { "out.gguf" });
     let mut arguments: Vec<OsString> = vec!["plmconv".into()];
@@ -137,9 +133,7 @@ pub fn convert(folder: &Path, command: &[&str]) -> Option<std::path::PathBuf> {
     arguments.push(output.clone().into());
     plmconv::execute(arguments).ok()?;
     if to_onnx {
-        let graph = ["model.onnx", "onnx/model.onnx"].map(|name| output.join(name));
-        let graph = graph.iter().find(|path| path.is_file()).expect("an export has a graph");
-        let file = OnnxFile::open(graph).expect("what was written opens");
+        let file = OnnxFile::open(&graph(&output)).expect("what was written opens");
         assert!(!file.weights().is_empty());
     } else {
         let file = GgufFile::open(&output).expect("what was written opens");
@@ -147,4 +141,9 @@ pub fn convert(folder: &Path, command: &[&str]) -> Option<std::path::PathBuf> {
         assert_eq!(file.tensors.len(), model.tensors.len());
     }
     Some(output)
+}
+
+/// The graph of an exported folder.
+pub fn graph(folder: &Path) -> PathBuf {
+    plmconv::onnx::find_graph(folder).expect("one graph").expect("an export has a graph")
 }

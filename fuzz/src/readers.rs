@@ -223,7 +223,11 @@ pub fn blocks(input: &[u8]) {
     let mut values = vec![0.0; blocks * dtype.block_len()];
     let decoded = codec::decode(dtype, bytes, &mut values);
     assert_eq!(decoded.is_ok(), codec::can_decode(dtype));
-    if decoded.is_err() || blocks == 0 || codec::first_non_finite(&values).is_some() || !codec::can_encode(dtype) {
+    if decoded.is_err()
+        || blocks == 0
+        || codec::first_non_finite(&values).is_some()
+        || !codec::can_encode(dtype)
+    {
         return;
     }
     let mut encoded = vec![0; bytes.len()];

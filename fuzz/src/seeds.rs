@@ -140,7 +140,11 @@ pub fn safetensors() -> Vec<Vec<u8>> {
         [&[1], &bytes[8..8 + length]].concat()
     };
     let small = safetensors::serialize(
-        [("a", safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2, 2], &[0; 16]).expect("sized"))],
+        [(
+            "a",
+            safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2, 2], &[0; 16])
+                .expect("sized"),
+        )],
         Some([("format".to_string(), "pt".to_string())].into()),
     )
     .expect("serializes");
@@ -148,11 +152,7 @@ pub fn safetensors() -> Vec<Vec<u8>> {
 }
 
 pub fn onnx() -> Vec<Vec<u8>> {
-    let of = |command| {
-        let folder = converted(command);
-        let graph = ["model.onnx", "onnx/model.onnx"].map(|name| folder.join(name));
-        std::fs::read(graph.iter().find(|path| path.is_file()).expect("a graph")).expect("written")
-    };
+    let of = |command| std::fs::read(conversion::graph(&converted(command))).expect("written");
     vec![of(COMMANDS[4]), of(COMMANDS[12]), of(COMMANDS[13])]
 }
 
@@ -161,7 +161,8 @@ pub fn imatrix_gguf() -> Vec<Vec<u8>> {
     metadata.set("general.type", Value::String("imatrix".into()));
     metadata.set("imatrix.datasets", string_array(["a.txt".to_string()]));
     metadata.set("imatrix.chunk_count", Value::U32(2));
-    let tensors: [(&str, &[usize]); 2] = [("blk.0.ffn_up.weight.in_sum2", &[32]), ("blk.0.ffn_up.weight.counts", &[1])];
+    let tensors: [(&str, &[usize]); 2] =
+        [("blk.0.ffn_up.weight.in_sum2", &[32]), ("blk.0.ffn_up.weight.counts", &[1])];
     vec![zeros(&metadata, &tensors), fixture("golden/imatrix.gguf")]
 }
 
@@ -201,14 +202,21 @@ pub fn statistics() -> Vec<Vec<u8>> {
     metadata.set("plmconv.calibration.request", Value::String("x".into()));
     metadata.set("plmconv.calibration.layout", Value::String("plm".into()));
     let part = |name: &str, len: usize| (format!("blk.0.ffn_up.weight.{name}"), vec![len]);
-    let parts = [part("in_sum2", 32), part("counts", 1), part("active", 32), part("inputs", 528), part("outputs", 528)];
+    let parts = [
+        part("in_sum2", 32),
+        part("counts", 1),
+        part("active", 32),
+        part("inputs", 528),
+        part("outputs", 528),
+    ];
     let tensors: Vec<(&str, &[usize])> = parts.iter().map(|(n, s)| (n.as_str(), s.as_slice())).collect();
     vec![zeros(&metadata, &tensors)]
 }
 
 pub fn journal() -> Vec<Vec<u8>> {
     let output = scratch::empty("journal").join("out.gguf");
-    let (file, mut finished) = plmconv::resume::start(&output, true, 64, Some("key"), crate::readers::QUIET).expect("starts");
+    let (file, mut finished) =
+        plmconv::resume::start(&output, true, 64, Some("key"), crate::readers::QUIET).expect("starts");
     finished.extra = b"more".to_vec();
     let _ = plmconv::resume::keep(file, "key", 64, finished).expect("kept");
     vec![std::fs::read(plmconv::resume::partial_path(&output)).expect("kept")]
