@@ -43,14 +43,27 @@ impl GgufFile {
     /// Bad magic or version, truncation, duplicate, overlapping or overflowing tensors, unknown tensor types,
     /// missing shards.
     pub fn open(path: impl AsRef<Path>) -> Result<GgufFile> {
-        let path = path.as_ref();
-        let mut whole = read_one(path)?;
-        let shards = whole.metadata.unsigned("split.count").unwrap_or(1);
-        if shards > 1 {
-            whole.append_shards(shards)?;
+        let mut shards = GgufFile::open_shards(path)?.into_iter();
+        let mut whole = shards.next().expect("the file itself is the first");
+        for shard in shards {
+            whole.tensors.extend(shard.tensors);
+            whole.file_bytes += shard.file_bytes;
         }
-        check_duplicates(path, &whole.tensors)?;
         Ok(whole)
+    }
+
+    /// Opens a GGUF file, or all shards of a split by the first: each as it is, with its own metadata and tensors.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_shards(path: impl AsRef<Path>) -> Result<Vec<GgufFile>> {
+        let path = path.as_ref();
+        let first = read_one(path)?;
+        let count = first.metadata.unsigned("split.count").unwrap_or(1);
+        let others = if count > 1 { first.other_shards(count)? } else { Vec::new() };
+        let shards: Vec<GgufFile> = std::iter::once(first).chain(others).collect();
+        check_duplicates(path, &shards)?;
+        Ok(shards)
     }
 
     /// The path it was opened by.
@@ -63,7 +76,7 @@ impl GgufFile {
         self.tensors.iter().find(|t| t.name == name)
     }
 
-    fn append_shards(&mut self, count: usize) -> Result<()> {
+    fn other_shards(&self, count: usize) -> Result<Vec<GgufFile>> {
         let index = self.metadata.unsigned("split.no").unwrap_or(0);
         let bad = |detail: String| Error::Header { path: self.path.clone(), detail };
         let name = self.path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
@@ -78,13 +91,8 @@ impl GgufFile {
         if count > 99_999 {
             return Err(bad(format!("`split.count` is {count}")));
         }
-        for shard in 2..=count {
-            let shard_path = self.path.with_file_name(format!("{stem}-{shard:05}-of-{count:05}.gguf"));
-            let part = read_one(&shard_path)?;
-            self.tensors.extend(part.tensors);
-            self.file_bytes += part.file_bytes;
-        }
-        Ok(())
+        let others = (2..=count).map(|n| format!("{stem}-{n:05}-of-{count:05}.gguf"));
+        others.map(|name| read_one(&self.path.with_file_name(name))).collect()
     }
 }
 
@@ -192,9 +200,9 @@ fn read_directory(head: &mut Head<'_>, count: u64) -> Result<Vec<DirectoryRow>> 
     Ok(rows)
 }
 
-fn check_duplicates(path: &Path, tensors: &[TensorInfo]) -> Result<()> {
+fn check_duplicates(path: &Path, shards: &[GgufFile]) -> Result<()> {
     let mut seen = HashSet::new();
-    match tensors.iter().find(|t| !seen.insert(t.name.as_str())) {
+    match shards.iter().flat_map(|shard| &shard.tensors).find(|t| !seen.insert(t.name.as_str())) {
         Some(t) => Err(Error::DuplicateTensor { path: path.to_path_buf(), tensor: t.name.clone() }),
         None => Ok(()),
     }
