@@ -12,6 +12,7 @@ mod passes;
 mod pipeline;
 mod plan;
 mod progress;
+mod recipe;
 mod report;
 mod resume;
 mod sensitivity;

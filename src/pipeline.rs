@@ -17,7 +17,7 @@ use crate::plan::{Plan, PlannedTensor, Shard};
 use crate::progress::Console;
 use crate::resume::{self, Finished};
 
-use stream::{Rows, Writer, in_order, row_steps};
+use stream::{Rows, Sink, Writer, in_order, row_steps};
 pub use stream::{interrupted, on_interrupt, write_all_at};
 
 /// Some rows of one tensor and where their blocks go.
@@ -51,21 +51,7 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
         }
         outputs.push(output);
     }
-    let written = in_order(&chunks, |buffers: &mut Buffers, chunk| {
-        let output = &outputs[chunk.shard];
-        let source = &chunk.planned.tensor.source;
-        if chunk.is_done() {
-            chunk.feedback.iter().for_each(|feedback| feedback.finish_group());
-        } else {
-            writer.write(output.file(), output.target(), buffers.encode(chunk)?, chunk.offset)?;
-            chunk.done.store(true, Ordering::Relaxed);
-        }
-        if chunk.rows.end == source.rows() {
-            console.detail(bar, || format!("{:<36} {}", chunk.planned.name, chunk.planned.dtype));
-        }
-        bar.inc((chunk.rows.len() * source.row_bytes()) as u64);
-        Ok(())
-    });
+    let written = carry_out(&chunks, &Outputs { files: &outputs, writer }, bar, console);
     if let Err(error) = written {
         let is_interrupted = error.is::<Interrupted>();
         // What an earlier run had finished is kept whatever ended this one.
@@ -83,6 +69,42 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
         resume::discard(&path);
     }
     Ok(())
+}
+
+/// Makes everything the plan says, as [`run`] does, for a sink that keeps nothing.
+pub fn produce(plan: &Plan, sink: &dyn Sink, bar: &ProgressBar, console: Console) -> Result<()> {
+    carry_out(&chunks(plan)?, sink, bar, console)
+}
+
+/// Encodes the chunks that are not done and hands them on.
+fn carry_out(chunks: &[Chunk<'_>], sink: &dyn Sink, bar: &ProgressBar, console: Console) -> Result<()> {
+    in_order(chunks, |buffers: &mut Buffers, chunk| {
+        let source = &chunk.planned.tensor.source;
+        if chunk.is_done() {
+            chunk.feedback.iter().for_each(|feedback| feedback.finish_group());
+        } else {
+            sink.put(chunk.shard, buffers.encode(chunk)?, chunk.offset)?;
+            chunk.done.store(true, Ordering::Relaxed);
+        }
+        if chunk.rows.end == source.rows() {
+            console.detail(bar, || format!("{:<36} {}", chunk.planned.name, chunk.planned.dtype));
+        }
+        bar.inc((chunk.rows.len() * source.row_bytes()) as u64);
+        Ok(())
+    })
+}
+
+/// The files that are written, in the order of the plan's shards.
+struct Outputs<'a> {
+    files: &'a [AtomicFile],
+    writer: Writer,
+}
+
+impl Sink for Outputs<'_> {
+    fn put(&self, file: usize, bytes: &[u8], offset: u64) -> Result<()> {
+        let output = &self.files[file];
+        self.writer.write(output.file(), output.target(), bytes, offset)
+    }
 }
 
 /// Starts one output; returns the numbers of the chunks that are there already.

@@ -29,46 +29,88 @@ pub fn run(args: &QuantizeArgs) -> Result<()> {
 }
 
 fn gguf(args: &QuantizeArgs) -> Result<()> {
-    write::refuse_flag(args.onnx.given().or(args.blocks.given()), Format::Gguf)?;
-    let limit = limit(args)?;
-    let file_type = file_type(args, limit)?;
-    let policy = policy(args, file_type)?;
-    let target = write::target(&args.output)?;
+    let request = Request::new(args)?;
     let model = Model::open(&args.model)?;
-    let name = file_type.map_or("auto", FileType::name);
-    let output = output_path(args.output.output.as_deref(), &model, target.layout, name);
+    let name = request.file_type.map_or("auto", FileType::name);
+    let output = output_path(args.output.output.as_deref(), &model, request.target.layout, name);
     let statistics = OwnStatistics::new(args, &output);
-    statistics.close(write_gguf(args, model, limit, file_type, policy, target, &statistics))
-}
-
-fn write_gguf(
-    args: &QuantizeArgs,
-    model: Model,
-    limit: Option<Limit>,
-    file_type: Option<FileType>,
-    mut policy: Policy,
-    target: Target,
-    statistics: &OwnStatistics,
-) -> Result<()> {
-    let guidance = guidance(args, &model, &target.passes, statistics)?;
-    let guidance = guidance.for_layout(target.layout).without(args.without);
-    policy.has_importance = guidance.is_some();
-    let types = match limit {
-        None => Types::Preset(policy),
-        Some(limit) => {
-            let sensitivity = sensitivity(args, &model, &guidance)?;
-            Types::Budget(Budget { policy, file_type, limit, sensitivity })
-        }
-    };
-    let target =
-        Target { types, allow_requantize: args.allow_requantize, guidance, resume: args.resume, ..target };
-    match &args.check.validate {
+    let target = request.resolve(&model, &statistics);
+    statistics.close(target.and_then(|target| match &args.check.validate {
         None => write::run(model, target, &args.output),
         Some(text) => checked::run(args, model, target, text),
+    }))
+}
+
+/// The GGUF of `model` that the arguments ask for. Runs no calibration text.
+pub fn gguf_target(args: &QuantizeArgs, model: &Model) -> Result<Target> {
+    Request::new(args)?.resolve(model, &OwnStatistics::none())
+}
+
+/// What the arguments say of a GGUF before the model is opened.
+struct Request<'a> {
+    args: &'a QuantizeArgs,
+    limit: Option<Limit>,
+    file_type: Option<FileType>,
+    policy: Policy,
+    target: Target,
+}
+
+impl Request<'_> {
+    fn new(args: &QuantizeArgs) -> Result<Request<'_>> {
+        write::refuse_flag(args.onnx.given().or(args.blocks.given()), Format::Gguf)?;
+        let limit = limit(args)?;
+        let file_type = file_type(args, limit)?;
+        Ok(Request {
+            args,
+            limit,
+            file_type,
+            policy: policy(args, file_type)?,
+            target: write::target(&args.output)?,
+        })
+    }
+
+    /// With the guidance, and with types by budget where they are asked for.
+    fn resolve(self, model: &Model, statistics: &OwnStatistics) -> Result<Target> {
+        let Request { args, limit, file_type, mut policy, target } = self;
+        let guidance = guidance(args, model, &target.passes, statistics)?;
+        let guidance = guidance.for_layout(target.layout).without(args.without);
+        policy.has_importance = guidance.is_some();
+        let types = match limit {
+            None => Types::Preset(policy),
+            Some(limit) => {
+                let sensitivity = sensitivity(args, model, &guidance)?;
+                Types::Budget(Budget { policy, file_type, limit, sensitivity })
+            }
+        };
+        let (allow_requantize, resume) = (args.allow_requantize, args.resume);
+        Ok(Target { types, allow_requantize, guidance, resume, ..target })
     }
 }
 
 fn onnx(args: &QuantizeArgs) -> Result<()> {
+    let target = unguided_onnx_target(args)?;
+    let model = Model::open(&args.model)?;
+    let statistics = OwnStatistics::new(args, &target.output_path(&model));
+    let target = with_guidance(target, args, &model, &statistics);
+    statistics.close(target.and_then(|target| write::run_onnx(model, target, &args.output)))
+}
+
+/// The ONNX export of `model` that the arguments ask for. Runs no calibration text.
+pub fn onnx_target(args: &QuantizeArgs, model: &Model) -> Result<onnx::Target> {
+    with_guidance(unguided_onnx_target(args)?, args, model, &OwnStatistics::none())
+}
+
+fn with_guidance(
+    target: onnx::Target,
+    args: &QuantizeArgs,
+    model: &Model,
+    statistics: &OwnStatistics,
+) -> Result<onnx::Target> {
+    let guidance = guidance(args, model, &target.passes, statistics)?.without(args.without);
+    Ok(onnx::Target { guidance, ..target })
+}
+
+fn unguided_onnx_target(args: &QuantizeArgs) -> Result<onnx::Target> {
     write::refuse_flag(args.gguf_only(), Format::Onnx)?;
     let float = args.blocks.float_type.map_or(DType::F32, DType::from);
     let overrides = overrides(args)?;
@@ -77,7 +119,7 @@ fn onnx(args: &QuantizeArgs) -> Result<()> {
         Ok((pattern, WeightType::from_name(name, float)?))
     };
     let token_embedding = args.token_embedding_type.as_deref();
-    let target = onnx::Target {
+    Ok(onnx::Target {
         overrides: overrides.iter().map(override_type).collect::<Result<_>>()?,
         token_embedding: token_embedding.map(|name| WeightType::from_name(name, float)).transpose()?,
         passes: write::passes(&args.output)?,
@@ -85,14 +127,7 @@ fn onnx(args: &QuantizeArgs) -> Result<()> {
         output: args.output.output.clone(),
         overwrite: args.output.force,
         ..onnx::Target::new(&args.onnx, float, onnx_type(&args.file_type)?).with_blocks(&args.blocks)
-    };
-    let model = Model::open(&args.model)?;
-    let statistics = OwnStatistics::new(args, &target.output_path(&model));
-    let guided = guidance(args, &model, &target.passes, &statistics);
-    statistics.close(guided.and_then(|guidance| {
-        let guidance = guidance.without(args.without);
-        write::run_onnx(model, onnx::Target { guidance, ..target }, &args.output)
-    }))
+    })
 }
 
 /// The type of most weights.
@@ -117,6 +152,11 @@ impl OwnStatistics {
     fn new(args: &QuantizeArgs, output: &Path) -> OwnStatistics {
         let measured = !args.calibrate.is_empty() || args.self_tokens.is_some();
         OwnStatistics { path: measured.then(|| with_suffix(output, ".statistics")) }
+    }
+
+    /// For what measures nothing.
+    fn none() -> OwnStatistics {
+        OwnStatistics { path: None }
     }
 
     /// Removes them, unless the run was interrupted and can go on with them.

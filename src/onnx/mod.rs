@@ -10,4 +10,4 @@ mod writer;
 pub use locate::find_graph;
 pub use plan::OnnxPlan;
 pub use target::{Target, WeightType};
-pub use writer::write;
+pub use writer::{produce, write};
