@@ -7,6 +7,8 @@ use plmconv_formats::Error as FormatError;
 use plmconv_quant::Error as QuantError;
 use plmconv_validate::Error as EvaluatorError;
 
+use crate::verification::Verification;
+
 /// A mistake in what the user typed; ends with exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -53,6 +55,29 @@ pub struct ParityFailure {
     pub failed: String,
 }
 
+/// A file is not what its source gives; ends with exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: not what {} gives: {summary}", file.display(), model.display())]
+pub struct NotReproduced {
+    file: PathBuf,
+    model: PathBuf,
+    /// How much differs.
+    summary: String,
+    hint: Option<String>,
+}
+
+impl NotReproduced {
+    /// The failure that a verification ends with.
+    pub fn new(verification: &Verification) -> NotReproduced {
+        NotReproduced {
+            file: verification.file.clone(),
+            model: verification.model.clone(),
+            summary: verification.summary(),
+            hint: verification.hint(),
+        }
+    }
+}
+
 /// A text that is no text.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: not UTF-8 text (byte {offset})", path.display())]
@@ -96,7 +121,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     );
     if policy || error.is::<UsageError>() {
         ExitCode::from(2)
-    } else if error.is::<ParityFailure>() {
+    } else if error.is::<ParityFailure>() || error.is::<NotReproduced>() {
         ExitCode::from(3)
     } else if error.is::<Interrupted>() {
         // What a shell reports for a process ended by SIGINT.
@@ -112,6 +137,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     }
     if let Some(Interrupted { kept: Some(_) }) = error.downcast_ref() {
         return Some("the same command with --resume goes on from there".into());
+    }
+    if let Some(different) = error.downcast_ref::<NotReproduced>() {
+        return different.hint.clone();
     }
     if error.is::<NotUtf8>() {
         return Some("give a plain text file in UTF-8 (iconv -f LATIN1 -t UTF-8 converts one)".into());

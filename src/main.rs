@@ -17,6 +17,7 @@ mod report;
 mod resume;
 mod sensitivity;
 mod statistics;
+mod verification;
 
 use std::process::ExitCode;
 

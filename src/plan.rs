@@ -37,8 +37,6 @@ pub struct Plan {
     pub guidance: Guidance,
     /// Go on with what an interrupted run had finished.
     pub resume: bool,
-    /// The types are those of a file, and no choice that plmconv knows gives them.
-    pub stored_types: bool,
 }
 
 /// A tensor and what becomes of it.
@@ -187,7 +185,6 @@ impl Plan {
             pair_factors: factors,
             guidance: target.guidance,
             resume: target.resume,
-            stored_types: matches!(types, Types::Stored(_)),
         })
     }
 
@@ -352,14 +349,17 @@ fn assign_types(model: &Model, types: &Types) -> Result<Vec<PlannedTensor>> {
     Ok(planned.collect())
 }
 
+/// What types are called that are those of a file and of no choice that plmconv knows.
+pub const STORED: &str = "stored";
+
 /// What the user calls these types, and the value of `general.file_type`.
 fn name_types(types: &Types, tensors: &[PlannedTensor]) -> (&'static str, u32) {
     let named = match types {
         Types::Preset(policy) => Some(policy.file_type),
         Types::Budget(budget) => budget.file_type,
         Types::Source => None,
-        Types::Stored(StoredTypes { file_type: Some(id), .. }) => return ("stored", *id),
-        Types::Stored(_) => None,
+        Types::Stored(StoredTypes { file_type: Some(id), .. }) => return (STORED, *id),
+        Types::Stored(_) => return (STORED, prevailing_file_type(tensors).id()),
     };
     (named.map_or("auto", FileType::name), named.unwrap_or_else(|| prevailing_file_type(tensors)).id())
 }

@@ -128,8 +128,7 @@ impl Recipe {
             Some(_) => (digest, None),
             None => (None, digest),
         };
-        let recipe =
-            Recipe { version: version.into(), arguments, statistics, imatrix, check: String::new() };
+        let recipe = Recipe { version: version.into(), arguments, statistics, imatrix, check: String::new() };
         Recipe { check: recipe.digits(), ..recipe }
     }
 

@@ -34,17 +34,21 @@ fn gguf(args: &QuantizeArgs) -> Result<()> {
     let name = request.file_type.map_or("auto", FileType::name);
     let output = output_path(args.output.output.as_deref(), &model, request.target.layout, name);
     let statistics = OwnStatistics::new(args, &output);
-    let target = request.resolve(&model, &statistics);
+    let target = request.resolve(&model, &statistics, &|_| Ok(()));
     statistics.close(target.and_then(|target| match &args.check.validate {
         None => write::run(model, target, &args.output),
         Some(text) => checked::run(args, model, target, text),
     }))
 }
 
-/// The GGUF of `model` that the arguments ask for. Runs no calibration text.
-pub fn gguf_target(args: &QuantizeArgs, model: &Model) -> Result<Target> {
-    Request::new(args)?.resolve(model, &OwnStatistics::none())
+/// The GGUF of `model` that the arguments ask for. Runs no calibration text; `check` sees the guidance before anything
+/// is measured by it.
+pub fn gguf_target(args: &QuantizeArgs, model: &Model, check: &CheckGuidance<'_>) -> Result<Target> {
+    Request::new(args)?.resolve(model, &OwnStatistics::none(), check)
 }
+
+/// Refuses guidance that is not the one wanted.
+type CheckGuidance<'a> = dyn Fn(&Guidance) -> Result<()> + 'a;
 
 /// What the arguments say of a GGUF before the model is opened.
 struct Request<'a> {
@@ -70,9 +74,10 @@ impl Request<'_> {
     }
 
     /// With the guidance, and with types by budget where they are asked for.
-    fn resolve(self, model: &Model, statistics: &OwnStatistics) -> Result<Target> {
+    fn resolve(self, model: &Model, statistics: &OwnStatistics, check: &CheckGuidance<'_>) -> Result<Target> {
         let Request { args, limit, file_type, mut policy, target } = self;
         let guidance = guidance(args, model, &target.passes, statistics)?;
+        check(&guidance)?;
         let guidance = guidance.for_layout(target.layout).without(args.without);
         policy.has_importance = guidance.is_some();
         let types = match limit {
@@ -95,9 +100,11 @@ fn onnx(args: &QuantizeArgs) -> Result<()> {
     statistics.close(target.and_then(|target| write::run_onnx(model, target, &args.output)))
 }
 
-/// The ONNX export of `model` that the arguments ask for. Runs no calibration text.
-pub fn onnx_target(args: &QuantizeArgs, model: &Model) -> Result<onnx::Target> {
-    with_guidance(unguided_onnx_target(args)?, args, model, &OwnStatistics::none())
+/// The ONNX export of `model` that the arguments ask for, as [`gguf_target`].
+pub fn onnx_target(args: &QuantizeArgs, model: &Model, check: &CheckGuidance<'_>) -> Result<onnx::Target> {
+    let target = with_guidance(unguided_onnx_target(args)?, args, model, &OwnStatistics::none())?;
+    check(&target.guidance)?;
+    Ok(target)
 }
 
 fn with_guidance(

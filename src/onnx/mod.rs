@@ -8,6 +8,6 @@ mod target;
 mod writer;
 
 pub use locate::find_graph;
-pub use plan::OnnxPlan;
+pub use plan::{OnnxPlan, stored_as};
 pub use target::{Target, WeightType};
 pub use writer::{produce, write};

@@ -273,10 +273,11 @@ impl Buffers {
         let blocks = grid.blocks(cols);
         let flip = if grid.symmetric { grid.middle() as u8 } else { 0 };
         let packed = rows.start * grid.bits as usize / 8;
-        let assemble = |assembly: &Assembly, place: Place, bytes: &[u8], at: usize| match assembly.put(bytes, at) {
-            Some(tensor) => put(sink, place, 0, &tensor),
-            None => Ok(()),
-        };
+        let assemble =
+            |assembly: &Assembly, place: Place, bytes: &[u8], at: usize| match assembly.put(bytes, at) {
+                Some(tensor) => put(sink, place, 0, &tensor),
+                None => Ok(()),
+            };
         pack_columns(grid.bits, &self.blocks.codes, blocks * grid.block_size, cols, flip, &mut self.bytes);
         assemble(&transposes.codes, codes, &self.bytes, packed)?;
         let scale_bytes = grid.scale_type.block_bytes();

@@ -5,8 +5,8 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::Result;
-use plmconv_formats::{Error, Model};
 use plmconv_formats::source::RowSource;
+use plmconv_formats::{Error, Model};
 use plmconv_quant::codec;
 use sha2::{Digest, Sha256};
 

@@ -74,7 +74,11 @@ pub fn build(model: &Model, spec: &ExportSpec) -> Result<Export> {
             output: outputs.iter().map(Interface::to_proto).collect(),
         }),
         opset_import: opsets(spec),
-        metadata_props: spec.metadata.iter().map(|(key, text)| StringStringEntryProto::new(key, text)).collect(),
+        metadata_props: spec
+            .metadata
+            .iter()
+            .map(|(key, text)| StringStringEntryProto::new(key, text))
+            .collect(),
     };
     Ok(Export { model: proto.encode_to_vec(), items, literals, data_bytes: layout.file_bytes })
 }
