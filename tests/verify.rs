@@ -114,7 +114,7 @@ fn shards_are_compared_one_by_one() {
     let shard = |n: usize| dir.path().join(format!("m-0000{n}-of-00004.gguf"));
     verify(&shard(1), &[]).success();
     let third = GgufFile::open_shards(shard(1)).expect("a set").remove(2);
-    let tensor = &third.tensors[1];
+    let tensor = third.tensors.iter().find(|t| t.shape == [1024, 256]).expect("a matrix of the FFN");
     flip(&shard(3), tensor.data.offset() as usize + 34 * 8 + 5, 2);
     let found = json(&verify(&shard(1), &["--json"]).code(3));
     let [different] = found["differences"].as_array().expect("a list").as_slice() else { panic!("{found}") };
@@ -272,7 +272,8 @@ fn types_of_no_preset_are_taken_from_a_file_without_a_recipe() {
 #[test]
 fn the_version_that_wrote_a_file_is_said() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let (ours, older) = (make(&dir, "ours.gguf", &["quantize", "q8", "--pure"]), dir.path().join("older.gguf"));
+    let (ours, older) =
+        (make(&dir, "ours.gguf", &["quantize", "q8", "--pure"]), dir.path().join("older.gguf"));
     let with_recipe = |to: &Path, digits: Option<&str>| {
         rewrite(&ours, to, |metadata, _| {
             let mut recipe: Json =
@@ -308,8 +309,7 @@ fn a_recipe_cannot_have_files_read_or_written() {
         (&[], "recipe"),
     ] {
         rewrite(&ours, &hostile, |metadata, _| {
-            let mut recipe =
-                serde_json::json!({"version": "0.1.0", "arguments": words, "check": ""});
+            let mut recipe = serde_json::json!({"version": "0.1.0", "arguments": words, "check": ""});
             recipe["check"] = hex(&Sha256::digest(recipe.to_string()))[..16].into();
             metadata.set(RECIPE, Value::String(recipe.to_string()));
         });
@@ -333,7 +333,8 @@ fn no_bit_changes_unseen() {
     let in_head = |text: &[u8]| whole.windows(text.len()).position(|w| w == text).expect("there");
     // Header, then a key, its type, its value; the directory; padding; then anywhere.
     let file_type = in_head(b"general.file_type") + b"general.file_type".len();
-    let mut places = vec![(0, 0), (4, 1), (8, 3), (16, 0), (file_type - 2, 5), (file_type, 0), (file_type + 4, 0)];
+    let mut places =
+        vec![(0, 0), (4, 1), (8, 3), (16, 0), (file_type - 2, 5), (file_type, 0), (file_type + 4, 0)];
     let directory = in_head(b"blk.3.ffn_up.weight") + b"blk.3.ffn_up.weight".len();
     places.extend([0, 4, 12, 20, 24].map(|at| (directory + at, 1)));
     places.push((in_head(b"blk.3.ffn_up.weight") + 4, 0));
@@ -354,9 +355,10 @@ fn no_bit_changes_unseen() {
         let assert = verify(&file, &["--json"]);
         let code = assert.get_output().status.code();
         assert!(matches!(code, Some(1 | 3)), "bit {bit} of byte {byte}: {code:?}");
-        let inside = found.tensors.iter().find(|t| {
-            (t.data.offset()..t.data.offset() + t.data.byte_len()).contains(&(byte as u64))
-        });
+        let inside = found
+            .tensors
+            .iter()
+            .find(|t| (t.data.offset()..t.data.offset() + t.data.byte_len()).contains(&(byte as u64)));
         if let Some(tensor) = inside {
             let report = json(&assert);
             let [different] = report["differences"].as_array().expect("a list").as_slice() else {
@@ -368,7 +370,8 @@ fn no_bit_changes_unseen() {
         }
         std::fs::write(&file, &whole).expect("writable");
     }
-    for (name, changed) in [("shorter", &whole[..whole.len() - 32]), ("longer", &[&whole[..], &[0]].concat())] {
+    for (name, changed) in [("shorter", &whole[..whole.len() - 32]), ("longer", &[&whole[..], &[0]].concat())]
+    {
         std::fs::write(&file, changed).expect("writable");
         let code = verify(&file, &[]).get_output().status.code();
         assert!(matches!(code, Some(1 | 3)), "{name}: {code:?}");
@@ -392,7 +395,16 @@ fn exported_folders_are_made_again_and_every_file_counts() {
         ),
         (
             "mixed",
-            &["quantize", "q4", "--to", "onnx", "--tensor-type", "ffn_up=q8", "--token-embedding-type", "f32"],
+            &[
+                "quantize",
+                "q4",
+                "--to",
+                "onnx",
+                "--tensor-type",
+                "ffn_up=q8",
+                "--token-embedding-type",
+                "f32",
+            ],
             &[],
         ),
     ] {
@@ -411,7 +423,8 @@ fn exported_folders_are_made_again_and_every_file_counts() {
         let assert = verify(&folder, &[]);
         let output = assert.get_output();
         assert!(matches!(output.status.code(), Some(1 | 3)), "{file} {byte}");
-        let shown = String::from_utf8([output.stdout.clone(), output.stderr.clone()].concat()).expect("UTF-8");
+        let shown =
+            String::from_utf8([output.stdout.clone(), output.stderr.clone()].concat()).expect("UTF-8");
         assert!(shown.contains(says), "{file} {byte}: {shown}");
         std::fs::write(&path, whole).expect("writable");
     };

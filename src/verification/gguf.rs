@@ -1,6 +1,6 @@
 //! A GGUF or a set of shards beside the plan that should have made it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -158,15 +158,16 @@ fn compare_directory(shard: &Shard, file: &GgufFile) -> Vec<Difference> {
     let described = |dtype: DType, shape: &[usize]| format!("{dtype} {shape:?}");
     let found = file.tensors.iter().map(|t| (t.name.as_str(), described(t.data.dtype(), &t.shape)));
     let derived = shard.directory.entries.iter().map(|e| (e.name.as_str(), described(e.dtype, &e.shape)));
-    let (found, derived): (BTreeMap<_, _>, BTreeMap<_, _>) = (found.collect(), derived.collect());
-    let differs = |name: &&str| found.get(name) != derived.get(name);
-    let missing = derived.keys().filter(|name| !found.contains_key(*name));
-    let names = found.keys().chain(missing).filter(|name| differs(name));
-    let difference = |name: &&str| Difference::Tensor {
+    let (in_file, in_plan): (HashMap<_, _>, HashMap<_, _>) =
+        (found.clone().collect(), derived.clone().collect());
+    let missing = derived.filter(|(name, _)| !in_file.contains_key(name));
+    let names =
+        found.chain(missing).map(|(name, _)| name).filter(|name| in_file.get(name) != in_plan.get(name));
+    let difference = |name: &str| Difference::Tensor {
         file: file.path().to_path_buf(),
         tensor: name.to_string(),
-        found: found.get(name).cloned(),
-        derived: derived.get(name).cloned(),
+        found: in_file.get(name).cloned(),
+        derived: in_plan.get(name).cloned(),
     };
     names.map(difference).collect()
 }
