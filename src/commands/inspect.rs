@@ -137,7 +137,7 @@ fn inspect_onnx(path: &Path) -> Result<Inspection> {
         architecture: None,
         file_bytes: file.file_bytes,
         tensors: tensors.collect(),
-        metadata: Vec::new(),
+        metadata: file.metadata.iter().map(|(k, v)| (k.clone(), v.as_str().into())).collect(),
         config: None,
         onnx: Some(file),
     })
