@@ -377,7 +377,7 @@ fn prevailing_file_type(tensors: &[PlannedTensor]) -> FileType {
 /// Distributes the tensors over files; each shard of a set says which it is, as gguf-split has it.
 fn lay_out(
     output: &Path,
-    metadata: Metadata,
+    mut whole: Metadata,
     tensors: &mut [PlannedTensor],
     arrangement: Arrangement,
 ) -> Result<Vec<Shard>> {
@@ -391,7 +391,8 @@ fn lay_out(
     let count = ranges.len();
     let mut shards = Vec::new();
     for (index, range) in ranges.into_iter().enumerate() {
-        let mut metadata = if index == 0 { metadata.clone() } else { Metadata::new() };
+        // The first shard has it all.
+        let mut metadata = std::mem::take(&mut whole);
         if is_split {
             metadata.set("split.no", Value::U16(index as u16));
             metadata.set("split.count", Value::U16(count as u16));
