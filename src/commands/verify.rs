@@ -31,10 +31,12 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
         args.console()
             .warn("MODEL is quantized itself: that FILE follows from it says nothing of the checkpoint");
     }
-    let found = match find_graph(&args.file)? {
-        Some(graph) => onnx(args, &graph, model)?,
-        None => gguf(args, model)?,
-    };
+    // All of it on one thread of the pool: what reading FILE takes is free again when the plan is made, and glibc keeps
+    // what one thread has freed from the others.
+    let found = write::thread_pool(args.threads)?.install(|| match find_graph(&args.file)? {
+        Some(graph) => onnx(args, &graph, model),
+        None => gguf(args, model),
+    })?;
     let verification = Verification {
         file: args.file.clone(),
         model: args.model.clone(),
@@ -75,12 +77,10 @@ fn gguf(args: &VerifyArgs, model: Model) -> Result<Found> {
         allow_requantize: true,
         ..target
     };
-    let pool = write::thread_pool(args.threads)?;
-    let plan = pool.install(|| Plan::new(model, target))?;
+    let plan = Plan::new(model, target)?;
     let (file_type, tensors) = (plan.file_type.clone(), plan.tensors.len());
     let bytes = plan.source_bytes();
-    let differences =
-        pool.install(|| with_bar(args, bytes, |bar| file.compare(plan, bar, args.console())))?;
+    let differences = with_bar(args, bytes, |bar| file.compare(plan, bar, args.console()))?;
     Ok(Found { file_type, tensors, bytes: file.bytes(), differences, recipe: file.recipe })
 }
 
@@ -88,11 +88,9 @@ fn onnx(args: &VerifyArgs, graph: &Path, model: Model) -> Result<Found> {
     let folder = OnnxCandidate::open(graph)?;
     let target = recipe_onnx_target(args, &folder.recipe, &model)?;
     let target = onnx::Target { allow_requantize: true, ..target };
-    let pool = write::thread_pool(args.threads)?;
-    let plan = pool.install(|| OnnxPlan::new(model, target))?;
-    let (differences, bytes) = pool.install(|| {
-        with_bar(args, plan.source_bytes(), |bar| folder.compare(&plan, &args.except, bar, args.console()))
-    })?;
+    let plan = OnnxPlan::new(model, target)?;
+    let compare = |bar: &ProgressBar| folder.compare(&plan, &args.except, bar, args.console());
+    let (differences, bytes) = with_bar(args, plan.source_bytes(), compare)?;
     let tensors = plan.model.tensors.len();
     Ok(Found { recipe: Some(folder.recipe), file_type: plan.type_name, tensors, bytes, differences })
 }
