@@ -1,5 +1,6 @@
 //! How a failure ends: the sentence, the hint, the exit code.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -7,6 +8,8 @@ use plmconv_formats::Error as FormatError;
 use plmconv_quant::Error as QuantError;
 use plmconv_validate::Error as EvaluatorError;
 
+use crate::interrupt;
+use crate::terminal::visible;
 use crate::verification::Verification;
 
 /// A mistake in what the user typed; ends with exit code 2.
@@ -29,20 +32,37 @@ impl UsageError {
     }
 }
 
-/// The user pressed Ctrl-C.
+/// The user pressed Ctrl-C, or the run was told to end by another signal.
 #[derive(Debug, Default, thiserror::Error)]
-#[error("interrupted; {}", self.outcome())]
-pub struct Interrupted {
-    /// Where what was finished is kept.
-    pub kept: Option<PathBuf>,
+pub enum Interrupted {
+    #[default]
+    #[error("interrupted; nothing was written")]
+    NothingWritten,
+    #[error("interrupted; what was finished is kept in {}", .0.display())]
+    Kept(PathBuf),
+    #[error("interrupted; nothing was written: {} is there already and not of this run", .0.display())]
+    InTheWay(PathBuf),
 }
 
-impl Interrupted {
-    fn outcome(&self) -> String {
-        match &self.kept {
-            Some(path) => format!("what was finished is kept in {}", path.display()),
-            None => "nothing was written".into(),
-        }
+/// What an interrupted run kept cannot be trusted.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: damaged, or not kept by an interrupted run: {detail}", path.display())]
+pub struct DamagedWork {
+    pub path: PathBuf,
+    pub detail: String,
+}
+
+/// An output that is not what should have been written; it does not get its name.
+#[derive(Debug, thiserror::Error)]
+#[error("what was written does not read back: {detail}")]
+pub struct ReadBack {
+    detail: String,
+}
+
+impl ReadBack {
+    /// From what reading it ended with.
+    pub fn new(error: &anyhow::Error) -> ReadBack {
+        ReadBack { detail: sentence(error) }
     }
 }
 
@@ -93,11 +113,22 @@ pub struct TokenizerMismatch;
 
 /// Prints the sentence and the hint to stderr and says which code the process ends with.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {}", sentence(error));
+    tell!("error: {}", sentence(error));
     if let Some(hint) = hint(error) {
-        eprintln!("hint: {hint}");
+        tell!("hint: {hint}");
     }
     exit_code(error)
+}
+
+/// Prints clap's message, or the help that was asked for, and ends the process. An argument may be a name that a shell
+/// took from a folder.
+pub fn usage(error: &clap::Error) -> ! {
+    let text = error.render().to_string();
+    if let Cow::Owned(shown) = visible(&text) {
+        tell!("{}", shown.trim_end());
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 /// The chain of causes in one line; a cause that the error before it has already quoted is not said twice.
@@ -124,8 +155,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     } else if error.is::<ParityFailure>() || error.is::<NotReproduced>() {
         ExitCode::from(3)
     } else if error.is::<Interrupted>() {
-        // What a shell reports for a process ended by SIGINT.
-        ExitCode::from(130)
+        ExitCode::from(interrupt::exit_code())
     } else {
         ExitCode::from(1)
     }
@@ -135,8 +165,20 @@ fn hint(error: &anyhow::Error) -> Option<String> {
     if let Some(usage) = error.downcast_ref::<UsageError>() {
         return usage.hint.clone();
     }
-    if let Some(Interrupted { kept: Some(_) }) = error.downcast_ref() {
-        return Some("the same command with --resume goes on from there".into());
+    match error.downcast_ref() {
+        Some(Interrupted::Kept(_)) => {
+            return Some("the same command with --resume goes on from there".into());
+        }
+        Some(Interrupted::InTheWay(_)) => {
+            return Some("go on with that by the command that kept it and --resume, or remove it".into());
+        }
+        Some(Interrupted::NothingWritten) | None => {}
+    }
+    if error.is::<DamagedWork>() {
+        return Some("leave --resume away to start over; the file is left alone".into());
+    }
+    if error.is::<ReadBack>() {
+        return Some("the disk may be failing, or this is a bug: try another folder with -o".into());
     }
     if let Some(different) = error.downcast_ref::<NotReproduced>() {
         return different.hint.clone();
@@ -178,6 +220,7 @@ fn evaluator_hint(error: &EvaluatorError) -> Option<String> {
                 "this needs a graph that `plmconv convert --to onnx` or `plmconv quantize --to onnx` wrote; --opset 23 \
                  needs ONNX Runtime 1.23 or newer"
             }
+            EvaluatorError::ReadBack { .. } => "the disk may be failing: try another folder with -o",
             EvaluatorError::Spill(_) => {
                 "it stands beside the output until the run ends and takes 4 * tokens * hidden_size * (layers + 1) bytes"
             }
@@ -191,10 +234,31 @@ fn evaluator_hint(error: &EvaluatorError) -> Option<String> {
 fn format_hint(error: &FormatError) -> Option<String> {
     Some(
         match error {
+            FormatError::Changed { .. } => {
+                "what was read before the change and after it may not belong together, so nothing was written; run it \
+                 again when nothing else writes there"
+            }
             FormatError::Exists { .. } => "add --force to replace it, or name another file with -o",
+            FormatError::NotAFile { .. } => "name a file instead",
+            FormatError::NotReplaced { .. } => {
+                "only an earlier export of plmconv is replaced, and no folder that holds anything else; name another \
+                 folder with -o"
+            }
+            FormatError::NoFolder { .. } => "make the folder first, or name another place",
+            FormatError::NotAFolder { .. } => "name a place in a folder",
+            FormatError::MixedShards { .. } => {
+                "files of two sets lie here under the names of one; fetch or write the set again"
+            }
+            FormatError::UnfinishedSet { .. } => {
+                "the command that wrote it finishes that first when it is run again with --force"
+            }
             FormatError::NotFound { .. } => {
                 "check the spelling; MODEL is a folder with config.json, or a .gguf file"
             }
+            FormatError::NoSnapshot { found, .. } => match found.last() {
+                Some(last) => return Some(format!("name one of them, e.g. {}", last.display())),
+                None => "the download may have stopped early; fetch the model again",
+            },
             FormatError::UnknownFormat { .. } => {
                 "MODEL is a Hugging Face folder (config.json, *.safetensors, tokenizer.json) or a .gguf file"
             }
@@ -206,7 +270,14 @@ fn format_hint(error: &FormatError) -> Option<String> {
                 "the download or copy may have stopped early; compare its size and fetch it again"
             }
             FormatError::UnknownPreTokenizer { .. } => {
-                "name llama.cpp's nearest pre-tokenizer with --tokenizer-pre, e.g. --tokenizer-pre qwen2"
+                "`convert` and `quantize` take llama.cpp's name of the nearest one, e.g. --tokenizer-pre qwen2, and what \
+                 they write can be run"
+            }
+            FormatError::UnknownSplits { .. } => {
+                "such a file can be converted, but not run here; llama.cpp's own tools run it"
+            }
+            FormatError::NoTokenizer { .. } => {
+                "copy tokenizer.json and tokenizer_config.json of the original model into the folder"
             }
             FormatError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
                 "free some space or choose another folder with -o; --dry-run prints the exact size"

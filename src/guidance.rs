@@ -1,6 +1,6 @@
 //! What guides the rounding of weights: nothing, an importance matrix, or statistics of the model on text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 
 use crate::args::DirectionArg;
 use crate::error::UsageError;
+use crate::progress::Console;
 use crate::statistics::{Statistics, file_digest, model_digest};
 
 /// Rows of the embedding that are rounded at a time: they do not influence each other.
@@ -66,9 +67,13 @@ impl Measured {
 }
 
 impl Guidance {
-    /// As llama-quantize uses `path`, an importance matrix.
-    pub fn from_imatrix(path: &Path) -> Result<Guidance> {
+    /// As llama-quantize uses `path`, an importance matrix, for the matrices of `model`.
+    ///
+    /// # Errors
+    /// What is no importance matrix, or has no entry for any matrix of the model.
+    pub fn from_imatrix(path: &Path, model: &Model, console: Console) -> Result<Guidance> {
         let imatrix = Imatrix::open(path)?;
+        report_coverage(path, &imatrix, model, console)?;
         let shorten = |text: &str| Value::String(text.chars().take(127).collect());
         let mut provenance = vec![("quantize.imatrix.file", shorten(&path.to_string_lossy()))];
         if let Some(dataset) = imatrix.datasets.first() {
@@ -138,6 +143,12 @@ impl Guidance {
     /// Whether errors are fed back, which takes long.
     pub fn feeds_back(&self) -> bool {
         self.statistics.is_some() && self.effort.is_some()
+    }
+
+    /// # Errors
+    /// The statistics are not any longer those that were opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.statistics.as_ref().map_or(Ok(()), Statistics::check_unchanged)
     }
 
     /// Adds all that decides the rounding by statistics.
@@ -289,6 +300,58 @@ impl Feedback<'_> {
         *slot = Some(factors.clone());
         Ok(factors)
     }
+}
+
+/// Says which matrices of the model an importance matrix leaves out, and which of its entries are of none.
+///
+/// # Errors
+/// No entry is of a matrix of the model.
+fn report_coverage(path: &Path, imatrix: &Imatrix, model: &Model, console: Console) -> Result<()> {
+    let matrices = || model.tensors.iter().map(|t| t.key).filter(|key| !key.role.is_norm());
+    let wanted: HashSet<String> = matrices().map(TensorKey::gguf_name).collect();
+    let entries: HashSet<&str> = imatrix.entries.iter().map(|entry| entry.name.as_str()).collect();
+    let strangers: Vec<&str> =
+        imatrix.entries.iter().map(|e| e.name.as_str()).filter(|n| !wanted.contains(*n)).collect();
+    if strangers.len() == entries.len() {
+        let message = format!(
+            "{}: none of its {} entries is of a matrix of this model (the first is `{}`)",
+            path.display(),
+            entries.len(),
+            strangers.first().copied().unwrap_or_default()
+        );
+        let hint = "it is of another model, or its names were changed: llama-imatrix makes one from a GGUF of this model";
+        return Err(UsageError::with_hint(message, hint).into());
+    }
+    // The embedding never has an entry: its inputs are those of the head only.
+    let inner = || matrices().filter(|key| key.role != Role::TokenEmbedding).map(TensorKey::gguf_name);
+    let missing: Vec<String> = inner().filter(|name| !entries.contains(name.as_str())).collect();
+    if !missing.is_empty() {
+        console.warn(&format!(
+            "{}: no entry for {} of {} matrices, which are rounded without regard to their inputs: {}",
+            path.display(),
+            missing.len(),
+            inner().count(),
+            some_of(&missing)
+        ));
+    }
+    if !strangers.is_empty() {
+        console.warn(&format!(
+            "{}: {} of {} entries are of no matrix of this model: {}",
+            path.display(),
+            strangers.len(),
+            entries.len(),
+            some_of(&strangers)
+        ));
+    }
+    Ok(())
+}
+
+/// The first few of `names`, and how many more there are.
+fn some_of(names: &[impl AsRef<str>]) -> String {
+    const SHOWN: usize = 6;
+    let shown: Vec<&str> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
+    let rest = names.len() - shown.len();
+    shown.join(", ") + &if rest > 0 { format!(" and {rest} more") } else { String::new() }
 }
 
 /// The level of search that a name stands for: `None` uses importance alone.

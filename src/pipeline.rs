@@ -3,22 +3,28 @@
 pub mod stream;
 
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use plmconv_formats::atomic::AtomicFile;
+use plmconv_formats::atomic::{AtomicFile, AtomicSet};
+use plmconv_formats::gguf::{earlier_shards, stamp_set};
 use plmconv_quant::codec;
 
 use crate::error::Interrupted;
 use crate::guidance::Feedback;
+use crate::interrupt;
 use crate::plan::{Plan, PlannedTensor, Shard};
 use crate::progress::Console;
-use crate::resume::{self, Finished};
+use crate::readback;
+use crate::resume::{self, Finished, Part};
 
+pub use stream::write_all_at;
 use stream::{Rows, Sink, Writer, in_order, row_steps};
-pub use stream::{interrupted, on_interrupt, write_all_at};
+
+/// Behind the name of an output that did not hold what it was checked for.
+pub const REJECTED: &str = ".rejected";
 
 /// Some rows of one tensor and where their blocks go.
 struct Chunk<'a> {
@@ -27,64 +33,105 @@ struct Chunk<'a> {
     feedback: Option<Arc<Feedback<'a>>>,
     rows: Range<usize>,
     shard: usize,
+    number: usize,
     offset: u64,
-    /// It stands in its output.
-    done: AtomicBool,
+    /// It stands in its output, and may be kept.
+    finished: OnceLock<Part>,
 }
 
-impl Chunk<'_> {
-    fn is_done(&self) -> bool {
-        self.done.load(Ordering::Relaxed)
+/// Complete outputs that do not have their names yet: what has to hold before they do is checked on [`path`](Self::path).
+pub struct Written {
+    set: AtomicSet,
+    /// The names they will have.
+    targets: Vec<PathBuf>,
+}
+
+impl Written {
+    /// The output, or its first shard, as a reader opens it.
+    pub fn path(&self) -> &Path {
+        self.set.path()
+    }
+
+    /// Gives the outputs their names.
+    pub fn commit(self) -> Result<()> {
+        self.set.commit()?;
+        self.targets.iter().for_each(|target| resume::discard(target));
+        Ok(())
+    }
+
+    /// Leaves the outputs under names that say they did not hold; returns these. What has their names stays.
+    pub fn reject(self) -> Result<Vec<PathBuf>> {
+        let rejected = self.set.set_aside(REJECTED)?;
+        self.targets.iter().for_each(|target| resume::discard(target));
+        Ok(rejected)
     }
 }
 
-/// Writes everything the plan says. Nothing appears under an output's name unless all of it is there.
-pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<()> {
+/// Writes everything the plan says.
+pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<Written> {
+    // What an interrupted run had finished may be kept.
+    let _stoppable = interrupt::stoppable();
     let writer = Writer::default();
     let mut chunks = chunks(plan)?;
-    let key = plan.resume.then(|| plan.key()).transpose()?;
+    // Before anything is read, so that work on a source that changes meanwhile is never taken up again.
+    let keeps = plan.guidance.feeds_back();
+    let key = (keeps || plan.resume).then(|| plan.key()).transpose()?;
     let mut outputs = Vec::new();
     for shard in &plan.shards {
-        let (output, finished) = create_output(shard, plan.overwrite, key.as_deref(), &writer)?;
+        let resume_key = key.as_deref().filter(|_| plan.resume);
+        let (output, finished) = create_output(shard, plan.overwrite, resume_key, &writer, console)?;
         for part in finished {
-            chunks.get_mut(part).into_iter().for_each(|chunk| *chunk.done.get_mut() = true);
+            chunks.get_mut(part.number).into_iter().for_each(|chunk| chunk.finished = part.clone().into());
         }
         outputs.push(output);
     }
-    let written = carry_out(&chunks, &Outputs { files: &outputs, writer }, bar, console);
+    let written = carry_out(&chunks, &Outputs { files: &outputs, writer }, keeps, bar, console);
     if let Err(error) = written {
         let is_interrupted = error.is::<Interrupted>();
         // What an earlier run had finished is kept whatever ended this one.
-        if !(plan.guidance.feeds_back() && (is_interrupted || plan.resume)) {
-            return Err(error);
-        }
-        let kept = keep(plan, outputs, key, &chunks)?;
+        let Some(key) = key.filter(|_| keeps && (is_interrupted || plan.resume)) else { return Err(error) };
+        let kept = keep(plan, outputs, &key, &chunks)?;
         return Err(if is_interrupted { kept.into() } else { error });
     }
 
-    // A loader opens the first shard and then looks for the others: it must be the last to appear.
-    for output in outputs.into_iter().rev() {
-        let path = output.target().to_path_buf();
-        output.commit()?;
-        resume::discard(&path);
+    plan.check_unchanged()?;
+    if plan.is_split {
+        let heads = plan.shards.iter().map(|shard| shard.directory.head.as_slice());
+        let shards = outputs.iter().map(|output| (output.file(), output.target()));
+        stamp_set(shards.zip(heads).map(|((file, path), head)| (file, path, head)))?;
     }
-    Ok(())
+    let directories = plan.shards.iter().map(|shard| &shard.directory);
+    readback::model(&outputs.iter().zip(directories).collect::<Vec<_>>())?;
+    let targets = plan.shards.iter().map(|shard| shard.path.clone()).collect();
+    let earlier = if plan.is_split { earlier_shards(&plan.output, plan.shards.len()) } else { Vec::new() };
+    Ok(Written { set: AtomicSet::new(outputs, earlier)?, targets })
 }
 
 /// Makes everything the plan says, as [`run`] does, for a sink that keeps nothing.
 pub fn produce(plan: &Plan, sink: &dyn Sink, bar: &ProgressBar, console: Console) -> Result<()> {
-    carry_out(&chunks(plan)?, sink, bar, console)
+    let _stoppable = interrupt::stoppable();
+    carry_out(&chunks(plan)?, sink, false, bar, console)?;
+    plan.check_unchanged()
 }
 
-/// Encodes the chunks that are not done and hands them on.
-fn carry_out(chunks: &[Chunk<'_>], sink: &dyn Sink, bar: &ProgressBar, console: Console) -> Result<()> {
+/// Encodes the chunks that are not finished and hands them on; what is `kept` is noted.
+fn carry_out(
+    chunks: &[Chunk<'_>],
+    sink: &dyn Sink,
+    kept: bool,
+    bar: &ProgressBar,
+    console: Console,
+) -> Result<()> {
     in_order(chunks, |buffers: &mut Buffers, chunk| {
         let source = &chunk.planned.tensor.source;
-        if chunk.is_done() {
+        if chunk.finished.get().is_some() {
             chunk.feedback.iter().for_each(|feedback| feedback.finish_group());
         } else {
-            sink.put(chunk.shard, buffers.encode(chunk)?, chunk.offset)?;
-            chunk.done.store(true, Ordering::Relaxed);
+            let blocks = buffers.encode(chunk)?;
+            sink.put(chunk.shard, blocks, chunk.offset)?;
+            if kept {
+                chunk.finished.get_or_init(|| Part::new(chunk.number, chunk.offset, blocks));
+            }
         }
         if chunk.rows.end == source.rows() {
             console.detail(bar, || format!("{:<36} {}", chunk.planned.name, chunk.planned.dtype));
@@ -107,40 +154,34 @@ impl Sink for Outputs<'_> {
     }
 }
 
-/// Starts one output; returns the numbers of the chunks that are there already.
+/// Starts one output; returns the chunks that are there already.
 fn create_output(
     shard: &Shard,
     overwrite: bool,
     key: Option<&str>,
     writer: &Writer,
-) -> Result<(AtomicFile, Vec<usize>)> {
+    console: Console,
+) -> Result<(AtomicFile, Vec<Part>)> {
     // The whole size first: that finds a full disk where the file system can tell, and fixes the length.
-    let (output, finished) = resume::start(&shard.path, overwrite, shard.directory.file_bytes, key)?;
+    let (output, finished) = resume::start(&shard.path, overwrite, shard.directory.file_bytes, key, console)?;
     writer.write(output.file(), &shard.path, &shard.directory.head, 0)?;
     Ok((output, finished.parts))
 }
 
 /// Keeps the chunks that were finished, for a run that goes on with them.
-fn keep(
-    plan: &Plan,
-    outputs: Vec<AtomicFile>,
-    key: Option<String>,
-    chunks: &[Chunk<'_>],
-) -> Result<Interrupted> {
-    let parts = |shard| {
-        let finished = chunks.iter().enumerate().filter(|(_, chunk)| chunk.shard == shard && chunk.is_done());
-        finished.map(|(number, _)| number).collect::<Vec<_>>()
+fn keep(plan: &Plan, outputs: Vec<AtomicFile>, key: &str, chunks: &[Chunk<'_>]) -> Result<Interrupted> {
+    let parts_of = |shard| {
+        let finished = chunks.iter().filter(|chunk| chunk.shard == shard);
+        finished.filter_map(|chunk| chunk.finished.get().cloned()).collect::<Vec<_>>()
     };
-    if !chunks.iter().any(Chunk::is_done) {
-        return Ok(Interrupted::default());
+    let mut outcome = Interrupted::default();
+    if chunks.iter().any(|chunk| chunk.finished.get().is_some()) {
+        for (index, (output, shard)) in outputs.into_iter().zip(&plan.shards).enumerate().rev() {
+            let finished = Finished { parts: parts_of(index), extra: Vec::new() };
+            outcome = resume::keep(output, key, shard.directory.file_bytes, finished)?;
+        }
     }
-    let key = key.map_or_else(|| plan.key(), Ok)?;
-    let mut kept = None;
-    for (index, (output, shard)) in outputs.into_iter().zip(&plan.shards).enumerate().rev() {
-        let finished = Finished { parts: parts(index), extra: Vec::new() };
-        kept = Some(resume::keep(output, &key, shard.directory.file_bytes, finished)?);
-    }
-    Ok(Interrupted { kept })
+    Ok(outcome)
 }
 
 /// The plan's work in file order.
@@ -159,15 +200,18 @@ fn chunks(plan: &Plan) -> Result<Vec<Chunk<'_>>> {
                 Some(feedback) => feedback.groups().collect(),
                 None => row_steps(&**source, 1).collect(),
             };
-            chunks.extend(steps.into_iter().map(|rows| Chunk {
-                planned,
-                importance,
-                feedback: feedback.clone(),
-                shard: shard_index,
-                offset: entry.offset + (rows.start * encoded_row) as u64,
-                rows,
-                done: AtomicBool::new(false),
-            }));
+            for rows in steps {
+                chunks.push(Chunk {
+                    planned,
+                    importance,
+                    feedback: feedback.clone(),
+                    shard: shard_index,
+                    number: chunks.len(),
+                    offset: entry.offset + (rows.start * encoded_row) as u64,
+                    rows,
+                    finished: OnceLock::new(),
+                });
+            }
         }
     }
     Ok(chunks)

@@ -7,16 +7,21 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use plmconv_formats::atomic::follow_links;
 use plmconv_formats::describe::set_file_type;
-use plmconv_formats::gguf::{Directory, Metadata, Value};
+use plmconv_formats::gguf::{Directory, Metadata, SET_ID, ShardName, UNKNOWN_SET_ID, Value};
+use plmconv_formats::hub;
 use plmconv_formats::model::{Tensor, latent_metadata};
-use plmconv_formats::{DType, DescribeOptions, Layout, Model, Role, TensorKey, describe};
+use plmconv_formats::{
+    DType, DescribeOptions, Description, Fingerprint, Layout, Model, Role, TensorKey, Warning, describe,
+};
 use plmconv_quant::policy::{Assigned, FileType, ModelShape, Policy, Reason, TensorDesc};
 use sha2::{Digest, Sha256};
 
 use crate::budget::Budget;
 use crate::error::UsageError;
 use crate::guidance::Guidance;
+use crate::outputs::Inputs;
 use crate::passes::gate::Factors;
 use crate::passes::{self, Pass};
 use crate::recipe::{self, Recipe};
@@ -31,12 +36,19 @@ pub struct Plan {
     pub file_type: String,
     pub tensors: Vec<PlannedTensor>,
     pub shards: Vec<Shard>,
+    /// The output as the user calls it, also where it is split.
+    pub output: PathBuf,
+    pub is_split: bool,
     pub overwrite: bool,
     /// Latent layout: per layer, the factors of the FFN's pair; else empty.
     pub pair_factors: Vec<Factors>,
     pub guidance: Guidance,
     /// Go on with what an interrupted run had finished.
     pub resume: bool,
+    /// What the user should know of.
+    pub warnings: Vec<Warning>,
+    /// What the model's files were when it was opened.
+    inputs: Vec<Fingerprint>,
 }
 
 /// A tensor and what becomes of it.
@@ -134,6 +146,26 @@ impl Target {
             made_by: env!("CARGO_PKG_VERSION").into(),
         }
     }
+
+    /// The name the user gave, with its links followed (a split's shards have names of their own), else
+    /// `<name>-<TYPE>.gguf` or `<name>-latent-<TYPE>.gguf` in the current folder.
+    ///
+    /// # Errors
+    /// A name that cannot be an output's.
+    pub fn output_path(&self, model: &Model, layout: Layout, file_type: &str) -> Result<PathBuf> {
+        let layout = match layout {
+            Layout::Plm => "",
+            Layout::Latent => "latent-",
+        };
+        let default = || PathBuf::from(format!("{}-{layout}{file_type}.gguf", model_name(model.path())));
+        let path = self.output.clone().unwrap_or_else(default);
+        Ok(if self.is_split() { path } else { follow_links(&path)? })
+    }
+
+    /// Whether a set of shards is asked for.
+    pub fn is_split(&self) -> bool {
+        matches!(self.arrangement, Arrangement::Shards(_))
+    }
 }
 
 impl Plan {
@@ -142,7 +174,7 @@ impl Plan {
     /// # Errors
     /// A model that the layout's graph cannot express, a quantized source without leave to requantize, a
     /// pattern that matches nothing.
-    pub fn new(model: Model, target: Target) -> Result<Plan> {
+    pub fn new(model: Model, mut target: Target) -> Result<Plan> {
         refuse_latent_source(&model)?;
         model.config.check_layout(model.path(), target.layout)?;
         if !target.allow_requantize {
@@ -150,7 +182,7 @@ impl Plan {
         }
         // Described as it comes: its name and its size are the checkpoint's in any layout.
         let options = DescribeOptions { file_type: 0, tokenizer_pre: target.tokenizer_pre.clone() };
-        let mut metadata = describe(&model, &options)?;
+        let Description { mut metadata, warnings } = describe(&model, &options)?;
         // The source's own, which is of another file.
         metadata.remove(recipe::KEY);
         let (model, factors) = rewrite(model, &target)?;
@@ -162,7 +194,7 @@ impl Plan {
         if let Some(recipe) = Recipe::of_gguf(&target) {
             metadata.set(recipe::KEY, Value::String(recipe.to_string()));
         }
-        let types = match target.types {
+        let types = match std::mem::replace(&mut target.types, Types::Source) {
             Types::Stored(stored) => stored.recognize(&model),
             chosen => chosen,
         };
@@ -175,29 +207,55 @@ impl Plan {
         compensate_gates(&mut tensors, &factors);
         let (name, file_type) = name_types(&types, &tensors);
         set_file_type(&mut metadata, file_type);
-        let output = output_path(target.output.as_deref(), &model, model.config.layout, name);
+        let output = target.output_path(&model, model.config.layout, name)?;
+        let is_split = target.is_split();
         let shards = lay_out(&output, metadata, &mut tensors, target.arrangement)?;
         Ok(Plan {
             file_type: name.to_string(),
             tensors,
             shards,
+            output,
+            is_split,
             overwrite: target.overwrite,
             pair_factors: factors,
             guidance: target.guidance,
             resume: target.resume,
+            warnings,
+            inputs: model.inputs,
         })
     }
 
-    /// A digest of all that decides the bytes of the outputs; of the source some rows of every tensor are taken.
+    /// # Errors
+    /// What was read is not any longer what it was when it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.inputs.iter().try_for_each(Fingerprint::check)?;
+        self.guidance.check_unchanged()
+    }
+
+    /// A digest of all that decides the bytes of the outputs; of the source some rows of every tensor are taken, and
+    /// its files' sizes and times.
     pub fn key(&self) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update(env!("CARGO_PKG_VERSION"));
+        self.inputs.iter().for_each(|input| hash.update(input.stable()));
         self.shards.iter().for_each(|shard| hash.update(&shard.directory.head));
         for tensor in &self.tensors {
             add_rows(&mut hash, &tensor.name, &*tensor.tensor.source)?;
         }
         self.guidance.add_to(&mut hash);
         Ok(hex(hash))
+    }
+
+    /// Checks that the outputs can be written.
+    ///
+    /// # Errors
+    /// They are `inputs`, exist (without leave to overwrite), or cannot stand where they should.
+    pub fn check_outputs(&self, inputs: &Inputs) -> Result<()> {
+        if !self.is_split {
+            return inputs.check_file(&self.output, self.overwrite);
+        }
+        let shards: Vec<PathBuf> = self.shards.iter().map(|shard| shard.path.clone()).collect();
+        inputs.check_shards(&self.output, &shards, self.overwrite)
     }
 
     /// Bytes that will be read.
@@ -239,21 +297,28 @@ impl Plan {
     }
 }
 
-/// The name a model goes by in a default output name: its folder's or its file's.
+/// The name a model goes by in a default output name: its own in the hub's cache, else its folder's or its file's.
 pub fn model_name(path: &Path) -> String {
-    let resolved = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-    let name = if resolved.is_dir() { resolved.file_name() } else { resolved.file_stem() };
-    name.map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned())
+    let name = if !path.is_dir() {
+        // Not the name of what it may be a link to: in the cache that is a digest.
+        path.file_stem().map(|stem| without_shard_number(&stem.to_string_lossy()).to_string())
+    } else if let Some(id) = hub::model_id(path) {
+        id.rsplit('/').next().map(str::to_string)
+    } else {
+        let resolved = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        resolved.file_name().map(|name| name.to_string_lossy().into_owned())
+    };
+    name.unwrap_or_else(|| "model".into())
 }
 
-/// The name the user gave, else `<name>-<TYPE>.gguf` or `<name>-latent-<TYPE>.gguf` in the current folder.
-pub fn output_path(given: Option<&Path>, model: &Model, layout: Layout, file_type: &str) -> PathBuf {
-    let layout = match layout {
-        Layout::Plm => "",
-        Layout::Latent => "latent-",
-    };
-    let default = || PathBuf::from(format!("{}-{layout}{file_type}.gguf", model_name(model.path())));
-    given.map_or_else(default, Path::to_path_buf)
+/// `model-00001-of-00003` → `model`
+fn without_shard_number(stem: &str) -> &str {
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+    let parts = stem.rsplit_once("-of-").and_then(|(rest, count)| Some((rest.rsplit_once('-')?, count)));
+    match parts {
+        Some(((name, number), count)) if is_number(number) && is_number(count) => name,
+        _ => stem,
+    }
 }
 
 /// The model that is written: after the passes, in the target's layout; with the factors of the latent layout's pairs.
@@ -397,6 +462,7 @@ fn lay_out(
             metadata.set("split.no", Value::U16(index as u16));
             metadata.set("split.count", Value::U16(count as u16));
             metadata.set("split.tensors.count", Value::I32(tensors.len() as i32));
+            metadata.set(SET_ID, Value::String(UNKNOWN_SET_ID.into()));
         }
         let path = match like.get(index) {
             Some(file) => file.arrange(&mut metadata),
@@ -461,9 +527,9 @@ fn split(tensors: &[PlannedTensor], max_size: u64) -> Vec<Range<usize>> {
 }
 
 /// `model.gguf` → `model-00001-of-00003.gguf`, llama.cpp's pattern.
-fn shard_path(output: &Path, index: usize, count: usize) -> PathBuf {
-    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
-    output.with_file_name(format!("{stem}-{:05}-of-{count:05}.gguf", index + 1))
+pub fn shard_path(output: &Path, index: usize, count: usize) -> PathBuf {
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    output.with_file_name(ShardName { stem, number: index + 1, count }.file_name())
 }
 
 /// `512M` → 512 000 000, `1.1G` → 1 100 000 000; gguf-split counts in powers of ten.
@@ -486,6 +552,19 @@ pub fn parse_size(text: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_models_name_is_the_one_that_people_know_it_by() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let snapshot = dir.path().join("models--PLM-Team--PLM-1.8B/snapshots/3f2a9c0d");
+        std::fs::create_dir_all(&snapshot).expect("create");
+        assert_eq!(model_name(&snapshot), "PLM-1.8B");
+        assert_eq!(model_name(&snapshot.join("")), "PLM-1.8B");
+        assert_eq!(model_name(&snapshot.join("x-f16.gguf")), "x-f16");
+        assert_eq!(model_name(&dir.path().join("x-f16-00001-of-00003.gguf")), "x-f16");
+        assert_eq!(model_name(&dir.path().join("1-of-3.gguf")), "1-of-3");
+        assert_eq!(model_name(&snapshot.join("..")), "snapshots");
+    }
 
     #[test]
     fn sizes_are_exact_and_nonsense_is_refused() {

@@ -37,7 +37,7 @@ impl Console {
     /// A line about what was done.
     pub fn note(self, line: &str) {
         if !self.quiet {
-            eprintln!("{line}");
+            tell!("{line}");
         }
     }
 
@@ -57,14 +57,14 @@ impl Console {
     /// A line that only `-v` shows; drawn above the bar.
     pub fn detail(self, bar: &ProgressBar, line: impl FnOnce() -> String) {
         if self.verbose {
-            bar.suspend(|| eprintln!("{}", line()));
+            bar.suspend(|| tell!("{}", line()));
         }
     }
 
     /// A warning.
     pub fn warn(self, line: &str) {
         if !self.quiet {
-            eprintln!("warning: {line}");
+            tell!("warning: {line}");
         }
     }
 }

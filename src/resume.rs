@@ -3,35 +3,68 @@
 //! `<OUT>.partial` is the output as far as it was written, at its full length, and behind it:
 //!
 //! ```text
-//! extra bytes | journal (JSON) | its length, u64 little endian | MAGIC
+//! extra bytes | journal (JSON) | its SHA-256 | its length, u64 little endian | MAGIC
 //! ```
 //!
 //! It is renamed into place whole, so it is there or it is not; the output itself still appears only when complete.
-//! The journal's key is a digest of all that decides the output's bytes: another run's work is never taken.
+//! The journal's key is a digest of all that decides the output's bytes: another run's work is never taken. Finished
+//! parts are copied from it into the new output's temporary, each checked against its digest, and the file itself stays
+//! as it is until the output is complete or a run that took it keeps more: whatever ends that run, nothing is lost.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use plmconv_formats::Error as FormatError;
 use plmconv_formats::atomic::AtomicFile;
+use plmconv_formats::source::InputFile;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use crate::error::UsageError;
+use crate::error::{DamagedWork, Interrupted, UsageError};
+use crate::interrupt;
+use crate::pipeline::write_all_at;
+use crate::progress::Console;
+use crate::statistics::hex;
 
-const MAGIC: [u8; 8] = *b"plmconv1";
+const MAGIC: [u8; 8] = *b"plmconv2";
+/// The journal's digest, its length and the magic.
+const TAIL: u64 = 32 + 8 + 8;
 
-/// The longest journal that is read; one lists a few thousand numbers.
+/// The longest journal that is read; one lists a few thousand parts.
 const MAX_JOURNAL: u64 = 16 << 20;
+/// Bytes that are copied at a time.
+const COPY: u64 = 1 << 20;
 
 /// What a run had finished.
 #[derive(Debug, Default)]
 pub struct Finished {
-    /// Numbers of the finished parts, as the run counts them.
-    pub parts: Vec<usize>,
+    pub parts: Vec<Part>,
     /// What else it needs to go on.
     pub extra: Vec<u8>,
+}
+
+/// A finished part of an output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// As the run counts them.
+    pub number: usize,
+    /// Where it stands in the output.
+    pub offset: u64,
+    pub bytes: u64,
+    sha256: String,
+}
+
+impl Part {
+    /// Part `number`, which is `bytes` at `offset`.
+    pub fn new(number: usize, offset: u64, bytes: &[u8]) -> Part {
+        Part { number, offset, bytes: bytes.len() as u64, sha256: digest(bytes) }
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    hex(Sha256::new_with_prefix(bytes))
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,7 +72,14 @@ struct Journal {
     key: String,
     file_bytes: u64,
     extra_bytes: u64,
-    parts: Vec<usize>,
+    extra_sha256: String,
+    parts: Vec<Part>,
+}
+
+impl Journal {
+    fn finished_bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
 }
 
 /// Where an interrupted run's work is kept.
@@ -58,143 +98,270 @@ pub fn with_suffix(output: &Path, suffix: &str) -> PathBuf {
 /// there is such.
 ///
 /// # Errors
-/// What [`AtomicFile::create`] says; kept work of another key; a damaged file of kept work.
+/// What [`AtomicFile::create`] says; kept work of another key, or damaged; Ctrl-C. Kept work is left alone.
 pub fn start(
     output: &Path,
     overwrite: bool,
     file_bytes: u64,
     key: Option<&str>,
+    console: Console,
 ) -> Result<(AtomicFile, Finished)> {
     let partial = partial_path(output);
-    let Some(key) = key.filter(|_| partial.is_file()) else {
+    let kept = partial.is_file();
+    let create = || -> Result<AtomicFile> {
         let file = AtomicFile::create(output, overwrite)?;
         file.file().set_len(file_bytes).map_err(FormatError::io(output))?;
-        return Ok((file, Finished::default()));
+        Ok(file)
     };
-    let (journal, extra) = read(&partial)?;
-    if journal.key != key || journal.file_bytes != file_bytes {
+    let Some(key) = key.filter(|_| kept) else {
+        if kept && Kept::open(&partial).is_ok() {
+            console.warn(&format!(
+                "{} holds what an interrupted run had finished: --resume goes on with it. This run starts over; \
+                 the file goes when this run is complete, and if this is interrupted, it stays",
+                partial.display()
+            ));
+        }
+        return Ok((create()?, Finished::default()));
+    };
+    let kept = Kept::open(&partial)?;
+    if kept.journal.key != key || kept.journal.file_bytes != file_bytes {
         let message = format!(
             "{}: kept by a run on another model, or with other arguments or statistics",
             partial.display()
         );
         return Err(UsageError::with_hint(message, "leave --resume away to start over").into());
     }
-    let file = AtomicFile::create_from(output, overwrite, &partial)?;
-    file.file().set_len(file_bytes).map_err(FormatError::io(output))?;
-    Ok((file, Finished { parts: journal.parts, extra }))
+    let file = create()?;
+    kept.copy_to(&file)?;
+    Ok((file, Finished { parts: kept.journal.parts, extra: kept.extra }))
 }
 
-/// Keeps the work of an interrupted run; returns where.
-pub fn keep(file: AtomicFile, key: &str, file_bytes: u64, finished: Finished) -> Result<PathBuf> {
+/// Keeps the work of an interrupted run; says where, or what stands there instead: a file that is not ours, another
+/// run's work, or more than this run had finished.
+///
+/// # Errors
+/// A file that cannot be written; what was kept before is then still there.
+pub fn keep(file: AtomicFile, key: &str, file_bytes: u64, finished: Finished) -> Result<Interrupted> {
     let journal = Journal {
         key: key.into(),
         file_bytes,
         extra_bytes: finished.extra.len() as u64,
+        extra_sha256: digest(&finished.extra),
         parts: finished.parts,
     };
-    let journal = serde_json::to_vec(&journal)?;
     let partial = partial_path(file.target());
+    if partial.exists() {
+        match Kept::open(&partial) {
+            Ok(kept) if kept.journal.key != key => return Ok(Interrupted::InTheWay(partial)),
+            Ok(kept) if kept.journal.finished_bytes() > journal.finished_bytes() => {
+                return Ok(Interrupted::Kept(partial));
+            }
+            Ok(_) => {}
+            Err(_) => return Ok(Interrupted::InTheWay(partial)),
+        }
+    }
+    let journal = serde_json::to_vec(&journal)?;
     let mut out = file.file();
     out.seek(SeekFrom::Start(file_bytes))
         .and_then(|_| out.write_all(&finished.extra))
         .and_then(|()| out.write_all(&journal))
+        .and_then(|()| out.write_all(&Sha256::digest(&journal)))
         .and_then(|()| out.write_all(&(journal.len() as u64).to_le_bytes()))
         .and_then(|()| out.write_all(&MAGIC))
         .map_err(FormatError::io(&partial))?;
     file.set_aside(&partial)?;
-    Ok(partial)
+    Ok(Interrupted::Kept(partial))
 }
 
 /// Removes what an earlier run kept for `output`, now that it is complete.
 pub fn discard(output: &Path) {
     let partial = partial_path(output);
     // Only what is surely ours; one that cannot be removed is wasted space and no reason to fail.
-    if partial.is_file() && read(&partial).is_ok() {
+    if partial.is_file() && Kept::open(&partial).is_ok() {
         let _ = std::fs::remove_file(partial);
     }
 }
 
-fn read(path: &Path) -> Result<(Journal, Vec<u8>)> {
-    read_end(path).with_context(|| format!("{}: not kept by an interrupted run, or damaged", path.display()))
+/// Opened kept work. Its journal and the extra bytes are checked, its parts when they are copied.
+struct Kept {
+    input: Arc<InputFile>,
+    journal: Journal,
+    extra: Vec<u8>,
 }
 
-fn read_end(path: &Path) -> Result<(Journal, Vec<u8>)> {
-    let mut file = File::open(path)?;
-    let len = file.metadata()?.len();
-    let mut tail = [0; 16];
-    file.seek(SeekFrom::End(-16))?;
-    file.read_exact(&mut tail)?;
-    let (length, magic) = tail.split_at(8);
-    anyhow::ensure!(magic == MAGIC, "no journal");
-    let length = u64::from_le_bytes(length.try_into().expect("eight bytes"));
-    anyhow::ensure!(length <= MAX_JOURNAL && length + 16 <= len, "a journal of {length} bytes");
-    let mut journal = vec![0; length as usize];
-    file.seek(SeekFrom::Start(len - 16 - length))?;
-    file.read_exact(&mut journal)?;
-    let journal: Journal = serde_json::from_slice(&journal)?;
-    let parts = [journal.file_bytes, journal.extra_bytes, length, 16];
-    let sum = parts.iter().try_fold(0u64, |sum, &part| sum.checked_add(part));
-    anyhow::ensure!(sum == Some(len), "its parts do not add up to its length");
-    let mut extra = vec![0; journal.extra_bytes as usize];
-    file.seek(SeekFrom::Start(journal.file_bytes))?;
-    file.read_exact(&mut extra)?;
-    Ok((journal, extra))
+impl Kept {
+    fn open(path: &Path) -> Result<Kept> {
+        Kept::read(path).map_err(|e| DamagedWork { path: path.into(), detail: e.to_string() }.into())
+    }
+
+    fn read(path: &Path) -> Result<Kept> {
+        let input = InputFile::open(path)?;
+        let len = input.len();
+        anyhow::ensure!(len >= TAIL, "no journal");
+        let mut tail = [0; TAIL as usize];
+        input.read_exact_at(&mut tail, len - TAIL)?;
+        let (sha256, rest) = tail.split_at(32);
+        let (length, magic) = rest.split_at(8);
+        anyhow::ensure!(magic == MAGIC, "no journal");
+        let length = u64::from_le_bytes(length.try_into().expect("eight bytes"));
+        anyhow::ensure!(length <= MAX_JOURNAL && length <= len - TAIL, "a journal of {length} bytes");
+        let mut journal = vec![0; length as usize];
+        input.read_exact_at(&mut journal, len - TAIL - length)?;
+        anyhow::ensure!(Sha256::digest(&journal)[..] == *sha256, "its journal is not what was written");
+        let journal: Journal = serde_json::from_slice(&journal)?;
+        let sizes = [journal.file_bytes, journal.extra_bytes, length, TAIL];
+        let sum = sizes.iter().try_fold(0u64, |sum, &part| sum.checked_add(part));
+        anyhow::ensure!(sum == Some(len), "its parts do not add up to its length");
+        let is_inside =
+            |part: &Part| part.offset.checked_add(part.bytes).is_some_and(|end| end <= journal.file_bytes);
+        anyhow::ensure!(journal.parts.iter().all(is_inside), "a part runs past the output's end");
+        let mut extra = vec![0; journal.extra_bytes as usize];
+        input.read_exact_at(&mut extra, journal.file_bytes)?;
+        anyhow::ensure!(
+            digest(&extra) == journal.extra_sha256,
+            "what follows the output is not what was written"
+        );
+        Ok(Kept { input, journal, extra })
+    }
+
+    /// Copies the finished parts to where they belong in `file`.
+    ///
+    /// # Errors
+    /// A part that is not what was written, and Ctrl-C.
+    fn copy_to(&self, file: &AtomicFile) -> Result<()> {
+        let mut bytes = Vec::new();
+        for part in &self.journal.parts {
+            let mut hash = Sha256::new();
+            for start in (0..part.bytes).step_by(COPY as usize) {
+                if interrupt::is_pending() {
+                    return Err(Interrupted::Kept(self.input.path().into()).into());
+                }
+                bytes.resize((part.bytes - start).min(COPY) as usize, 0);
+                self.input.read_exact_at(&mut bytes, part.offset + start)?;
+                hash.update(&bytes);
+                write_all_at(file.file(), &bytes, part.offset + start)
+                    .map_err(FormatError::io(file.target()))?;
+            }
+            if hex(hash) != part.sha256 {
+                let Part { offset, bytes, .. } = part;
+                let detail = format!("the {bytes} bytes from byte {offset} on are not what was written");
+                return Err(DamagedWork { path: self.input.path().into(), detail }.into());
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::write_all_at;
+
+    const CONSOLE: Console = Console { quiet: true, verbose: false };
+
+    fn begin(output: &Path, file_bytes: u64, key: Option<&str>) -> Result<(AtomicFile, Finished)> {
+        start(output, false, file_bytes, key, CONSOLE)
+    }
+
+    /// Writes `abcd` at byte 2 and is interrupted.
+    fn finish_a_part(output: &Path, key: &str) -> Interrupted {
+        let (file, _) = begin(output, 8, None).expect("starts");
+        write_all_at(file.file(), b"abcd", 2).expect("writable");
+        let finished = Finished { parts: vec![Part::new(3, 2, b"abcd")], extra: b"more".to_vec() };
+        keep(file, key, 8, finished).expect("kept or not")
+    }
 
     fn kept(dir: &Path) -> PathBuf {
         let output = dir.join("out");
-        let (file, finished) = start(&output, false, 8, Some("key")).expect("starts");
-        assert!(finished.parts.is_empty() && finished.extra.is_empty());
-        write_all_at(file.file(), b"abcd", 2).expect("writable");
-        let finished = Finished { parts: vec![3, 1], extra: b"more".to_vec() };
-        assert_eq!(keep(file, "key", 8, finished).expect("kept"), partial_path(&output));
+        assert!(
+            matches!(finish_a_part(&output, "key"), Interrupted::Kept(path) if path == partial_path(&output))
+        );
         assert!(!output.exists());
         output
     }
 
+    fn bytes_of(output: &Path) -> Vec<u8> {
+        std::fs::read(partial_path(output)).expect("kept")
+    }
+
     #[test]
-    fn what_was_finished_comes_back_and_the_output_is_whole() {
+    fn what_was_finished_comes_back_and_stays_until_the_output_is_whole() {
         let dir = tempfile::tempdir().expect("tempdir");
         let output = kept(dir.path());
-        let (file, finished) = start(&output, false, 8, Some("key")).expect("goes on");
-        assert_eq!((finished.parts, finished.extra), (vec![3, 1], b"more".to_vec()));
-        assert!(!partial_path(&output).exists(), "taken");
+        let before = bytes_of(&output);
+        let (file, finished) = begin(&output, 8, Some("key")).expect("goes on");
+        assert_eq!((finished.parts, finished.extra), (vec![Part::new(3, 2, b"abcd")], b"more".to_vec()));
+        // A kill here, or any failure, takes nothing.
+        assert_eq!(bytes_of(&output), before);
         file.commit().expect("commit");
+        assert_eq!(bytes_of(&output), before);
         assert_eq!(std::fs::read(&output).expect("written"), b"\0\0abcd\0\0");
+        discard(&output);
+        assert!(!partial_path(&output).exists());
+    }
+
+    #[test]
+    fn more_work_takes_the_place_of_less_and_not_the_other_way_round() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let output = kept(dir.path());
+        let (file, mut finished) = begin(&output, 8, Some("key")).expect("goes on");
+        write_all_at(file.file(), b"xy", 0).expect("writable");
+        finished.parts.push(Part::new(0, 0, b"xy"));
+        keep(file, "key", 8, finished).expect("kept");
+        let more = bytes_of(&output);
+        let (_, finished) = begin(&output, 8, Some("key")).expect("goes on");
+        assert_eq!(finished.parts.len(), 2);
+        // A run that starts over and is interrupted earlier.
+        assert!(matches!(finish_a_part(&output, "key"), Interrupted::Kept(_)));
+        assert_eq!(bytes_of(&output), more);
+        assert!(matches!(finish_a_part(&output, "other"), Interrupted::InTheWay(_)));
+        assert_eq!(bytes_of(&output), more);
     }
 
     #[test]
     fn work_of_another_run_is_refused_and_stays() {
         let dir = tempfile::tempdir().expect("tempdir");
         let output = kept(dir.path());
-        assert!(start(&output, false, 8, Some("other")).is_err());
-        assert!(start(&output, false, 9, Some("key")).is_err());
-        // Without resuming it is not looked at, and goes once the output is complete.
-        let (file, finished) = start(&output, false, 8, None).expect("starts over");
+        for (file_bytes, key) in [(8, "other"), (9, "key")] {
+            let error = begin(&output, file_bytes, Some(key)).expect_err("not this run's");
+            assert!(error.is::<UsageError>(), "{error}");
+        }
+        let (_, finished) = begin(&output, 8, None).expect("starts over");
         assert!(finished.parts.is_empty() && partial_path(&output).exists());
-        file.commit().expect("commit");
-        discard(&output);
-        assert!(!partial_path(&output).exists());
     }
 
     #[test]
-    fn damaged_work_is_refused_and_a_file_of_the_user_is_left_alone() {
+    fn any_changed_byte_of_what_is_taken_is_refused_and_the_file_is_left_alone() {
         let dir = tempfile::tempdir().expect("tempdir");
         let output = kept(dir.path());
-        let partial = partial_path(&output);
-        let bytes = std::fs::read(&partial).expect("kept");
+        let (partial, bytes) = (partial_path(&output), bytes_of(&output));
+        let refused = |damaged: &[u8], what: &str| {
+            std::fs::write(&partial, damaged).expect("writable");
+            let error = begin(&output, 8, Some("key")).expect_err(what);
+            assert!(error.is::<DamagedWork>(), "{what}: {error}");
+            assert_eq!(bytes_of(&output), damaged, "{what}");
+        };
         for cut in [0, 7, 20, bytes.len() - 1] {
-            std::fs::write(&partial, &bytes[..cut]).expect("writable");
-            assert!(start(&output, false, 8, Some("key")).is_err(), "{cut}");
+            refused(&bytes[..cut], "cut");
         }
-        std::fs::write(&partial, &bytes[1..]).expect("writable");
-        assert!(start(&output, false, 8, Some("key")).is_err(), "shifted");
+        refused(&bytes[1..], "shifted");
+        for at in 2..bytes.len() {
+            // Bytes 6 and 7 belong to no finished part: they are written again.
+            if !(6..8).contains(&at) {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1;
+                refused(&damaged, &format!("byte {at}"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_user_is_neither_taken_nor_replaced_nor_removed() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let output = dir.path().join("out");
+        std::fs::write(partial_path(&output), b"notes").expect("writable");
+        assert!(begin(&output, 8, Some("key")).is_err());
+        assert!(matches!(finish_a_part(&output, "key"), Interrupted::InTheWay(_)));
         discard(&output);
-        assert!(partial.exists());
+        assert_eq!(bytes_of(&output), b"notes");
     }
 }

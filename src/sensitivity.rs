@@ -17,9 +17,7 @@ use plmconv_quant::codec;
 use plmconv_quant::feedback::{self, ColumnFactor, RowFactor};
 use rayon::prelude::*;
 
-use crate::error::Interrupted;
 use crate::guidance::Guidance;
-use crate::pipeline;
 
 /// Values of a matrix that are rounded for the measurement: whole rows, spread evenly.
 const SAMPLE_VALUES: usize = 1 << 16;
@@ -51,14 +49,11 @@ impl Sensitivity {
     /// Measures all matrices of `model`, each in all types that its rows fit.
     ///
     /// # Errors
-    /// Guidance without statistics, statistics that lack a matrix, unreadable rows, Ctrl-C.
+    /// Guidance without statistics, statistics that lack a matrix, unreadable rows.
     pub fn measure(model: &Model, guidance: &Guidance, bar: &ProgressBar) -> Result<Sensitivity> {
         let matrices: Vec<&Tensor> = model.tensors.iter().filter(|t| !t.key.role.is_norm()).collect();
         bar.set_length(matrices.len() as u64);
         let measured = matrices.par_iter().map(|tensor| {
-            if pipeline::interrupted() {
-                return Err(Interrupted::default().into());
-            }
             let name = tensor.key.gguf_name();
             let losses = Probe::new(tensor, guidance)
                 .and_then(|probe| probe.losses())

@@ -17,7 +17,7 @@ const Q4_K_M_BYTES: u64 = 4_228_512;
 /// Statistics of the tiny PLM, measured once for all tests.
 static STATS: LazyLock<PathBuf> = LazyLock::new(|| {
     let stats = Path::new(env!("CARGO_TARGET_TMPDIR")).join("budget-statistics.gguf");
-    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = common::calibration_text();
     let mut command = plmconv();
     command.arg("calibrate").arg(tiny_plm()).arg("--text").arg(text).arg("--force").arg("-o").arg(&stats);
     command.args(["--calibration-ctx", "64", "--calibration-chunks", "12"]).assert().success();
@@ -183,7 +183,7 @@ fn weights_that_a_type_cannot_hold_get_another() {
     bytes[at..at + 2].copy_from_slice(&half::bf16::from_f32(3e9).to_le_bytes());
     std::fs::write(&path, bytes).expect("writable");
     let out = dir.path().join("out.gguf");
-    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let text = common::calibration_text();
     let mut command = plmconv();
     command.args(["quantize", "auto", "--effort", "fast", "--target-bpw", "6", "--calibration-ctx", "32"]);
     command.args(["--calibration-chunks", "4", "--calibrate"]).arg(text).arg(&folder).arg("-o").arg(&out);

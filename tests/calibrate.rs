@@ -2,20 +2,15 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::{copy_of_tiny_plm, digests, fixtures, names, plmconv, tiny_plm};
+use common::{calibration_text as text, copy_of_tiny_plm, digests, fixtures, names, plmconv, tiny_plm};
 use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::imatrix::read_floats;
 use plmconv_formats::{Imatrix, Model, Role, TensorKey};
 use plmconv_quant::codec;
 use predicates::prelude::*;
 use serde_json::Value;
-
-/// A text that is always there.
-fn text() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")
-}
 
 fn calibrate(chunks: &str, extra: &[&str], output: &Path) {
     let mut command = plmconv();

@@ -277,31 +277,17 @@ fn a_folder_that_cannot_be_written() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_the_whole_folder_or_nothing() {
-    use std::process::Command;
+    use common::signals::interrupt;
     let dir = tempfile::tempdir().expect("tempdir");
     // What kill -9 in the middle of a run leaves.
-    let killed = dir.path().join(".plmconv-tiny-plm-onnx-q4.killed.tmp");
+    let killed = dir.path().join(".plmconv-out.killed.tmp");
     std::fs::create_dir(&killed).expect("folder");
     std::fs::write(killed.join(".lock"), b"").expect("write");
-    let mut child = Command::new(assert_cmd::cargo::cargo_bin("plmconv"))
-        .current_dir(dir.path())
-        .args(["quantize", "q4", "--to", "onnx", "-q", "-j", "1"])
-        .arg(tiny_plm())
-        .spawn()
-        .expect("starts");
-    let signalled = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
-    assert!(signalled.success());
-    let status = child.wait().expect("ends");
-    let left = names(dir.path());
-    if status.success() {
-        assert_eq!(left, ["tiny-plm-onnx-q4"]);
-    } else {
-        assert!(left.iter().all(|n| n.contains("killed")), "left behind: {left:?}");
-    }
+    let out = dir.path().join("out");
     let mut command = plmconv();
-    command.current_dir(dir.path()).args(["quantize", "q4", "--to", "onnx", "--force"]).arg(tiny_plm());
-    command.assert().success();
-    assert_eq!(names(dir.path()), ["tiny-plm-onnx-q4"]);
+    command.args(["quantize", "q4", "--to", "onnx", "-q", "-j", "1"]).arg(tiny_plm()).arg("-o").arg(&out);
+    interrupt(&command, &out);
+    assert!(names(dir.path()).is_empty(), "left behind: {:?}", names(dir.path()));
 }
 
 /// The bytes of an initializer that lies outside the graph.
@@ -317,9 +303,14 @@ fn initializer(folder: &Path, name: &str) -> Vec<u8> {
 fn statistics_guide_the_rounding_as_they_do_in_a_gguf() {
     let dir = tempfile::tempdir().expect("tempdir");
     let statistics = dir.path().join("statistics.gguf");
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let mut command = plmconv();
-    command.arg("calibrate").arg(tiny_plm()).arg("--text").arg(readme).arg("-o").arg(&statistics);
+    command
+        .arg("calibrate")
+        .arg(tiny_plm())
+        .arg("--text")
+        .arg(common::calibration_text())
+        .arg("-o")
+        .arg(&statistics);
     command.args(["--calibration-ctx", "32", "--calibration-chunks", "2"]).assert().success();
     let stats = statistics.display().to_string();
     let onnx = export(&dir, "onnx", &["quantize", "q4", "--stats", &stats]);

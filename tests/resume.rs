@@ -4,50 +4,29 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Duration;
 
-use common::{names, plmconv, tiny_plm};
+use common::signals::{signalled, temporary_of};
+use common::{calibration_text as text, copy_of_tiny_plm, names, plmconv, tiny_plm};
 use plmconv_formats::gguf::GgufFile;
 use predicates::prelude::*;
-
-/// A text of some thousand tokens that is always there.
-fn text() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")
-}
 
 /// Runs `args` and sends SIGINT once the temporary of `output` has data where its first tensor stands (at `offset`).
 /// False if the command was done before.
 fn interrupted(args: &[String], output: &Path, offset: u64) -> bool {
-    let mut child = Command::new(assert_cmd::cargo::cargo_bin("plmconv"))
-        .args(args)
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("starts");
-    while !has_data(output, offset) {
-        if child.try_wait().expect("a child").is_some() {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let signalled = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
-    assert!(signalled.success());
-    let status = child.wait().expect("ends");
+    let Some(status) = signalled(plmconv().args(args), "-INT", || has_data(output, offset)) else {
+        return false;
+    };
     assert!(matches!(status.code(), Some(0 | 130)), "{status}");
     status.code() == Some(130)
 }
 
 fn has_data(output: &Path, offset: u64) -> bool {
-    let folder = output.parent().expect("a folder");
-    let prefix = format!(".plmconv-{}.", output.file_name().expect("a name").to_string_lossy());
-    // Not that of the statistics, whose name goes on after the output's.
-    let is_its = |name: &str| {
-        let random = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".tmp"));
-        random.is_some_and(|random| !random.contains('.'))
-    };
-    let temporary = names(folder).into_iter().find(|name| is_its(name));
-    let bytes = temporary.and_then(|name| std::fs::read(folder.join(name)).ok()).unwrap_or_default();
+    let bytes = temporary_of(output).and_then(|path| std::fs::read(path).ok()).unwrap_or_default();
     bytes.get(offset as usize..).is_some_and(|data| data.iter().any(|&byte| byte != 0))
+}
+
+fn partial(output: &Path) -> PathBuf {
+    output.with_file_name(format!("{}.partial", output.file_name().expect("a name").to_string_lossy()))
 }
 
 fn first_offset(file: &Path) -> u64 {
@@ -84,7 +63,7 @@ fn calibration_goes_on_where_it_was_interrupted() {
     let dir = tempfile::tempdir().expect("tempdir");
     let (whole, parts) = (dir.path().join("whole.gguf"), dir.path().join("parts.gguf"));
     // More work if the machine was faster than the signal.
-    let windows = [16, 32, 64, 128].into_iter().find(|&windows| {
+    let windows = [4, 16, 32].into_iter().find(|&windows| {
         run(&calibration(&whole, windows), &["--force"]).success();
         let _ = std::fs::remove_file(&parts);
         interrupted(&calibration(&parts, windows), &parts, first_offset(&whole))
@@ -107,10 +86,11 @@ fn calibration_goes_on_where_it_was_interrupted() {
 fn quantizing_goes_on_where_it_was_interrupted() {
     let dir = tempfile::tempdir().expect("tempdir");
     let path = |name: &str| dir.path().join(name);
-    run(&calibration(&path("stats.gguf"), 16), &[]).success();
+    let model = copy_of_tiny_plm(dir.path());
+    run(&calibration(&path("stats.gguf"), 4), &[]).success();
     let quantize = |output: &Path, extra: &[&str]| {
-        let mut args = strings(&["quantize", "q4_k_m", "-q", "-j", "1", "--stats"]);
-        args.extend([path("stats.gguf"), tiny_plm()].map(|path| path.display().to_string()));
+        let mut args = strings(&["quantize", "q4_k_m", "-j", "1", "--stats"]);
+        args.extend([path("stats.gguf"), model.clone()].map(|path| path.display().to_string()));
         args.extend(strings(extra));
         args.extend(["-o".into(), output.display().to_string()]);
         args
@@ -118,22 +98,71 @@ fn quantizing_goes_on_where_it_was_interrupted() {
     let (whole, parts) = (path("whole.gguf"), path("parts.gguf"));
     run(&quantize(&whole, &[]), &[]).success();
     assert!(interrupted(&quantize(&parts, &[]), &parts, first_offset(&whole)), "while there was work left");
-    assert_eq!(names(dir.path()), ["parts.gguf.partial", "stats.gguf", "whole.gguf"]);
+    let left = ["parts.gguf.partial", "stats.gguf", "tiny-plm", "whole.gguf"];
+    assert_eq!(names(dir.path()), left);
+    let kept = std::fs::read(partial(&parts)).expect("kept");
+    let is_as_it_was = || {
+        assert_eq!(names(dir.path()), left);
+        assert!(std::fs::read(partial(&parts)).expect("kept") == kept, "kept work was touched");
+    };
 
-    let other = quantize(&parts, &["--tensor-type", "blk.5.ffn_down=q8_0", "--resume"]);
-    run(&other, &[]).code(2).stderr(predicate::str::contains("other arguments"));
-    let other = quantize(&parts, &["--effort", "max", "--resume"]);
-    run(&other, &[]).code(2).stderr(predicate::str::contains("other arguments"));
-    assert!(path("parts.gguf.partial").exists());
+    for other in [&["--tensor-type", "blk.5.ffn_down=q8_0"], &["--effort", "max"]] {
+        let other = quantize(&parts, &[&other[..], &["--resume"]].concat());
+        run(&other, &[]).code(2).stderr(predicate::str::contains("other arguments"));
+        is_as_it_was();
+    }
+
+    // A part, and the journal, that are not what was written.
+    for at in [first_offset(&whole) as usize, kept.len() - 60] {
+        let mut damaged = kept.clone();
+        damaged[at] ^= 1;
+        std::fs::write(partial(&parts), &damaged).expect("writable");
+        run(&quantize(&parts, &["--resume"]), &[]).code(1).stderr(predicate::str::contains("damaged"));
+        assert!(std::fs::read(partial(&parts)).expect("kept") == damaged, "left alone");
+    }
+    std::fs::write(partial(&parts), &kept).expect("writable");
+
+    // A kill that nothing can be done about, when the kept work was taken.
+    let killed = signalled(plmconv().args(quantize(&parts, &["--resume"])), "-KILL", || {
+        temporary_of(&parts).is_some()
+    });
+    if killed.is_some_and(|status| !status.success()) {
+        assert!(std::fs::read(partial(&parts)).expect("kept") == kept, "a kill loses nothing");
+    } else {
+        std::fs::remove_file(&parts).expect("complete");
+        std::fs::write(partial(&parts), &kept).expect("writable");
+    }
+
+    // Starting over says what it does not take, and interrupted it leaves it there.
+    let over = quantize(&parts, &["--tensor-type", "blk.5.ffn_down=q8_0"]);
+    if interrupted(&over, &parts, first_offset(&whole)) {
+        is_as_it_was();
+    } else {
+        std::fs::remove_file(&parts).expect("complete");
+        std::fs::write(partial(&parts), &kept).expect("writable");
+    }
+    let said = predicate::str::contains("warning").and(predicate::str::contains("parts.gguf.partial"));
+    run(&over, &["--dry-run"]).success();
+    is_as_it_was();
 
     // Threads do not matter, and a second interruption keeps what the first had kept.
-    let again = interrupted(&quantize(&parts, &["--resume"]), &parts, first_offset(&whole));
-    if again {
-        assert_eq!(names(dir.path()), ["parts.gguf.partial", "stats.gguf", "whole.gguf"]);
-        run(&quantize(&parts, &["--resume"]), &[]).success();
+    let resume = quantize(&parts, &["--resume"]);
+    if interrupted(&resume, &parts, first_offset(&whole)) {
+        assert_eq!(names(dir.path()), left);
+        run(&resume, &[]).success();
     }
-    assert_eq!(names(dir.path()), ["parts.gguf", "stats.gguf", "whole.gguf"]);
+    assert_eq!(names(dir.path()), ["parts.gguf", "stats.gguf", "tiny-plm", "whole.gguf"]);
     assert_eq!(std::fs::read(&whole).expect("file"), std::fs::read(&parts).expect("file"));
+
+    // What was kept goes only with a complete output, and never with that of a source that changed meanwhile.
+    std::fs::write(partial(&parts), &kept).expect("writable");
+    let weights = std::fs::File::options().append(true).open(model.join("model.safetensors")).expect("open");
+    weights.set_modified(std::time::UNIX_EPOCH).expect("a time");
+    run(&quantize(&parts, &["--resume", "--force"]), &[])
+        .code(2)
+        .stderr(predicate::str::contains("another model"));
+    run(&quantize(&parts, &["--force"]), &[]).success().stderr(said);
+    assert_eq!(names(dir.path()), ["parts.gguf", "stats.gguf", "tiny-plm", "whole.gguf"]);
 }
 
 #[test]
@@ -142,7 +171,7 @@ fn statistics_of_an_interrupted_quantization_are_used_again() {
     let (whole, parts) = (dir.path().join("whole.gguf"), dir.path().join("parts.gguf"));
     let quantize = |output: &Path, extra: &[&str]| {
         let mut args = strings(&["quantize", "q4_0", "-q", "-j", "1", "--calibration-ctx", "64"]);
-        args.extend(strings(&["--calibration-chunks", "16", "--calibrate"]));
+        args.extend(strings(&["--calibration-chunks", "4", "--calibrate"]));
         args.extend([text(), tiny_plm()].map(|path| path.display().to_string()));
         args.extend(strings(extra));
         args.extend(["-o".into(), output.display().to_string()]);
@@ -150,7 +179,23 @@ fn statistics_of_an_interrupted_quantization_are_used_again() {
     };
     run(&quantize(&whole, &[]), &[]).success();
     assert!(interrupted(&quantize(&parts, &[]), &parts, first_offset(&whole)), "while there was work left");
-    assert_eq!(names(dir.path()), ["parts.gguf.partial", "parts.gguf.statistics", "whole.gguf"]);
+    let left = ["parts.gguf.partial", "parts.gguf.statistics", "whole.gguf"];
+    assert_eq!(names(dir.path()), left);
+    let kept = std::fs::read(dir.path().join(left[1])).expect("kept");
+
+    // Another calibration's statistics are not theirs; one that fails, or starts over, leaves them.
+    run(&quantize(&parts, &["--resume", "--seed", "1"]), &[])
+        .code(2)
+        .stderr(predicate::str::contains("parts.gguf.statistics").and(predicate::str::contains("--resume")));
+    let full = quantize(&parts, &["--resume", "--tensor-type", "no_such=q8_0"]);
+    run(&full, &[]).code(2).stderr(predicate::str::contains("matches no tensor"));
+    let over = quantize(&parts, &["--seed", "1"]);
+    run(&over, &["--tensor-type", "no_such=q8_0"]).code(2);
+    assert_eq!(names(dir.path()), left);
+    run(&quantize(&parts, &["--resume", "--dry-run"]), &[]).success();
+    assert_eq!(names(dir.path()), left);
+    assert_eq!(std::fs::read(dir.path().join(left[1])).expect("kept"), kept);
+
     run(&quantize(&parts, &["--resume"]), &[]).success();
     assert_eq!(names(dir.path()), ["parts.gguf", "whole.gguf"]);
     assert_eq!(std::fs::read(&whole).expect("file"), std::fs::read(&parts).expect("file"));

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::DType;
+use crate::model::Foreign;
 
 /// What can be wrong with a model on disk, or with writing one.
 #[derive(Debug, thiserror::Error)]
@@ -12,10 +13,37 @@ pub enum Error {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: no such file or folder", path.display())]
     NotFound { path: PathBuf },
+    #[error(
+        "{}: a folder of the hub's cache with {} snapshots, and no refs/main that names one of them",
+        path.display(), found.len()
+    )]
+    NoSnapshot { path: PathBuf, found: Vec<PathBuf> },
+    #[error("{}: a link to {}, which is not there", path.display(), target.display())]
+    DanglingLink { path: PathBuf, target: PathBuf },
+    #[error("{}: {kind}, not a regular file", path.display())]
+    NotAFile { path: PathBuf, kind: &'static str },
+    #[error("{}: {len} bytes are more than such a file can have ({limit})", path.display())]
+    TooLarge { path: PathBuf, len: u64, limit: u64 },
+    #[error("{}: a git-lfs pointer to the file, not the file itself", path.display())]
+    LfsPointer { path: PathBuf },
+    #[error("{}: an HTML page, not the file itself", path.display())]
+    WebPage { path: PathBuf },
+    #[error("{}: not UTF-8: {detail}", path.display())]
+    NotUtf8 { path: PathBuf, detail: String },
     #[error("{}: neither a Hugging Face folder nor a GGUF, safetensors or ONNX file", path.display())]
     UnknownFormat { path: PathBuf },
+    #[error("{}: {kind}", path.display())]
+    Foreign { path: PathBuf, kind: Foreign },
+    #[error("{}: no weights: there is no safetensors file in this folder", path.display())]
+    NoWeights { path: PathBuf },
+    #[error("{}: {shard} is missing", path.display())]
+    MissingShard { path: PathBuf, shard: String },
+    #[error("{}: {detail}", path.display())]
+    Weights { path: PathBuf, detail: String },
     #[error("{}: bad magic {found:02x?}: not a GGUF file", path.display())]
     BadMagic { path: PathBuf, found: [u8; 4] },
+    #[error("{}: a GGUF in big-endian byte order, which plmconv does not read", path.display())]
+    BigEndian { path: PathBuf },
     #[error("{}: GGUF version {version} is not supported (2 and 3 are)", path.display())]
     GgufVersion { path: PathBuf, version: u32 },
     #[error("{}: file is truncated: {what} ends at byte {end}, the file has {len}", path.display())]
@@ -28,6 +56,8 @@ pub enum Error {
     Header { path: PathBuf, detail: String },
     #[error("{}: {detail}", path.display())]
     Json { path: PathBuf, detail: String },
+    #[error("{}: more than {limit} {what}: no model has so many", path.display())]
+    TooMany { path: PathBuf, what: &'static str, limit: usize },
     #[error("{}: tensor `{tensor}` stands twice", path.display())]
     DuplicateTensor { path: PathBuf, tensor: String },
     #[error("{}: tensor `{tensor}` has type {dtype}, which is not a weight type plmconv reads", path.display())]
@@ -61,11 +91,10 @@ pub enum Error {
     RowLength { tensor: String, cols: usize, dtype: DType, block: usize },
     #[error("{}: tokenizer: {detail}", path.display())]
     Tokenizer { path: PathBuf, detail: String },
-    #[error(
-        "{}: the pre-tokenizer's regex is not one llama.cpp knows: {regex}\n  \
-         hint: name the nearest with --tokenizer-pre (e.g. qwen2, llama-bpe, gpt-2)", path.display()
-    )]
+    #[error("{}: the pre-tokenizer's regex is not one llama.cpp knows: {regex}", path.display())]
     UnknownPreTokenizer { path: PathBuf, regex: String },
+    #[error("{}: how the pre-tokenizer `{name}` splits a text is not known here", path.display())]
+    UnknownSplits { path: PathBuf, name: String },
     #[error("{}: no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there", path.display())]
     NoTokenizer { path: PathBuf },
     #[error("{}: token `{token}` has id {id}, but the model's vocabulary ends at {vocab_size}", path.display())]
@@ -92,6 +121,18 @@ pub enum Error {
     ModelCard { path: PathBuf, detail: String },
     #[error("{} already exists", path.display())]
     Exists { path: PathBuf },
+    #[error("{}: not a folder", path.display())]
+    NotAFolder { path: PathBuf },
+    #[error("{}: no such file or folder", path.display())]
+    NoFolder { path: PathBuf },
+    #[error("{}: not replaced: {reason}", path.display())]
+    NotReplaced { path: PathBuf, reason: String },
+    #[error("{}: not of the same set as {}: another run wrote it", path.display(), first.display())]
+    MixedShards { path: PathBuf, first: PathBuf },
+    #[error("{}: its set was being put in place when the run ended", path.display())]
+    UnfinishedSet { path: PathBuf },
+    #[error("{}: changed while it was being read", path.display())]
+    Changed { path: PathBuf },
     #[error("GGUF metadata `{key}`: {detail}")]
     Metadata { key: String, detail: String },
 }
@@ -103,12 +144,20 @@ fn did_you_mean(nearest: &[&str]) -> String {
     if nearest.is_empty() { String::new() } else { format!("; the nearest are {}", nearest.join(", ")) }
 }
 
+/// What the last part of `path` is a link to, if that is not there.
+fn dangling_link(path: &Path) -> Option<PathBuf> {
+    std::fs::read_link(path).ok().filter(|_| !path.exists())
+}
+
 impl Error {
     /// Wraps an I/O error with the path it happened at.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
         move |source| match source.kind() {
-            std::io::ErrorKind::NotFound => Error::NotFound { path },
+            std::io::ErrorKind::NotFound => match dangling_link(&path) {
+                Some(target) => Error::DanglingLink { path, target },
+                None => Error::NotFound { path },
+            },
             _ => Error::Io { path, source },
         }
     }

@@ -1,12 +1,14 @@
 //! llama.cpp's importance matrices: per matrix, sums of squares of each input column. Both forms are read: the GGUF
 //! of llama-imatrix today, and the older `.dat`.
 
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 
 use crate::DType;
 use crate::error::{Error, Result};
-use crate::gguf::{GgufFile, MAGIC};
+use crate::gguf::{GgufFile, MAGIC, TensorInfo};
+use crate::limits::{self, MAX_TENSORS};
 use crate::source::RowSource;
 
 /// Sums over one matrix's inputs.
@@ -29,20 +31,35 @@ pub struct Imatrix {
     pub chunks: u32,
 }
 
+impl ImatrixEntry {
+    /// Sums of squares and numbers of tokens are finite, and not negative.
+    fn check(&self, path: &Path) -> Result<()> {
+        for (values, what) in [(&self.sums, "sum"), (&self.counts, "count")] {
+            if let Some(at) = values.iter().position(|x| !(x.is_finite() && *x >= 0.0)) {
+                let detail = format!("`{}`: {what} number {at} is {}", self.name, values[at]);
+                return Err(Error::Header { path: path.to_path_buf(), detail });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Imatrix {
     /// Reads either form.
     ///
     /// # Errors
-    /// Neither form, truncation, an entry without its counts, values that are not finite.
+    /// Neither form, truncation, an entry without its counts or that stands twice, values that no sum of squares has.
     pub fn open(path: impl AsRef<Path>) -> Result<Imatrix> {
         let path = path.as_ref();
         let mut magic = [0; 4];
         let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
         let is_gguf = file.read_exact(&mut magic).is_ok() && magic == MAGIC;
         let imatrix = if is_gguf { from_gguf(path)? } else { from_dat(path)? };
+        let mut seen = HashSet::new();
         for entry in &imatrix.entries {
-            if let Some(column) = entry.sums.iter().chain(&entry.counts).position(|x| !x.is_finite()) {
-                return Err(malformed(path, 0, format!("`{}` is not finite at {column}", entry.name)));
+            entry.check(path)?;
+            if !seen.insert(entry.name.as_str()) {
+                return Err(Error::DuplicateTensor { path: path.to_path_buf(), tensor: entry.name.clone() });
             }
         }
         Ok(imatrix)
@@ -55,22 +72,24 @@ fn malformed(path: &Path, offset: u64, detail: String) -> Error {
 
 fn from_gguf(path: &Path) -> Result<Imatrix> {
     let file = GgufFile::open(path)?;
+    let by_name: HashMap<&str, &TensorInfo> = file.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut entries = Vec::new();
     for tensor in &file.tensors {
         let Some(name) = tensor.name.strip_suffix(".in_sum2") else { continue };
-        let counts = file.tensor(&format!("{name}.counts")).ok_or_else(|| Error::MissingTensor {
-            path: path.to_path_buf(),
-            tensor: format!("{name}.counts"),
-        })?;
+        let counts = format!("{name}.counts");
+        let Some(counts) = by_name.get(counts.as_str()) else {
+            return Err(Error::MissingTensor { path: path.to_path_buf(), tensor: counts });
+        };
         let (sums, counts) = (read_floats(path, &tensor.data)?, read_floats(path, &counts.data)?);
         if counts.is_empty() || !sums.len().is_multiple_of(counts.len()) {
-            return Err(malformed(
-                path,
-                0,
-                format!("`{name}` has {} counts for {}", counts.len(), sums.len()),
-            ));
+            let detail = format!("`{name}` has {} counts for {} sums", counts.len(), sums.len());
+            return Err(Error::Header { path: path.to_path_buf(), detail });
         }
         entries.push(ImatrixEntry { name: name.to_string(), sums, counts });
+    }
+    if entries.is_empty() {
+        let detail = "no tensor is called `….in_sum2`: not an importance matrix".into();
+        return Err(Error::Header { path: path.to_path_buf(), detail });
     }
     let key = "imatrix.chunk_count";
     let chunks = file.metadata.unsigned(key);
@@ -104,6 +123,7 @@ fn from_dat(path: &Path) -> Result<Imatrix> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
     let mut reader = DatReader { path, bytes: &bytes, at: 0 };
     let count = reader.length("the number of entries")?;
+    limits::check(path, "matrices", count, MAX_TENSORS)?;
     let mut entries = Vec::new();
     for _ in 0..count {
         let length = reader.length("a name's length")?;

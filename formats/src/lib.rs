@@ -1,21 +1,29 @@
 //! What a PLM model is and how it is stored. Never does quantization arithmetic.
 
 pub mod atomic;
-pub mod atomic_folder;
+pub mod chat;
 pub mod describe;
 pub mod dtype;
 pub mod error;
+pub mod fingerprint;
 pub mod gguf;
+pub mod hub;
 pub mod imatrix;
+pub mod json;
+pub mod limits;
 pub mod model;
 pub mod onnx;
 pub mod safetensors;
+pub mod small_file;
 pub mod source;
 pub mod tokenizer;
+pub mod warning;
 
-pub use describe::{DescribeOptions, describe};
+pub use describe::{DescribeOptions, Description, describe};
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use fingerprint::Fingerprint;
 pub use imatrix::Imatrix;
 pub use model::{Config, Layout, Model, Role, TensorKey};
 pub use tokenizer::TextTokenizer;
+pub use warning::Warning;

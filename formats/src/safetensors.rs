@@ -1,19 +1,23 @@
 //! Reading safetensors files: the header, checked once; the data stays on disk.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::tensor::Metadata;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::DType;
 use crate::error::{Error, Result};
+use crate::limits::{MAX_AXES, MAX_TENSORS};
 use crate::source::{InputFile, StoredTensor};
 
 /// The reference implementation's limit on a header's length.
 const MAX_HEADER: u64 = 100_000_000;
+/// Entries of `__metadata__`; training tools write a few hundred.
+const MAX_TEXTS: usize = 1 << 16;
 
 /// A tensor of a safetensors file.
 #[derive(Clone, Debug)]
@@ -46,18 +50,25 @@ impl SafetensorsFile {
     /// # Errors
     /// A header past the end, malformed or with a tensor twice; data that is cut off.
     pub fn open(path: impl AsRef<Path>) -> Result<SafetensorsFile> {
-        let path = path.as_ref();
-        let file = InputFile::open(path)?;
-        let header = read_header(&file)?;
-        check_duplicates(path, &header)?;
-        // Not `SafeTensors::read_metadata`, which wants the whole file in memory; deserializing validates.
-        let metadata: Metadata = serde_json::from_slice(&header)
-            .map_err(|e| Error::Header { path: path.to_path_buf(), detail: e.to_string() })?;
-        let data_start = 8 + header.len() as u64;
+        SafetensorsFile::from_input(InputFile::open(path.as_ref())?)
+    }
 
-        let mut tensors = Vec::new();
-        for name in metadata.offset_keys() {
-            let info = metadata.info(&name).expect("a key of this header");
+    /// [`open`](Self::open) for a file that is open already.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_input(file: Arc<InputFile>) -> Result<SafetensorsFile> {
+        let path = file.path();
+        let (header, header_len) = Header::read(&file)?;
+        let data_start = 8 + header_len;
+        // Not `SafeTensors::read_metadata`, which wants the whole file in memory; making it validates.
+        let checked = Metadata::new(None, header.tensors)
+            .map_err(|e| Error::Header { path: path.to_path_buf(), detail: e.to_string() })?;
+
+        let names = checked.offset_keys();
+        let mut tensors = Vec::with_capacity(names.len());
+        for name in names {
+            let info = checked.info(&name).expect("a key of this header");
             let (start, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
             if data_start + end > file.len() {
                 return Err(Error::Truncated {
@@ -80,15 +91,13 @@ impl SafetensorsFile {
                 name,
             });
         }
-        let expected_len = data_start + metadata.data_len() as u64;
+        let expected_len = data_start + checked.data_len() as u64;
         if file.len() != expected_len {
             let detail = format!("{} bytes after the last tensor", file.len() - expected_len);
             return Err(Error::Header { path: path.to_path_buf(), detail });
         }
-        let mut pairs: Vec<_> =
-            metadata.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
-        pairs.sort();
-        Ok(SafetensorsFile { path: path.to_path_buf(), tensors, metadata: pairs, file_bytes: file.len() })
+        let metadata = header.metadata.into_iter().collect();
+        Ok(SafetensorsFile { path: path.to_path_buf(), tensors, metadata, file_bytes: file.len() })
     }
 
     /// The path it was opened by.
@@ -97,52 +106,143 @@ impl SafetensorsFile {
     }
 }
 
-/// The header's JSON; its length is checked before it is believed.
-fn read_header(file: &InputFile) -> Result<Vec<u8>> {
-    let mut prefix = [0u8; 8];
-    if file.len() < 8 {
-        return Err(Error::Truncated {
-            path: file.path().to_path_buf(),
-            what: "the header length".into(),
-            end: 8,
-            len: file.len(),
-        });
-    }
-    file.read_exact_at(&mut prefix, 0)?;
-    let header_len = u64::from_le_bytes(prefix);
-    if header_len > MAX_HEADER || header_len > file.len() - 8 {
-        return Err(Error::HeaderLength { path: file.path().to_path_buf(), header_len, len: file.len() });
-    }
-    let mut header = vec![0; header_len as usize];
-    file.read_exact_at(&mut header, 8)?;
-    Ok(header)
+/// A header as it is written. Read here in bounded memory: the safetensors crate's own deserialization holds every
+/// value once more, and lets the last of two tensors of one name silently hide the first.
+#[derive(Default)]
+struct Header {
+    tensors: Vec<(String, safetensors::tensor::TensorInfo)>,
+    metadata: BTreeMap<String, String>,
 }
 
-/// JSON lets a key stand twice and the last one win, which would silently hide a tensor.
-fn check_duplicates(path: &Path, json: &[u8]) -> Result<()> {
-    struct Keys;
-    impl<'de> Visitor<'de> for Keys {
-        type Value = Option<String>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object of tensors")
+impl Header {
+    /// Reads the header of a file; also its length, which is checked before it is believed. Tensors come in the order
+    /// of their data.
+    fn read(file: &InputFile) -> Result<(Header, u64)> {
+        let path = || file.path().to_path_buf();
+        let len = file.len();
+        if len < 8 {
+            return Err(Error::Truncated { path: path(), what: "the header length".into(), end: 8, len });
         }
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<String>, A::Error> {
-            let mut seen = HashSet::new();
-            let mut twice = None;
-            while let Some((key, _)) = map.next_entry::<String, IgnoredAny>()? {
-                if !seen.insert(key.clone()) {
-                    twice.get_or_insert(key);
-                }
+        let mut prefix = [0u8; 8];
+        file.read_exact_at(&mut prefix, 0)?;
+        let header_len = u64::from_le_bytes(prefix);
+        if header_len > MAX_HEADER || header_len > len - 8 {
+            return Err(Error::HeaderLength { path: path(), header_len, len });
+        }
+        let mut json = vec![0; header_len as usize];
+        file.read_exact_at(&mut json, 8)?;
+        let mut header: Header = serde_json::from_slice(&json)
+            .map_err(|e| Error::Header { path: path(), detail: e.to_string() })?;
+        header.tensors.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        if let Some(pair) = header.tensors.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(Error::DuplicateTensor { path: path(), tensor: pair[0].0.clone() });
+        }
+        header.tensors.sort_by_key(|(_, info)| info.data_offsets);
+        Ok((header, header_len))
+    }
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Header, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
             }
-            Ok(twice)
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut header = Header::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "__metadata__" {
+                        let Texts(metadata) = map.next_value()?;
+                        header.metadata = metadata;
+                        continue;
+                    }
+                    if header.tensors.len() == MAX_TENSORS {
+                        return Err(too_many("tensors", MAX_TENSORS));
+                    }
+                    let EntryJson { dtype, shape: Shape(shape), data_offsets } = map.next_value()?;
+                    let info = safetensors::tensor::TensorInfo { dtype, shape, data_offsets };
+                    header.tensors.push((name, info));
+                }
+                Ok(header)
+            }
         }
+        deserializer.deserialize_map(Entries)
     }
-    let mut json = serde_json::Deserializer::from_slice(json);
-    match json.deserialize_map(Keys) {
-        Ok(None) => Ok(()),
-        Ok(Some(tensor)) => Err(Error::DuplicateTensor { path: path.to_path_buf(), tensor }),
-        Err(e) => Err(Error::Header { path: path.to_path_buf(), detail: e.to_string() }),
+}
+
+#[derive(Deserialize)]
+struct EntryJson {
+    dtype: safetensors::Dtype,
+    shape: Shape,
+    data_offsets: (usize, usize),
+}
+
+struct Shape(Vec<usize>);
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Shape, D::Error> {
+        struct Axes;
+        impl<'de> Visitor<'de> for Axes {
+            type Value = Shape;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of numbers")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Shape, A::Error> {
+                let mut shape = Vec::new();
+                while let Some(n) = list.next_element()? {
+                    if shape.len() == MAX_AXES {
+                        return Err(too_many("axes of a tensor", MAX_AXES));
+                    }
+                    shape.push(n);
+                }
+                Ok(Shape(shape))
+            }
+        }
+        deserializer.deserialize_seq(Axes)
     }
+}
+
+/// `__metadata__`.
+#[derive(Default)]
+struct Texts(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Texts, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = Texts;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map from texts to texts")
+            }
+
+            fn visit_unit<E>(self) -> Result<Texts, E> {
+                Ok(Texts::default())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Texts, A::Error> {
+                let mut texts = BTreeMap::new();
+                while let Some((key, value)) = map.next_entry()? {
+                    if texts.len() == MAX_TEXTS {
+                        return Err(too_many("texts in `__metadata__`", MAX_TEXTS));
+                    }
+                    texts.insert(key, value);
+                }
+                Ok(Texts(texts))
+            }
+        }
+        deserializer.deserialize_any(Pairs)
+    }
+}
+
+fn too_many<E: serde::de::Error>(what: &str, limit: usize) -> E {
+    E::custom(format!("more than {limit} {what}: no model has so many"))
 }
 
 fn dtype_of(dtype: safetensors::Dtype) -> Option<DType> {

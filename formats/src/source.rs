@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::DType;
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 
 /// A matrix that can be read some rows at a time. A model is made of these, so no stage ever holds a
 /// whole model: it asks for the rows it works on and lets go of them.
@@ -43,18 +44,53 @@ pub struct InputFile {
     path: PathBuf,
     file: File,
     len: u64,
+    fingerprint: Option<Fingerprint>,
 }
 
 impl InputFile {
     /// Opens `path` for positional reads.
+    ///
+    /// # Errors
+    /// What is not a regular file, and two things that often stand where a file should: a git-lfs pointer and a web
+    /// page.
     pub fn open(path: impl Into<PathBuf>) -> Result<Arc<InputFile>> {
         let path = path.into();
-        let file = File::open(&path).map_err(Error::io(&path))?;
-        let metadata = file.metadata().map_err(Error::io(&path))?;
-        if metadata.is_dir() {
-            return Err(Error::UnknownFormat { path });
+        // Before it is opened: that would wait for someone to write into a pipe.
+        let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
+        if let Some(kind) = irregular(metadata.file_type()) {
+            return Err(Error::NotAFile { path, kind });
         }
-        Ok(Arc::new(InputFile { len: metadata.len(), path, file }))
+        let file = File::open(&path).map_err(Error::io(&path))?;
+        let file = InputFile::from_file(path, file)?;
+        file.refuse_stand_ins()?;
+        Ok(file)
+    }
+
+    /// A file that is open already, such as an output that has no name yet; errors call it `path`.
+    pub fn from_file(path: impl Into<PathBuf>, file: File) -> Result<Arc<InputFile>> {
+        let path = path.into();
+        let metadata = file.metadata().map_err(Error::io(&path))?;
+        let fingerprint = Fingerprint::from_metadata(&path, &metadata);
+        Ok(Arc::new(InputFile { len: metadata.len(), path, file, fingerprint }))
+    }
+
+    /// What it was when it was opened; `None` of what is no regular file.
+    pub fn fingerprint(&self) -> Option<&Fingerprint> {
+        self.fingerprint.as_ref()
+    }
+
+    fn refuse_stand_ins(&self) -> Result<()> {
+        let mut start = [0; 64];
+        let start = &mut start[..self.len.min(64) as usize];
+        self.read_exact_at(start, 0)?;
+        if start.starts_with(b"version https://git-lfs.github.com/spec/") {
+            return Err(Error::LfsPointer { path: self.path.clone() });
+        }
+        let text = start.trim_ascii_start().to_ascii_lowercase();
+        if [&b"<!doctype html"[..], b"<html>", b"<html "].iter().any(|tag| text.starts_with(tag)) {
+            return Err(Error::WebPage { path: self.path.clone() });
+        }
+        Ok(())
     }
 
     /// The path it was opened by.
@@ -80,6 +116,24 @@ impl InputFile {
             _ => Error::Io { path: self.path.clone(), source },
         })
     }
+}
+
+/// What a path stands for that no model file can be.
+fn irregular(kind: std::fs::FileType) -> Option<&'static str> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if kind.is_fifo() {
+            return Some("a pipe");
+        }
+        if kind.is_char_device() || kind.is_block_device() {
+            return Some("a device");
+        }
+        if kind.is_socket() {
+            return Some("a socket");
+        }
+    }
+    if kind.is_dir() { Some("a folder") } else { None }
 }
 
 #[cfg(unix)]
@@ -174,7 +228,26 @@ impl StoredTensor {
     pub fn byte_len(&self) -> u64 {
         (self.row_bytes() * self.rows) as u64
     }
+
+    /// Some runs of whole blocks, spread evenly from the first to the last; together all of a small tensor, and
+    /// bounded whatever its size. Offsets count from the start of the file.
+    pub fn sample(&self) -> impl Iterator<Item = Range<u64>> + use<> {
+        let block = self.dtype.block_bytes() as u64;
+        let run = (SAMPLE_BYTES / block).max(1) * block;
+        let (offset, len) = (self.offset, self.byte_len());
+        let runs = len.div_ceil(run).min(SAMPLE_RUNS);
+        (0..runs).map(move |i| {
+            let last = len.saturating_sub(run) / block;
+            let start = offset + if runs == 1 { 0 } else { last * i / (runs - 1) * block };
+            start..(start + run).min(offset + len)
+        })
+    }
 }
+
+/// Of a sample: how many runs, and the length of one. Full-size models have some hundred tensors, so all of it stays
+/// in a few megabytes.
+const SAMPLE_RUNS: u64 = 16;
+const SAMPLE_BYTES: u64 = 4096;
 
 impl RowSource for StoredTensor {
     fn dtype(&self) -> DType {
@@ -194,6 +267,47 @@ impl RowSource for StoredTensor {
         let row_bytes = self.row_bytes();
         out.resize(rows.len() * row_bytes, 0);
         self.file.read_exact_at(out, self.offset + (rows.start * row_bytes) as u64)
+    }
+}
+
+/// A tensor of doubles, each rounded to the nearest f32 as PyTorch and llama.cpp's converter do. No format that is
+/// written has doubles.
+#[derive(Debug)]
+pub struct RoundedDoubles {
+    doubles: StoredTensor,
+}
+
+impl RoundedDoubles {
+    /// The rows of `doubles`, which are F64, as F32.
+    pub fn new(doubles: StoredTensor) -> RoundedDoubles {
+        assert_eq!(doubles.dtype(), DType::F64, "only doubles are rounded");
+        RoundedDoubles { doubles }
+    }
+}
+
+impl RowSource for RoundedDoubles {
+    fn dtype(&self) -> DType {
+        DType::F32
+    }
+
+    fn rows(&self) -> usize {
+        self.doubles.rows()
+    }
+
+    fn cols(&self) -> usize {
+        self.doubles.cols()
+    }
+
+    fn read_rows(&self, rows: Range<usize>, out: &mut Vec<u8>) -> Result<()> {
+        self.doubles.read_rows(rows, out)?;
+        let (half, mut at) = (out.len() / 2, 0);
+        while at < half {
+            let double: [u8; 8] = out[2 * at..2 * at + 8].try_into().expect("eight bytes");
+            out[at..at + 4].copy_from_slice(&(f64::from_le_bytes(double) as f32).to_le_bytes());
+            at += 4;
+        }
+        out.truncate(half);
+        Ok(())
     }
 }
 
@@ -233,5 +347,34 @@ impl RowSource for GatheredRows {
             out.extend_from_slice(&row);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_whole_blocks_from_the_first_to_the_last() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        file.as_file().set_len(1 << 22).expect("sparse");
+        let input = InputFile::open(file.path()).expect("opens");
+        for (dtype, shape) in [
+            (DType::F32, vec![1]),
+            (DType::F32, vec![3, 5000]),
+            (DType::Q4K, vec![700, 1024]),
+            (DType::Q8_0, vec![1, 32]),
+        ] {
+            let tensor = StoredTensor::new(Arc::clone(&input), "t", dtype, &shape, 96).expect("inside");
+            let runs: Vec<_> = tensor.sample().collect();
+            let end = 96 + tensor.byte_len();
+            assert_eq!((runs[0].start, runs.last().expect("some").end), (96, end), "{shape:?}");
+            assert!(runs.len() <= 16);
+            let block = dtype.block_bytes() as u64;
+            for run in runs {
+                assert!(run.start < run.end && run.end <= end);
+                assert_eq!(((run.start - 96) % block, (run.end - run.start) % block), (0, 0), "{shape:?}");
+            }
+        }
     }
 }

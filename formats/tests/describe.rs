@@ -5,9 +5,9 @@ mod support;
 use std::path::{Path, PathBuf};
 
 use plmconv_formats::describe::set_file_type;
-use plmconv_formats::gguf::{Metadata, Value};
+use plmconv_formats::gguf::{Metadata, Value, string_array};
 use plmconv_formats::model::Origin;
-use plmconv_formats::{Config, DescribeOptions, Error, Model, describe};
+use plmconv_formats::{Config, DescribeOptions, Description, Error, Model, TextTokenizer, Warning, describe};
 use serde_json::{Map, Value as Json, json};
 use sha2::{Digest, Sha256};
 use support::{fixtures, write_gguf};
@@ -58,13 +58,20 @@ impl Folder {
     /// A model without tensors: metadata needs none.
     fn model(&self) -> Model {
         let path = self.path.join("config.json");
-        let text = std::fs::read_to_string(&path).expect("config.json");
-        let config = Config::from_json(&path, &text).expect("a PLM's config");
-        Model { config, tensors: Vec::new(), origin: Origin::HuggingFace(self.path.clone()) }
+        let config = std::fs::read(&path).expect("config.json");
+        let config = Config::from_json(&path, config).expect("a PLM's config");
+        let origin = Origin::HuggingFace(self.path.clone());
+        Model { config, tensors: Vec::new(), origin, warnings: Vec::new(), inputs: Vec::new() }
     }
 
     fn describe(&self) -> Result<Metadata, Error> {
-        describe(&self.model(), &options())
+        describe(&self.model(), &options()).map(|description| description.metadata)
+    }
+
+    /// The metadata, and what is said about it.
+    fn describe_with_warnings(&self) -> (Metadata, Vec<String>) {
+        let Description { metadata, warnings } = describe(&self.model(), &options()).expect("is described");
+        (metadata, warnings.iter().map(Warning::to_string).collect())
     }
 }
 
@@ -126,7 +133,7 @@ fn assert_same(found: &Map<String, Json>, expected: &Map<String, Json>, case: &s
 #[test]
 fn tiny_plm_has_the_converters_metadata() {
     let model = Model::open(fixtures().join("tiny-plm")).expect("opens");
-    let metadata = describe(&model, &options()).expect("is described");
+    let metadata = describe(&model, &options()).expect("is described").metadata;
     let mut golden = read_json(fixtures().join("golden/metadata.json"));
     let golden = golden.as_object_mut().expect("an object");
     for value in golden.values_mut() {
@@ -198,7 +205,8 @@ fn a_named_pre_tokenizer_overrides() {
         other => panic!("{other:?}"),
     }
     let with = |name: &str| {
-        describe(&folder.model(), &DescribeOptions { file_type: BF16, tokenizer_pre: Some(name.into()) })
+        let options = DescribeOptions { file_type: BF16, tokenizer_pre: Some(name.into()) };
+        describe(&folder.model(), &options).map(|description| description.metadata)
     };
     let metadata = with("llama-bpe").expect("is described");
     assert_eq!(metadata.string("tokenizer.ggml.pre"), Some("llama-bpe"));
@@ -214,7 +222,7 @@ fn an_unknown_regex_is_named_in_the_error() {
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": false});
     case["tokenizer_patch"] = json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, bytes]}});
     let error = Folder::of_case(&case).describe().expect_err("is not known").to_string();
-    assert!(error.contains("\\w+") && error.contains("--tokenizer-pre"), "{error}");
+    assert!(error.contains("\\w+"), "{error}");
 }
 
 fn added(content: &str, id: u32) -> Json {
@@ -305,22 +313,182 @@ fn defects_of_other_files() {
     assert!(matches!(with("tokenizer_config.json", json!("{")), Err(Error::Json { .. })));
     assert!(matches!(with("README.md", json!("---\na: [1\nb: }\n---\n")), Err(Error::ModelCard { .. })));
     assert!(matches!(with("README.md", json!("---\nname: [a, b]\n---\n")), Err(Error::ModelCard { .. })));
-    assert!(matches!(with("generation_config.json", json!({"top_k": "many"})), Err(Error::BadValue { .. })));
     let misplaced =
         json!({"added_tokens_decoder": {"328": {"content": "<x>"}}, "tokenizer_class": "Qwen2Tokenizer"});
     assert!(matches!(
         with("tokenizer_config.json", misplaced),
         Err(Error::MisplacedToken { loaded: 326, .. })
     ));
-    let mut config = qwen_style()["files"]["config.json"].clone();
-    config["bos_token_id"] = json!(-1);
-    assert!(matches!(with("config.json", config), Err(Error::BadValue { key, .. }) if key == "bos_token_id"));
+}
+
+#[test]
+fn ids_that_are_no_tokens_are_left_out_and_named() {
+    let mut case = qwen_style();
+    let config = case["files"]["config.json"].as_object_mut().expect("an object");
+    let bad = json!({"bos_token_id": -1, "mask_token_id": 330, "sep_token_id": 5_000_000_000_u64, "unk_token_id": 329});
+    config.extend(bad.as_object().expect("an object").clone());
+    let (metadata, warnings) = Folder::of_case(&case).describe_with_warnings();
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    for (warning, parts) in warnings.iter().zip([["bos", "-1"], ["sep", "5000000000"], ["mask", "330"]]) {
+        assert!(parts.iter().all(|part| warning.contains(part)), "{warning}");
+        assert!(warning.contains("config.json") && warning.contains("0 to 329"), "{warning}");
+    }
+    let id = |key: &str| metadata.unsigned(&format!("tokenizer.ggml.{key}_token_id"));
+    assert_eq!(["bos", "mask", "seperator"].map(id), [None; 3]);
+    assert_eq!(id("unknown"), Some(329));
+}
+
+#[test]
+fn no_token_is_added_that_is_not_known() {
+    let mut case = qwen_style();
+    case["files"]["tokenizer_config.json"] = json!({"add_bos_token": true, "add_eos_token": true});
+    case["files"]["config.json"].as_object_mut().expect("an object").remove("bos_token_id");
+    case["files"]["config.json"]["eos_token_id"] = json!(7);
+    case["tokenizer_patch"]["post_processor"] = Json::Null;
+    let (metadata, warnings) = Folder::of_case(&case).describe_with_warnings();
+    let flag = |key: &str| metadata.get(&format!("tokenizer.ggml.add_{key}_token"));
+    assert_eq!(flag("bos"), Some(&Value::Bool(false)));
+    assert_eq!(flag("eos"), Some(&Value::Bool(true)));
+    assert!(matches!(&warnings[..], [one] if one.contains("bos")), "{warnings:?}");
+}
+
+#[test]
+fn what_a_gguf_cannot_say_is_named() {
+    let mut case = qwen_style();
+    let token = |content: &str, id: u32, rule: &str| json!({"id": id, "content": content, rule: true});
+    let added =
+        [token("<a>", 300, "lstrip"), token("<b>", 301, "normalized"), token("<c>", 302, "single_word")];
+    case["tokenizer_patch"] = json!({"added_tokens": added});
+    case["files"]["tokenizer_config.json"] = json!({});
+    let (_, warnings) = Folder::of_case(&case).describe_with_warnings();
+    let [warning] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(warning.contains("\"<a>\" (lstrip)") && warning.contains("\"<c>\" (single_word)"), "{warning}");
+    assert!(!warning.contains("<b>"), "{warning}");
+}
+
+/// As transformers 5 saves them, or 4 with a name for each. One that is there already stays what it was.
+#[test]
+fn extra_special_tokens_are_added() {
+    for extra in [json!(["<x>", "<tool>"]), json!({"image_token": {"content": "<x>"}, "tool": "<tool>"})] {
+        let mut case = qwen_style();
+        case["tokenizer_patch"] = json!({"added_tokens": [added("<tool>", 300)]});
+        case["files"]["tokenizer_config.json"] = json!({"extra_special_tokens": extra});
+        let metadata = Folder::of_case(&case).describe().expect("is described");
+        let tokens = metadata.strings("tokenizer.ggml.tokens").expect("are there");
+        assert_eq!(tokens[300..303], ["<tool>", "<x>", "[PAD302]"]);
+        let types = &metadata.array("tokenizer.ggml.token_type").expect("are there").values;
+        assert_eq!(types[300..303], [Value::I32(4), Value::I32(3), Value::I32(5)]);
+    }
+}
+
+#[test]
+fn sampler_parameters_never_stop_a_conversion() {
+    let with = |content: Json| {
+        let mut case = qwen_style();
+        case["files"]["generation_config.json"] = content;
+        Folder::of_case(&case).describe_with_warnings()
+    };
+    let (metadata, warnings) = with(json!({"top_k": "many", "top_p": 0.5}));
+    assert_eq!(metadata.get("general.sampling.top_p"), Some(&Value::F32(0.5)));
+    assert!(matches!(&warnings[..], [one] if one.contains("`top_k` is \"many\"")), "{warnings:?}");
+    let (_, warnings) = with(json!("not json {"));
+    assert!(matches!(&warnings[..], [one] if one.contains("generation_config.json")), "{warnings:?}");
+}
+
+/// A snapshot in the hub's cache is called after its model, not after its commit.
+#[test]
+fn a_snapshot_of_the_hub_has_its_models_name() {
+    let mut case = qwen_style();
+    case["folder"] = json!("hub");
+    let folder = Folder::of_case(&case);
+    let snapshot = folder.path.join("models--PLM-Team--PLM-1.8B-Instruct/snapshots/3f2a9c0d1e4b");
+    std::fs::create_dir_all(&snapshot).expect("can be made");
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::rename(folder.path.join(name), snapshot.join(name)).expect("can be moved");
+    }
+    let folder = Folder { path: snapshot, ..folder };
+    let metadata = folder.describe().expect("is described");
+    let text = |key: &str| metadata.string(&format!("general.{key}")).unwrap_or_default();
+    assert_eq!(text("name"), "PLM 1.8B Instruct");
+    assert_eq!(text("organization"), "PLM Team");
+    assert_eq!(text("finetune"), "Instruct");
+    assert_eq!(text("basename"), "PLM");
+}
+
+/// A copy of the tiny PLM as a GGUF, with other metadata.
+fn tiny_gguf(edit: impl FnOnce(&mut Metadata)) -> (tempfile::TempDir, Model) {
+    let model = Model::open(fixtures().join("tiny-plm")).expect("opens");
+    let mut metadata = describe(&model, &options()).expect("is described").metadata;
+    edit(&mut metadata);
+    let guard = tempfile::tempdir().expect("a temporary folder");
+    let path = guard.path().join("tiny.gguf");
+    write_gguf(&path, &model, &metadata);
+    (guard, Model::open(&path).expect("opens"))
+}
+
+#[test]
+fn a_ggufs_ids_are_checked_too() {
+    let (_guard, model) = tiny_gguf(|metadata| {
+        metadata.set("tokenizer.ggml.bos_token_id", Value::I32(-1));
+        metadata.set("tokenizer.ggml.eos_token_id", Value::I32(4090));
+        metadata.set("tokenizer.ggml.padding_token_id", Value::U32(u32::MAX));
+        metadata.set("tokenizer.ggml.eot_token_id", Value::U64(4096));
+        metadata.set("tokenizer.ggml.add_bos_token", Value::Bool(true));
+    });
+    let Description { metadata, warnings } = describe(&model, &options()).expect("is described");
+    let said: Vec<String> = warnings.iter().map(Warning::to_string).collect();
+    assert_eq!(said.len(), 4, "{said:?}");
+    for found in ["-1", "4294967295", "4096", "bos"] {
+        assert!(said.iter().any(|s| s.contains(found)), "{found}: {said:?}");
+    }
+    assert_eq!(metadata.get("tokenizer.ggml.eos_token_id"), Some(&Value::U32(4090)));
+    assert_eq!(metadata.get("tokenizer.ggml.add_bos_token"), Some(&Value::Bool(false)));
+    for key in ["bos", "padding", "eot"] {
+        assert_eq!(metadata.get(&format!("tokenizer.ggml.{key}_token_id")), None, "{key}");
+    }
+}
+
+/// llama.cpp loads neither: it takes the number of tokens for the embedding's rows, and wants each token once.
+#[test]
+fn a_gguf_that_nothing_loads_is_not_written_again() {
+    let tokens = |metadata: &Metadata| -> Vec<String> {
+        let tokens = metadata.strings("tokenizer.ggml.tokens").expect("are there");
+        tokens.into_iter().map(str::to_string).collect()
+    };
+    let (_guard, model) = tiny_gguf(|metadata| {
+        let fewer = tokens(metadata).into_iter().take(4000);
+        metadata.set("tokenizer.ggml.tokens", string_array(fewer));
+    });
+    let error = describe(&model, &options()).expect_err("too few tokens").to_string();
+    assert!(error.contains("4000") && error.contains("4096"), "{error}");
+    assert!(TextTokenizer::from_model(&model).is_err());
+
+    let (_guard, model) = tiny_gguf(|metadata| {
+        let mut twice = tokens(metadata);
+        twice[4095] = twice[10].clone();
+        metadata.set("tokenizer.ggml.tokens", string_array(twice));
+    });
+    assert!(matches!(
+        describe(&model, &options()),
+        Err(Error::DuplicateToken { first: 10, second: 4095, .. })
+    ));
+}
+
+#[test]
+fn a_tokenizer_that_cannot_be_used_here_is_copied() {
+    let (_guard, model) = tiny_gguf(|metadata| {
+        let merges = string_array(["nothing here".to_string()]);
+        metadata.set("tokenizer.ggml.merges", merges);
+    });
+    let Description { metadata, warnings } = describe(&model, &options()).expect("is described");
+    assert_eq!(metadata.array_len("tokenizer.ggml.merges"), Some(1));
+    assert!(matches!(&warnings[..], [Warning::UnusableTokenizer { .. }]), "{warnings:?}");
 }
 
 #[test]
 fn a_gguf_keeps_its_own_metadata() {
     let model = Model::open(fixtures().join("tiny-plm")).expect("opens");
-    let mut metadata = describe(&model, &options()).expect("is described");
+    let mut metadata = describe(&model, &options()).expect("is described").metadata;
     metadata.set("general.note", Value::String("kept".into()));
     metadata.set("split.no", Value::U16(0));
     metadata.set("split.count", Value::U16(1));
@@ -329,7 +497,7 @@ fn a_gguf_keeps_its_own_metadata() {
     write_gguf(&path, &model, &metadata);
     let model = Model::open(&path).expect("opens");
     let options = DescribeOptions { file_type: 15, tokenizer_pre: Some("qwen35".into()) };
-    let again = describe(&model, &options).expect("is described");
+    let again = describe(&model, &options).expect("is described").metadata;
 
     metadata.remove("split.no");
     metadata.remove("split.count");

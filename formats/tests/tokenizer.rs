@@ -23,7 +23,7 @@ fn tiny() -> Model {
 }
 
 fn metadata() -> Metadata {
-    describe(&tiny(), &DescribeOptions { file_type: 32, tokenizer_pre: None }).expect("is described")
+    describe(&tiny(), &DescribeOptions { file_type: 32, tokenizer_pre: None }).expect("is described").metadata
 }
 
 fn tokenizer() -> TextTokenizer {
@@ -173,17 +173,55 @@ fn faulty_metadata_has_its_errors() {
     let error = with("tokenizer.ggml.token_type", plmconv_formats::gguf::i32_array([1, 1]));
     assert!(matches!(error, Error::BadValue { .. }), "{error}");
     let error = with("tokenizer.ggml.pre", Value::String("falcon".into()));
-    assert!(matches!(error, Error::UnknownPreTokenizer { .. }), "{error}");
+    assert!(matches!(error, Error::UnknownSplits { .. }), "{error}");
     let merges = plmconv_formats::gguf::string_array(["Ġ Ġwonderful".to_string()]);
     let error = with("tokenizer.ggml.merges", merges);
     assert!(matches!(error, Error::MergeOutOfVocabulary { .. }), "{error}");
-    let error = with("tokenizer.ggml.bos_token_id", Value::U32(4096));
-    assert!(matches!(error, Error::BadValue { .. }), "{error}");
-    let mut metadata = metadata();
-    metadata.remove("tokenizer.ggml.bos_token_id");
-    metadata.set("tokenizer.ggml.add_bos_token", Value::Bool(true));
-    assert!(matches!(from(&metadata), Err(Error::MissingKey { key, .. }) if key.ends_with("bos_token_id")));
     assert!(from(&Metadata::new()).is_err());
+}
+
+/// A file may name no token, or one that is not there: llama.cpp then takes token 11, where it needs one.
+#[test]
+fn special_tokens_that_are_not_there_are_those_of_llama_cpp() {
+    for bos in [None, Some(Value::U32(4096)), Some(Value::I32(-1))] {
+        let mut metadata = metadata();
+        metadata.remove("tokenizer.ggml.bos_token_id");
+        if let Some(bos) = bos {
+            metadata.set("tokenizer.ggml.bos_token_id", bos);
+        }
+        assert_eq!(from(&metadata).expect("is read").bos(), None);
+        metadata.set("tokenizer.ggml.add_bos_token", Value::Bool(true));
+        let tokenizer = from(&metadata).expect("is read");
+        assert_eq!((tokenizer.bos(), tokenizer.add_bos()), (Some(11), true));
+    }
+}
+
+/// Added tokens with rules that llama.cpp does not have: where a text comes out otherwise, it is seen.
+#[test]
+fn other_tokens_than_in_transformers_are_seen() {
+    let guard = tempfile::tempdir().expect("a temporary folder");
+    for name in ["config.json", "tokenizer_config.json"] {
+        std::fs::copy(fixtures().join("tiny-plm").join(name), guard.path().join(name))
+            .expect("can be copied");
+    }
+    let text = std::fs::read_to_string(fixtures().join("tiny-plm/tokenizer.json")).expect("is there");
+    let mut json: serde_json::Value = serde_json::from_str(&text).expect("is JSON");
+    let added = json["added_tokens"].as_array_mut().expect("a list");
+    added.push(serde_json::json!({"id": 4093, "content": "[SEP]", "special": false, "normalized": false,
+        "single_word": false, "lstrip": true, "rstrip": false}));
+    std::fs::write(guard.path().join("tokenizer.json"), json.to_string()).expect("can be written");
+    let tokenizer = TextTokenizer::from_folder(guard.path(), 4096).expect("has a tokenizer");
+    let difference = |text: &str| {
+        let ids = tokenizer.encode(text).expect("ids");
+        tokenizer.differs_from_transformers(text, &ids)
+    };
+    assert_eq!(difference("The film.[SEP] It was"), None);
+    let found = difference("The film. [SEP] It was").expect("the space goes");
+    assert_eq!(found.theirs, Some(4093));
+    assert_ne!(found.ours, Some(4093));
+    assert!(found.position > 0);
+    assert!(difference("The <|im_end|>").is_some(), "control tokens are text here");
+    assert_eq!(tokenizer.differs_from_transformers("", &[]), None);
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod error;
 pub mod feedback;
 pub mod grid;
 pub mod policy;
+pub mod product;
 pub mod simd;
 
 pub use codec::{

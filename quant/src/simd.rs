@@ -1,4 +1,4 @@
-//! Which vector instructions this process may use: chosen once at run time, never at compile time.
+//! Which vector instructions this process uses: chosen once at run time, never at compile time.
 //!
 //! A [`Level`] other than `Generic` carries a token that only this module can make, and makes only after the
 //! CPU was asked. Holding the level is therefore the proof that kernels for it may run, and safe code cannot
@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-/// Proof that the CPU has AVX2 and F16C.
+/// Proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Avx2(());
 
@@ -24,7 +24,10 @@ impl Avx2 {
     /// The token, if this CPU has the instructions.
     pub fn detect() -> Option<Avx2> {
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
+        if is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+        {
             return Some(Avx2(()));
         }
         None
@@ -70,11 +73,17 @@ pub enum Level {
     Neon(Neon),
 }
 
+static CHOSEN: OnceLock<Level> = OnceLock::new();
+
 impl Level {
-    /// The fastest level of this CPU; asked once, then remembered.
+    /// The level of this process: the fastest of this CPU, unless another was [chosen](Level::choose) before.
     pub fn detect() -> Level {
-        static DETECTED: OnceLock<Level> = OnceLock::new();
-        *DETECTED.get_or_init(|| Level::available().last().unwrap_or(Level::Generic))
+        *CHOSEN.get_or_init(|| Level::available().last().unwrap_or(Level::Generic))
+    }
+
+    /// Makes this the level of the process. False if that was settled before.
+    pub fn choose(self) -> bool {
+        CHOSEN.set(self).is_ok()
     }
 
     /// Every level this CPU can run, slowest first; `Generic` is always among them.

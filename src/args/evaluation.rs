@@ -143,14 +143,20 @@ pub struct WindowArgs {
 #[command(next_help_heading = "Limits [default: by the candidate's type]")]
 pub struct LimitArgs {
     /// Largest mean KL divergence from the reference, in nats per token
-    #[arg(long, value_name = "NATS")]
+    #[arg(long, value_name = "NATS", value_parser = limit)]
     pub max_kld: Option<f64>,
     /// Largest ratio of the candidate's perplexity to the reference's
-    #[arg(long, value_name = "RATIO")]
+    #[arg(long, value_name = "RATIO", value_parser = limit)]
     pub max_ppl_ratio: Option<f64>,
     /// Smallest share of tokens for which both find the same token most likely, 0 to 1
-    #[arg(long, value_name = "SHARE")]
+    #[arg(long, value_name = "SHARE", value_parser = limit)]
     pub min_top1: Option<f64>,
+}
+
+/// A number that others can be compared with.
+fn limit(text: &str) -> Result<f64, String> {
+    let limit: f64 = text.parse().map_err(|_| "not a number")?;
+    if limit.is_nan() { Err("nothing is within a limit that is not a number".into()) } else { Ok(limit) }
 }
 
 /// How a model is run.

@@ -1,11 +1,12 @@
 //! `plmconv calibrate MODEL --text FILE -o STATS.gguf`, or with `--self N`
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use plmconv_formats::{Config, Model, Role, TextTokenizer, atomic};
+use plmconv_formats::atomic::{follow_links, parent};
+use plmconv_formats::{Config, Model, Role, TextTokenizer};
 use plmconv_validate::Options;
 use plmconv_validate::curvature::{Calibration, Event, Position, SiteMoments, measure};
 use sha2::{Digest, Sha256};
@@ -14,43 +15,39 @@ use super::write::thread_pool;
 use crate::args::{CalibrateArgs, SampleArgs};
 use crate::error::{Interrupted, UsageError};
 use crate::evaluation::{load_model, read_text, text_digest, write_text};
-use crate::pipeline;
+use crate::interrupt;
+use crate::outputs::Inputs;
 use crate::progress::Console;
-use crate::resume::Finished;
-use crate::statistics::{Provenance, StatisticsWriter, hex, merge, model_digest};
+use crate::resume::partial_path;
+use crate::statistics::{Destination, Provenance, StatisticsWriter, hex, merge, model_digest};
 
 pub fn run(args: &CalibrateArgs) -> Result<()> {
+    let inputs: Inputs = args.model.iter().chain(&args.text).chain(&args.merge).collect();
+    let output = follow_links(&args.output)?;
+    inputs.check_file(&output, args.force)?;
     if !args.merge.is_empty() {
-        return merge(&args.merge, &args.output, args.force);
+        return merge(&args.merge, &output, args.force);
     }
     let console = Console { quiet: args.quiet, verbose: false };
     let path = args.model.as_ref().context("MODEL is missing")?;
     let model = Model::open(path)?;
-    pipeline::on_interrupt()?;
-    let text = CalibrationText {
-        files: &args.text,
-        written: args.self_tokens.map(NonZeroUsize::get),
-        sample: &args.sample,
-    };
-    let destination = Destination { path: &args.output, overwrite: args.force, resume: args.resume };
+    let text = CalibrationText::read(&args.text, args.self_tokens, &args.sample)?;
+    let destination = Destination { path: &output, overwrite: args.force, resume: args.resume };
     thread_pool(args.threads)?.install(|| collect(&model, &text, destination, console))
-}
-
-/// Where statistics go.
-#[derive(Clone, Copy)]
-pub struct Destination<'a> {
-    pub path: &'a Path,
-    pub overwrite: bool,
-    /// Go on with what an interrupted run of the same text had finished.
-    pub resume: bool,
 }
 
 /// What runs through the model.
 pub struct CalibrationText<'a> {
-    pub files: &'a [PathBuf],
+    texts: Vec<Text>,
     /// Tokens that the model writes itself.
-    pub written: Option<usize>,
-    pub sample: &'a SampleArgs,
+    written: Option<usize>,
+    sample: &'a SampleArgs,
+}
+
+/// A text, read once: a pipe has nothing more to give, and what is read again may be another text.
+struct Text {
+    content: String,
+    sha256: String,
 }
 
 /// Runs the text through `model` and writes the statistics.
@@ -65,7 +62,7 @@ pub fn collect(
     console: Console,
 ) -> Result<()> {
     let sample = text.sample;
-    let mut windows = text.windows_of_files(&TextTokenizer::from_model(model)?)?;
+    let mut windows = text.windows_of_texts(&TextTokenizer::from_model(model)?)?;
     let chunks = windows.len() + text.written_windows()?;
     let tokens = chunks * sample.calibration_ctx;
     let Config { intermediate_size, hidden_size, .. } = model.config;
@@ -77,20 +74,24 @@ pub fn collect(
              the directions they leave open are damped, and more text gives better results"
         ));
     }
+    let request = text.request(model)?;
     let from = Provenance {
         model_digest: model_digest(model)?,
-        request: text.request(model)?,
+        resume_key: resume_key(&request, model),
+        request,
         datasets: text.names(),
         chunks,
         chunk_size: sample.calibration_ctx,
     };
     let started = Instant::now();
-    let (writer, finished) = StatisticsWriter::create(to.path, to.overwrite, to.resume, &model.config, from)?;
+    // From here on there may be finished layers to keep.
+    let _stoppable = interrupt::stoppable();
+    let (mut writer, finished) = StatisticsWriter::create(to, &model.config, from, console)?;
     let start = if finished.extra.is_empty() {
         windows.extend(text.write_windows(model, console)?);
         None
     } else {
-        let (written, position) = text.unpack(&finished, model.config.num_hidden_layers)?;
+        let (written, position) = text.unpack(&finished.extra)?;
         console.note(&format!("going on with {} layers left", position.layers_left));
         windows.extend(written);
         Some(position)
@@ -99,7 +100,7 @@ pub fn collect(
     let mut reached = None;
     let mut unused = Unused::default();
     // Beside the output, where room is expected to be; the system's temporary folder may be memory.
-    let scratch = atomic::parent(to.path);
+    let scratch = parent(to.path);
     let calibration = Calibration { model, windows: &windows, seed: sample.seed, scratch };
     let measured = measure(calibration, start.as_ref(), |event| {
         match event {
@@ -111,12 +112,12 @@ pub fn collect(
                 if layers_left == 0 {
                     writer.write_lookups(gradient, model.config.hidden_size)?;
                 }
-                if pipeline::interrupted() {
+                if interrupt::is_pending() {
                     reached = Some(Position { layers_left, gradient: gradient.to_vec() });
                     return Err(Interrupted::default().into());
                 }
             }
-            Event::Progress { .. } if pipeline::interrupted() => return Err(Interrupted::default().into()),
+            Event::Progress { .. } if interrupt::is_pending() => return Err(Interrupted::default().into()),
             Event::Progress { done, total } => {
                 bar.set_length(total as u64);
                 bar.set_position(done as u64);
@@ -126,11 +127,16 @@ pub fn collect(
     });
     bar.finish_and_clear();
     if let Err(error) = measured {
-        // What an earlier run had finished is kept whatever ended this one.
-        let Some(position) = reached.or(start) else { return Err(error) };
-        let kept = Some(writer.keep(text.pack(&windows, &position, model.config.num_hidden_layers))?);
-        return Err(if error.is::<Interrupted>() { Interrupted { kept }.into() } else { error });
+        return Err(match reached {
+            Some(position) => writer.keep(text.pack(&windows, &position))?.into(),
+            // What an earlier run kept is still there.
+            None if start.is_some() && error.is::<Interrupted>() => {
+                Interrupted::Kept(partial_path(to.path)).into()
+            }
+            None => error,
+        });
     }
+    model.check_unchanged()?;
     writer.finish()?;
     unused.report(console);
     console.note(&format!("calibrated on {tokens} tokens in {:.1} s", started.elapsed().as_secs_f64()));
@@ -173,13 +179,37 @@ impl Unused {
     }
 }
 
+/// What an interrupted run's work has to have in common with this run's: the request, and the model's files.
+fn resume_key(request: &str, model: &Model) -> String {
+    let mut hash = Sha256::new_with_prefix(request);
+    model.inputs.iter().for_each(|input| hash.update(input.stable()));
+    hex(hash)
+}
+
 impl CalibrationText<'_> {
-    /// As the statistics name it.
+    /// Reads `files`; `written` more tokens are written by the model itself.
+    ///
+    /// # Errors
+    /// Files that cannot be read, or are not UTF-8.
+    pub fn read<'a>(
+        files: &[PathBuf],
+        written: Option<NonZeroUsize>,
+        sample: &'a SampleArgs,
+    ) -> Result<CalibrationText<'a>> {
+        let read = |path: &PathBuf| -> Result<Text> {
+            let content = read_text(path)?;
+            Ok(Text { sha256: text_digest(&content), content })
+        };
+        let texts = files.iter().map(read).collect::<Result<_>>()?;
+        Ok(CalibrationText { texts, written: written.map(NonZeroUsize::get), sample })
+    }
+
+    /// As the statistics name it: by what it is, not by where it lay.
     fn names(&self) -> Vec<String> {
-        let files = self.files.iter().map(|file| file.display().to_string());
+        let texts = self.texts.iter().map(|text| format!("sha256:{}", text.sha256));
         let written =
             self.written.map(|count| format!("{count} tokens of the model, seed {}", self.sample.seed));
-        files.chain(written).collect()
+        texts.chain(written).collect()
     }
 
     /// A digest of all that decides the statistics.
@@ -189,9 +219,7 @@ impl CalibrationText<'_> {
         hash.update(env!("CARGO_PKG_VERSION"));
         hash.update(model_digest(model)?);
         hash.update(format!("{calibration_ctx} {calibration_chunks} {seed} {:?}", self.written));
-        for path in self.files {
-            hash.update(text_digest(&read_text(path)?));
-        }
+        self.texts.iter().for_each(|text| hash.update(&text.sha256));
         Ok(hex(hash))
     }
 
@@ -222,37 +250,38 @@ impl CalibrationText<'_> {
         windows
     }
 
-    /// What a run needs to go on: what the model wrote (the last of `windows`), and the gradient.
-    fn pack(&self, windows: &[Vec<u32>], position: &Position, layers: usize) -> Finished {
+    /// What a run needs to go on: where it was, what the model wrote (the last of `windows`), and the gradient.
+    fn pack(&self, windows: &[Vec<u32>], position: &Position) -> Vec<u8> {
         let written = &windows[windows.len() - self.written_windows().unwrap_or(0)..];
-        let tokens = written.iter().flatten().flat_map(|token| token.to_le_bytes());
-        let gradient = position.gradient.iter().flat_map(|x| x.to_le_bytes());
-        Finished { parts: (position.layers_left..layers).collect(), extra: tokens.chain(gradient).collect() }
+        let layers_left = (position.layers_left as u32).to_le_bytes();
+        let tokens = written.iter().flatten().map(|token| token.to_le_bytes());
+        let gradient = position.gradient.iter().map(|x| x.to_le_bytes());
+        std::iter::once(layers_left).chain(tokens).chain(gradient).flatten().collect()
     }
 
     /// The reverse of [`pack`](Self::pack).
-    fn unpack(&self, finished: &Finished, layers: usize) -> Result<(Vec<Vec<u32>>, Position)> {
+    fn unpack(&self, packed: &[u8]) -> Result<(Vec<Vec<u32>>, Position)> {
         let ctx = self.sample.calibration_ctx;
-        let (words, _) = finished.extra.as_chunks::<4>();
-        let (tokens, gradient) =
-            words.split_at_checked(self.written_windows()? * ctx).context("kept work is too short")?;
+        let too_short = "kept work is too short";
+        let (layers_left, words) = packed.as_chunks::<4>().0.split_first().context(too_short)?;
+        let (tokens, gradient) = words.split_at_checked(self.written_windows()? * ctx).context(too_short)?;
         let tokens: Vec<u32> = tokens.iter().map(|&b| u32::from_le_bytes(b)).collect();
         let position = Position {
-            layers_left: layers.checked_sub(finished.parts.len()).context("kept work has too many layers")?,
+            layers_left: u32::from_le_bytes(*layers_left) as usize,
             gradient: gradient.iter().map(|&b| f32::from_le_bytes(b)).collect(),
         };
         Ok((tokens.chunks_exact(ctx).map(<[u32]>::to_vec).collect(), position))
     }
 
-    /// Windows spread evenly over the files.
-    fn windows_of_files(&self, tokenizer: &TextTokenizer) -> Result<Vec<Vec<u32>>> {
+    /// Windows spread evenly over the texts.
+    fn windows_of_texts(&self, tokenizer: &TextTokenizer) -> Result<Vec<Vec<u32>>> {
         let ctx = self.sample.calibration_ctx;
         let mut all = Vec::new();
-        for path in self.files {
-            let tokens = tokenizer.encode(&read_text(path)?)?;
+        for text in &self.texts {
+            let tokens = tokenizer.encode(&text.content)?;
             all.extend(self.cut(&tokens, tokenizer));
         }
-        if all.is_empty() && !self.files.is_empty() {
+        if all.is_empty() && !self.texts.is_empty() {
             let message = format!("the calibration text has less than one window of {ctx} tokens");
             return Err(UsageError::with_hint(message, "give more text, or --calibration-ctx").into());
         }

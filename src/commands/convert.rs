@@ -8,6 +8,7 @@ use super::write;
 use crate::args::{ConvertArgs, FloatType, Format};
 use crate::error::UsageError;
 use crate::onnx;
+use crate::outputs::Inputs;
 use crate::plan::{Target, Types};
 
 pub fn run(args: &ConvertArgs) -> Result<()> {
@@ -19,7 +20,7 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
 
 fn gguf(args: &ConvertArgs) -> Result<()> {
     let target = gguf_target(args)?;
-    write::run(Model::open(&args.model)?, target, &args.output)
+    write::run(Model::open(&args.model)?, target, &inputs(args), &args.output)
 }
 
 /// The GGUF that the arguments ask for.
@@ -37,7 +38,7 @@ pub fn gguf_target(args: &ConvertArgs) -> Result<Target> {
 
 fn onnx(args: &ConvertArgs) -> Result<()> {
     let target = onnx_target(args)?;
-    write::run_onnx(Model::open(&args.model)?, target, &args.output)
+    write::run_onnx(Model::open(&args.model)?, target, &inputs(args), &args.output)
 }
 
 /// The ONNX export that the arguments ask for.
@@ -57,4 +58,8 @@ pub fn onnx_target(args: &ConvertArgs) -> Result<onnx::Target> {
         overwrite: args.output.force,
         ..onnx::Target::new(&args.onnx, float, onnx::WeightType::Float)
     })
+}
+
+fn inputs(args: &ConvertArgs) -> Inputs {
+    [&args.model].into_iter().collect()
 }

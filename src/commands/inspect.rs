@@ -3,15 +3,16 @@
 use std::path::Path;
 
 use anyhow::Result;
-use plmconv_formats::gguf::{GgufFile, Value};
+use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::model::{Model, TensorKey};
 use plmconv_formats::onnx::OnnxFile;
 use plmconv_formats::safetensors::SafetensorsFile;
+use plmconv_formats::source::RowSource;
 use plmconv_formats::{Config, Error as FormatError};
 
 use crate::args::InspectArgs;
 use crate::onnx::find_graph;
-use crate::report::inspect::{Inspection, TensorLine, print};
+use crate::report::inspect::{Inspection, Metadata, TensorLine, print};
 
 pub fn run(args: &InspectArgs) -> Result<()> {
     if let Some(text) = &args.sparsity {
@@ -73,7 +74,7 @@ fn inspect_folder(path: &Path) -> Result<Inspection> {
         architecture: Some("plm".into()),
         file_bytes: tensors.clone().map(|t| t.bytes).sum(),
         tensors: tensors.collect(),
-        metadata: Vec::new(),
+        metadata: Metadata::Texts(Vec::new()),
         config: Some(model.config),
         onnx: None,
     })
@@ -82,12 +83,12 @@ fn inspect_folder(path: &Path) -> Result<Inspection> {
 fn inspect_gguf(path: &Path) -> Result<Inspection> {
     let file = GgufFile::open(path)?;
     let config = Config::from_gguf(path, &file.metadata).ok();
-    let tensors = file.tensors.iter().map(|t| TensorLine {
-        name: t.name.clone(),
+    let tensors = file.tensors.into_iter().map(|t| TensorLine {
         role: TensorKey::from_gguf(&t.name),
-        shape: t.shape.clone(),
-        dtype: plmconv_formats::source::RowSource::dtype(&t.data).name().into(),
+        dtype: t.data.dtype().name().into(),
         bytes: t.data.byte_len(),
+        name: t.name,
+        shape: t.shape,
     });
     Ok(Inspection {
         path: path.display().to_string(),
@@ -95,7 +96,7 @@ fn inspect_gguf(path: &Path) -> Result<Inspection> {
         architecture: file.metadata.string("general.architecture").map(str::to_string),
         file_bytes: file.file_bytes,
         tensors: tensors.collect(),
-        metadata: file.metadata.iter().map(|(k, v)| (k.to_string(), to_json(v))).collect(),
+        metadata: Metadata::Gguf(file.metadata),
         config,
         onnx: None,
     })
@@ -103,12 +104,12 @@ fn inspect_gguf(path: &Path) -> Result<Inspection> {
 
 fn inspect_safetensors(path: &Path) -> Result<Inspection> {
     let file = SafetensorsFile::open(path)?;
-    let tensors = file.tensors.iter().map(|t| TensorLine {
-        name: t.name.clone(),
+    let tensors = file.tensors.into_iter().map(|t| TensorLine {
         role: TensorKey::from_hugging_face(&t.name),
-        shape: t.shape.clone(),
-        dtype: t.dtype_name.clone(),
+        dtype: t.dtype_name.into(),
         bytes: t.bytes,
+        name: t.name,
+        shape: t.shape,
     });
     Ok(Inspection {
         path: path.display().to_string(),
@@ -116,7 +117,7 @@ fn inspect_safetensors(path: &Path) -> Result<Inspection> {
         architecture: None,
         file_bytes: file.file_bytes,
         tensors: tensors.collect(),
-        metadata: file.metadata.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect(),
+        metadata: Metadata::Texts(file.metadata),
         config: None,
         onnx: None,
     })
@@ -128,7 +129,7 @@ fn inspect_onnx(path: &Path) -> Result<Inspection> {
         role: w.key(),
         name: w.name,
         shape: w.shape,
-        dtype: w.stored_as,
+        dtype: w.stored_as.into(),
         bytes: w.bytes,
     });
     Ok(Inspection {
@@ -137,26 +138,8 @@ fn inspect_onnx(path: &Path) -> Result<Inspection> {
         architecture: None,
         file_bytes: file.file_bytes,
         tensors: tensors.collect(),
-        metadata: file.metadata.iter().map(|(k, v)| (k.clone(), v.as_str().into())).collect(),
+        metadata: Metadata::Texts(file.metadata.clone()),
         config: None,
         onnx: Some(file),
     })
-}
-
-fn to_json(value: &Value) -> serde_json::Value {
-    match value {
-        Value::U8(v) => (*v).into(),
-        Value::I8(v) => (*v).into(),
-        Value::U16(v) => (*v).into(),
-        Value::I16(v) => (*v).into(),
-        Value::U32(v) => (*v).into(),
-        Value::I32(v) => (*v).into(),
-        Value::U64(v) => (*v).into(),
-        Value::I64(v) => (*v).into(),
-        Value::F32(v) => (*v).into(),
-        Value::F64(v) => (*v).into(),
-        Value::Bool(v) => (*v).into(),
-        Value::String(v) => v.as_str().into(),
-        Value::Array(array) => array.values.iter().map(to_json).collect(),
-    }
 }

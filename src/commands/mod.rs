@@ -16,9 +16,14 @@ mod write;
 use anyhow::Result;
 
 use crate::args::Command;
+use crate::interrupt;
 
 /// Runs a command.
 pub fn run(command: Command) -> Result<()> {
+    // What writes nothing has nothing to clean up.
+    if !matches!(command, Command::Inspect(_) | Command::Perplexity(_) | Command::Generate(_)) {
+        interrupt::listen()?;
+    }
     match command {
         Command::Quantize(args) => quantize::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),

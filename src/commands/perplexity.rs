@@ -4,7 +4,7 @@ use anyhow::Result;
 use plmconv_validate::perplexity::perplexity;
 
 use crate::args::{DEFAULT_CTX, PerplexityArgs};
-use crate::evaluation::{open_runnable, read_text, windows_of};
+use crate::evaluation::{open_runnable, read_text, tokens_of, windows_of};
 use crate::progress::Console;
 use crate::report;
 
@@ -13,7 +13,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     let options = args.evaluator.options()?;
     let text = read_text(&args.text)?;
     let model = open_runnable(&args.model, options)?;
-    let tokens = model.tokenizer().encode(&text)?;
+    let tokens = tokens_of(model.tokenizer(), &text, console)?;
     let ctx = args.windows.ctx.unwrap_or(DEFAULT_CTX);
     let windows = windows_of(&tokens, model.tokenizer(), ctx, args.windows.chunks)?;
     let bar = console.window_bar(windows.count(), "scoring");

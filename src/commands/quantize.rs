@@ -1,25 +1,25 @@
 //! `plmconv quantize TYPE MODEL`
 
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use plmconv_formats::{DType, Model};
 use plmconv_quant::policy::{FileType, Policy, parse_override, parse_tensor_type, split_override};
 
-use super::calibrate::{CalibrationText, Destination};
+use super::calibrate::CalibrationText;
 use super::{calibrate, checked, write};
 use crate::args::{Format, LayoutArg, QuantizeArgs};
 use crate::budget::{Budget, Limit};
-use crate::error::{Interrupted, UsageError};
+use crate::error::{Interrupted, ParityFailure, UsageError};
 use crate::guidance::{self, Guidance};
+use crate::interrupt;
 use crate::onnx::{self, WeightType};
+use crate::outputs::Inputs;
 use crate::passes::{self, Pass};
-use crate::pipeline;
-use crate::plan::{Target, Types, output_path, parse_size};
-use crate::resume::with_suffix;
+use crate::plan::{Target, Types, parse_size, shard_path};
+use crate::resume::{self, partial_path, with_suffix};
 use crate::sensitivity::Sensitivity;
-use crate::statistics::Statistics;
+use crate::statistics::{Destination, Statistics};
 
 pub fn run(args: &QuantizeArgs) -> Result<()> {
     match args.to {
@@ -31,14 +31,30 @@ pub fn run(args: &QuantizeArgs) -> Result<()> {
 fn gguf(args: &QuantizeArgs) -> Result<()> {
     let request = Request::new(args)?;
     let model = Model::open(&args.model)?;
-    let name = request.file_type.map_or("auto", FileType::name);
-    let output = output_path(args.output.output.as_deref(), &model, request.target.layout, name);
-    let statistics = OwnStatistics::new(args, &output);
+    let target = &request.target;
+    let output =
+        target.output_path(&model, target.layout, request.file_type.map_or("auto", FileType::name))?;
+    let inputs = inputs(args);
+    if !args.output.dry_run {
+        // How many shards there will be is not known yet, but whether there may be any is.
+        if target.is_split() {
+            inputs.check_shards(&output, &[shard_path(&output, 0, 1)], args.output.force)?;
+        } else {
+            inputs.check_file(&output, args.output.force)?;
+        }
+    }
+    let statistics = OwnStatistics::new(args, &output, &inputs)?;
     let target = request.resolve(&model, &statistics, &|_| Ok(()));
     statistics.close(target.and_then(|target| match &args.check.validate {
-        None => write::run(model, target, &args.output),
-        Some(text) => checked::run(args, model, target, text),
+        None => write::run(model, target, &inputs, &args.output),
+        Some(text) => checked::run(args, model, target, &inputs, text),
     }))
+}
+
+/// All that the command reads.
+fn inputs(args: &QuantizeArgs) -> Inputs {
+    let options = [&args.stats, &args.imatrix, &args.tensor_type_file, &args.check.validate];
+    std::iter::once(&args.model).chain(&args.calibrate).chain(options.into_iter().flatten()).collect()
 }
 
 /// The GGUF of `model` that the arguments ask for. Runs no calibration text; `check` sees the guidance before anything
@@ -95,9 +111,13 @@ impl Request<'_> {
 fn onnx(args: &QuantizeArgs) -> Result<()> {
     let target = unguided_onnx_target(args)?;
     let model = Model::open(&args.model)?;
-    let statistics = OwnStatistics::new(args, &target.output_path(&model));
+    let (output, inputs) = (target.output_path(&model), inputs(args));
+    if !args.output.dry_run {
+        inputs.check_folder(&output, args.output.force)?;
+    }
+    let statistics = OwnStatistics::new(args, &output, &inputs)?;
     let target = with_guidance(target, args, &model, &statistics);
-    statistics.close(target.and_then(|target| write::run_onnx(model, target, &args.output)))
+    statistics.close(target.and_then(|target| write::run_onnx(model, target, &inputs, &args.output)))
 }
 
 /// The ONNX export of `model` that the arguments ask for, as [`gguf_target`].
@@ -152,33 +172,106 @@ fn onnx_type(name: &str) -> Result<WeightType> {
 
 /// Statistics that `quantize` measures itself: a file beside the output, kept only for a run that goes on.
 struct OwnStatistics {
+    /// Where this run's are.
     path: Option<PathBuf>,
+    /// Where an interrupted run's are, that this run does not go on with; they go when its output is complete.
+    earlier: Option<PathBuf>,
+    /// This run goes on with what an interrupted one had measured.
+    goes_on: bool,
+    dry_run: bool,
 }
 
 impl OwnStatistics {
-    fn new(args: &QuantizeArgs, output: &Path) -> OwnStatistics {
+    fn new(args: &QuantizeArgs, output: &Path, inputs: &Inputs) -> Result<OwnStatistics> {
         let measured = !args.calibrate.is_empty() || args.self_tokens.is_some();
-        OwnStatistics { path: measured.then(|| with_suffix(output, ".statistics")) }
+        let path = measured.then(|| with_suffix(output, ".statistics"));
+        path.iter().try_for_each(|path| inputs.refuse(path))?;
+        let kept = path.as_ref().is_some_and(|path| path.exists() || partial_path(path).exists());
+        let goes_on = kept && args.resume;
+        let own = OwnStatistics { path, earlier: None, goes_on, dry_run: args.output.dry_run };
+        Ok(match &own.path {
+            Some(path) if kept && !goes_on => {
+                args.output.console().warn(&format!(
+                    "{} holds what an interrupted run had measured: --resume goes on with it. This run starts over; \
+                     the file goes when this run is complete, and if this is interrupted, it stays",
+                    path.display()
+                ));
+                OwnStatistics { path: Some(with_suffix(output, ".new.statistics")), earlier: own.path, ..own }
+            }
+            _ => own,
+        })
+    }
+
+    /// Whether an interrupted run measured them already.
+    ///
+    /// # Errors
+    /// They are of another run.
+    fn are_there(&self, path: &Path, request: &str) -> Result<bool> {
+        if !self.goes_on || !path.exists() {
+            return Ok(false);
+        }
+        if Statistics::open(path).is_ok_and(|found| found.answers(request)) {
+            return Ok(true);
+        }
+        let message =
+            format!("{}: not statistics that a run on this model with these arguments kept", path.display());
+        Err(UsageError::with_hint(message, "leave --resume away to start over").into())
+    }
+
+    /// What a signal leaves there from now on.
+    fn announce(&self) {
+        interrupt::keeps(self.earlier.as_deref().or(self.path.as_deref()));
     }
 
     /// For what measures nothing.
     fn none() -> OwnStatistics {
-        OwnStatistics { path: None }
+        OwnStatistics { path: None, earlier: None, goes_on: false, dry_run: true }
     }
 
     /// Removes them, unless the run was interrupted and can go on with them.
     fn close(&self, result: Result<()>) -> Result<()> {
-        let Some(path) = self.path.as_deref().filter(|path| path.is_file()) else { return result };
-        let error = match result {
-            Err(error) if error.is::<Interrupted>() => error,
-            result => {
-                std::fs::remove_file(path).map_err(plmconv_formats::Error::io(path))?;
-                return result;
+        interrupt::keeps(None);
+        let Some(path) = &self.path else { return result };
+        let interrupted = result.as_ref().err().is_some_and(|error| error.is::<Interrupted>());
+        let ended = result.as_ref().err().is_none_or(|error| error.is::<ParityFailure>());
+        let is_complete = ended && !self.dry_run;
+        let Some(earlier) = &self.earlier else {
+            if interrupted && path.is_file() {
+                return result.map_err(|error| keeping(error, path));
             }
+            if is_complete || !(interrupted || self.goes_on) {
+                remove(path)?;
+            }
+            return result;
         };
-        let kept = error.downcast_ref().and_then(|Interrupted { kept }| kept.clone());
-        Err(Interrupted { kept: Some(kept.unwrap_or_else(|| path.into())) }.into())
+        remove(path)?;
+        if is_complete {
+            remove(earlier)?;
+        }
+        // What was kept of these statistics has just been removed; what was kept of the output is still there.
+        result.map_err(|error| match error.downcast_ref() {
+            Some(Interrupted::Kept(kept)) if !kept.exists() => Interrupted::InTheWay(earlier.clone()).into(),
+            Some(Interrupted::NothingWritten) => Interrupted::InTheWay(earlier.clone()).into(),
+            _ => error,
+        })
     }
+}
+
+/// Ctrl-C, with the statistics at `path` still there.
+fn keeping(error: anyhow::Error, path: &Path) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(Interrupted::NothingWritten) => Interrupted::Kept(path.into()).into(),
+        _ => error,
+    }
+}
+
+/// Removes statistics and what was finished of them; a file that is none of ours stays.
+fn remove(path: &Path) -> Result<()> {
+    resume::discard(path);
+    if Statistics::open(path).is_ok() {
+        std::fs::remove_file(path).map_err(plmconv_formats::Error::io(path))?;
+    }
+    Ok(())
 }
 
 /// What the rounding goes by; runs the calibration text first, through the model as the passes leave it.
@@ -194,7 +287,7 @@ fn guidance(
             let message = "--passes changes what an importance matrix's columns stand for";
             return Err(UsageError::with_hint(message, "give the text to --calibrate instead").into());
         }
-        return Guidance::from_imatrix(path);
+        return Guidance::from_imatrix(path, model, args.output.console());
     }
     if args.stats.is_none() && statistics.path.is_none() {
         return Ok(Guidance::default());
@@ -210,19 +303,14 @@ fn guidance(
         return Guidance::from_statistics(path, model, effort);
     }
     let Some(path) = &statistics.path else { return Ok(Guidance::default()) };
-    let text = CalibrationText {
-        files: &args.calibrate,
-        written: args.self_tokens.map(NonZeroUsize::get),
-        sample: &args.sample,
-    };
-    let request = text.request(model)?;
-    let measured = || args.resume && Statistics::open(path).is_ok_and(|found| found.answers(&request));
-    if !path.is_file() || !measured() {
-        pipeline::on_interrupt()?;
-        let to = Destination { path, overwrite: true, resume: args.resume };
+    let text = CalibrationText::read(&args.calibrate, args.self_tokens, &args.sample)?;
+    if !statistics.are_there(path, &text.request(model)?)? {
+        // What a killed run left there is in nobody's way.
+        let to = Destination { path, overwrite: Statistics::open(path).is_ok(), resume: args.resume };
         write::thread_pool(args.output.threads)?
             .install(|| calibrate::collect(model, &text, to, args.output.console()))?;
     }
+    statistics.announce();
     Guidance::from_statistics(path, model, effort)
 }
 
@@ -268,7 +356,6 @@ fn file_type(args: &QuantizeArgs, limit: Option<Limit>) -> Result<Option<FileTyp
 }
 
 fn sensitivity(args: &QuantizeArgs, model: &Model, guidance: &Guidance) -> Result<Sensitivity> {
-    pipeline::on_interrupt()?;
     let bar = args.output.console().steps("measuring");
     let pool = write::thread_pool(args.output.threads)?;
     let sensitivity = pool.install(|| Sensitivity::measure(model, guidance, &bar))?;

@@ -8,7 +8,7 @@ use plmconv_validate::perplexity::perplexity;
 use plmconv_validate::sparsity::Sparsity;
 
 use crate::args::{DEFAULT_CTX, InspectArgs};
-use crate::evaluation::{load_model, read_text, windows_of};
+use crate::evaluation::{load_model, read_text, tokens_of, windows_of};
 use crate::progress::Console;
 use crate::report;
 
@@ -17,7 +17,7 @@ pub fn run(args: &InspectArgs, text: &Path) -> Result<()> {
     let options = args.evaluator.options()?;
     let text = read_text(text)?;
     let loaded = load_model(&args.path, options)?;
-    let tokens = loaded.tokenizer.encode(&text)?;
+    let tokens = tokens_of(&loaded.tokenizer, &text, console)?;
     let ctx = args.windows.ctx.unwrap_or(DEFAULT_CTX);
     let windows = windows_of(&tokens, &loaded.tokenizer, ctx, args.windows.chunks)?;
     let bar = console.window_bar(windows.count(), "counting");

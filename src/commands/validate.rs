@@ -1,18 +1,23 @@
 //! `plmconv validate CANDIDATE --against REFERENCE`
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::PathBuf;
 
 use anyhow::Result;
 
 use crate::args::ValidateArgs;
-use crate::error::ParityFailure;
-use crate::evaluation::{Request, TextChoice, compare};
+use crate::error::{ParityFailure, UsageError};
+use crate::evaluation::{Request, Text, TextChoice, compare};
+use crate::outputs::Inputs;
 use crate::progress::Console;
+use crate::report::file::ReportFile;
 use crate::report::validation::ValidationReport;
 
 pub fn run(args: &ValidateArgs) -> Result<()> {
-    let text = match (&args.text, args.self_tokens) {
-        (Some(path), _) => TextChoice::File(path.clone()),
+    let forms = Forms::create(args)?;
+    let given = args.text.as_deref().map(Text::read).transpose()?;
+    let text = match (&given, args.self_tokens) {
+        (Some(text), _) => TextChoice::Given(text),
         (None, Some(tokens)) => TextChoice::Written { tokens: tokens.get(), seed: args.seed },
         (None, None) => TextChoice::Default { seed: args.seed },
     };
@@ -28,26 +33,58 @@ pub fn run(args: &ValidateArgs) -> Result<()> {
     })?;
     let report = ValidationReport::new(&comparison, &args.against);
     report.print(args.json)?;
-    write_forms(args, &report)?;
+    forms.write(&report)?;
     if report.passed {
         return Ok(());
     }
     Err(ParityFailure { candidate: args.candidate.clone(), failed: report.failures() }.into())
 }
 
-fn write_forms(args: &ValidateArgs, report: &ValidationReport) -> Result<()> {
-    if let Some(path) = &args.junit {
-        save(path, &report.junit()?)?;
-    }
-    if let Some(path) = &args.markdown {
-        save(path, &report.markdown())?;
-    }
-    if let Some(path) = &args.html {
-        save(path, &report.html()?)?;
-    }
-    Ok(())
+/// The files that the report goes into, in its several forms.
+struct Forms {
+    junit: Option<ReportFile>,
+    markdown: Option<ReportFile>,
+    html: Option<ReportFile>,
 }
 
-fn save(path: &Path, text: &str) -> Result<()> {
-    Ok(std::fs::write(path, text).map_err(plmconv_formats::Error::io(path))?)
+impl Forms {
+    fn create(args: &ValidateArgs) -> Result<Forms> {
+        let inputs: Inputs = [&args.candidate, &args.against].into_iter().chain(&args.text).collect();
+        let create = |path: &Option<PathBuf>| -> Result<Option<ReportFile>> {
+            path.as_deref().map(|path| ReportFile::create(path, &inputs)).transpose()
+        };
+        let forms = Forms {
+            junit: create(&args.junit)?,
+            markdown: create(&args.markdown)?,
+            html: create(&args.html)?,
+        };
+        forms.refuse_duplicates()?;
+        Ok(forms)
+    }
+
+    fn refuse_duplicates(&self) -> Result<()> {
+        let mut seen = HashSet::new();
+        for form in [&self.junit, &self.markdown, &self.html].into_iter().flatten() {
+            if let ReportFile::Atomic(file) = form
+                && !seen.insert(file.destination())
+            {
+                let message = format!("{}: two reports cannot go into one file", file.target().display());
+                return Err(UsageError::new(message).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn write(self, report: &ValidationReport) -> Result<()> {
+        if let Some(file) = self.junit {
+            file.write(&report.junit()?)?;
+        }
+        if let Some(file) = self.markdown {
+            file.write(&report.markdown())?;
+        }
+        if let Some(file) = self.html {
+            file.write(&report.html()?)?;
+        }
+        Ok(())
+    }
 }

@@ -17,7 +17,7 @@ use crate::onnx::{self, OnnxPlan, find_graph};
 use crate::plan::{Arrangement, Plan, Target};
 use crate::recipe::Recipe;
 use crate::verification::{Difference, GgufCandidate, OnnxCandidate, Verification};
-use crate::{pipeline, report};
+use crate::{interrupt, report};
 
 pub fn run(args: &VerifyArgs) -> Result<()> {
     let real = |path: &Path| path.canonicalize().ok();
@@ -68,7 +68,7 @@ fn gguf(args: &VerifyArgs, model: Model) -> Result<Found> {
         Some(recipe) => recipe_target(args, recipe, &model)?,
         None => {
             refuse_unasked("--stats", "statistics", args.stats.as_deref(), None)?;
-            file.plain_target(&model, args.imatrix.as_deref())?
+            file.plain_target(&model, args.imatrix.as_deref(), args.console())?
         }
     };
     let target = Target {
@@ -96,7 +96,7 @@ fn onnx(args: &VerifyArgs, graph: &Path, model: Model) -> Result<Found> {
 }
 
 fn with_bar<T>(args: &VerifyArgs, bytes: u64, work: impl FnOnce(&ProgressBar) -> Result<T>) -> Result<T> {
-    pipeline::on_interrupt()?;
+    let _stoppable = interrupt::stoppable();
     let bar = args.console().bar(bytes, "verifying");
     let done = work(&bar)?;
     bar.finish_and_clear();

@@ -10,8 +10,9 @@ use rayon::ThreadPool;
 use crate::args::{Format, LayoutArg, OutputArgs};
 use crate::error::UsageError;
 use crate::onnx::{self, OnnxPlan};
+use crate::outputs::Inputs;
 use crate::passes::Pass;
-use crate::pipeline;
+use crate::pipeline::{self, Written};
 use crate::plan::{Arrangement, Plan, Target, Types, parse_size};
 use crate::progress::Console;
 use crate::report;
@@ -67,51 +68,64 @@ pub fn refuse_flag(given: Option<&'static str>, format: Format) -> Result<()> {
 }
 
 /// Writes `model` as a GGUF and prints what was written, or prints the plan.
-pub fn run(model: Model, target: Target, args: &OutputArgs) -> Result<()> {
-    match write(model, target, args)? {
-        Some((plan, elapsed)) => report::written::print(&plan.outline(), elapsed, args.json, None),
-        None => Ok(()),
-    }
+pub fn run(model: Model, target: Target, inputs: &Inputs, args: &OutputArgs) -> Result<()> {
+    let Some((plan, written, elapsed)) = write(model, target, inputs, args)? else { return Ok(()) };
+    written.commit()?;
+    report::written::print(&plan.outline(), elapsed, args.json, None)
 }
 
-/// Writes `model` as a GGUF: what was planned and the time it took. A dry run prints the plan instead.
-pub fn write(model: Model, target: Target, args: &OutputArgs) -> Result<Option<(Plan, Duration)>> {
+/// Writes `model` as a GGUF that does not have its name yet, with what was planned and the time it took. A dry run
+/// prints the plan instead.
+pub fn write(
+    model: Model,
+    target: Target,
+    inputs: &Inputs,
+    args: &OutputArgs,
+) -> Result<Option<(Plan, Written, Duration)>> {
     let pool = thread_pool(args.threads)?;
     let plan = pool.install(|| Plan::new(model, target))?;
+    plan.warnings.iter().for_each(|warning| args.console().warn(&warning.to_string()));
     report_fallbacks(&plan, args.console());
     report_pair(&plan, args.console());
-    let elapsed = carry_out(&plan.outline(), args, &pool, |bar| pipeline::run(&plan, bar, args.console()))?;
-    Ok(elapsed.map(|elapsed| (plan, elapsed)))
+    if !args.dry_run {
+        plan.check_outputs(inputs)?;
+    }
+    let done = carry_out(&plan.outline(), args, &pool, |bar| pipeline::run(&plan, bar, args.console()))?;
+    Ok(done.map(|(written, elapsed)| (plan, written, elapsed)))
 }
 
 /// Writes `model` as an ONNX folder and prints what was written, or prints the plan.
-pub fn run_onnx(model: Model, target: onnx::Target, args: &OutputArgs) -> Result<()> {
+pub fn run_onnx(model: Model, target: onnx::Target, inputs: &Inputs, args: &OutputArgs) -> Result<()> {
+    if !args.dry_run {
+        inputs.check_folder(&target.output_path(&model), args.force)?;
+    }
     let pool = thread_pool(args.threads)?;
     let plan = pool.install(|| OnnxPlan::new(model, target))?;
+    plan.sidecars.warnings.iter().for_each(|warning| args.console().warn(&warning.to_string()));
     let outline = plan.outline();
-    match carry_out(&outline, args, &pool, |bar| onnx::write(&plan, bar, args.console()))? {
-        Some(elapsed) => report::written::print(&outline, elapsed, args.json, None),
-        None => Ok(()),
-    }
+    let written = carry_out(&outline, args, &pool, |bar| onnx::write(&plan, bar, args.console()))?;
+    let Some((folder, elapsed)) = written else { return Ok(()) };
+    folder.commit()?;
+    report::written::print(&outline, elapsed, args.json, None)
 }
 
-/// Does what was planned, under a bar and on the workers: the time it took. A dry run prints the plan instead.
-fn carry_out(
+/// Does what was planned, under a bar and on the workers: what came of it and the time it took. A dry run prints the plan
+/// instead.
+fn carry_out<T: Send>(
     outline: &Outline,
     args: &OutputArgs,
     pool: &ThreadPool,
-    work: impl FnOnce(&ProgressBar) -> Result<()> + Send,
-) -> Result<Option<Duration>> {
+    work: impl FnOnce(&ProgressBar) -> Result<T> + Send,
+) -> Result<Option<(T, Duration)>> {
     if args.dry_run {
         report::plan::print(outline, args.json)?;
         return Ok(None);
     }
-    pipeline::on_interrupt()?;
     let started = Instant::now();
     let bar = args.console().bar(outline.source_bytes, "quantizing");
-    pool.install(|| work(&bar))?;
+    let done = pool.install(|| work(&bar))?;
     bar.finish_and_clear();
-    Ok(Some(started.elapsed()))
+    Ok(Some((done, started.elapsed())))
 }
 
 fn report_fallbacks(plan: &Plan, console: Console) {

@@ -11,11 +11,12 @@ use plmconv_validate::{Options, Windows};
 use super::digest::text_digest;
 use super::runnable::{Runnable, open_runnable};
 use super::side::{Loaded, ReferenceSide};
-use super::text::{read_text, windows_of};
+use super::text::{Text, tokens_of, windows_of};
 use super::thresholds::{Limits, limits_for};
 use super::written::write_text;
 use crate::args::{DEFAULT_CTX, LimitArgs, WindowArgs};
 use crate::error::{TokenizerMismatch, UsageError};
+use crate::interrupt;
 use crate::progress::Console;
 
 /// Metadata key of a stored reference: the tokenizer's digest.
@@ -24,9 +25,9 @@ pub const TOKENIZER_DIGEST: &str = "plmconv.tokenizer_sha256";
 const WORST_TOKENS: usize = 20;
 
 /// Which text the two sides are compared on.
-#[derive(Clone, Debug)]
-pub enum TextChoice {
-    File(PathBuf),
+#[derive(Clone, Copy)]
+pub enum TextChoice<'a> {
+    Given(&'a Text),
     /// The reference writes it: tokens and seed.
     Written {
         tokens: usize,
@@ -42,7 +43,7 @@ pub enum TextChoice {
 pub struct Request<'a> {
     pub candidate: &'a Path,
     pub reference: &'a Path,
-    pub text: TextChoice,
+    pub text: TextChoice<'a>,
     pub windows: WindowArgs,
     pub per_layer: bool,
     pub limits: LimitArgs,
@@ -79,6 +80,7 @@ pub struct Comparison {
 /// # Errors
 /// Sides that cannot be compared, a text that cannot be used, and whatever running a model may end with.
 pub fn compare(request: &Request<'_>) -> Result<Comparison> {
+    interrupt::check()?;
     let candidate = open_runnable(request.candidate, request.options)?;
     let reference = ReferenceSide::open(request.reference, request.options)?;
     check_sides(&candidate, &reference)?;
@@ -171,17 +173,17 @@ fn tokens_for(
     reference: &ReferenceSide,
 ) -> Result<(Option<Vec<u32>>, UsedText, usize)> {
     let asked = request.windows.ctx;
-    match (reference, &request.text) {
-        (ReferenceSide::Stored(stored), choice) => stored_text(asked, candidate, stored, choice),
-        (_, TextChoice::File(path)) => {
-            let (tokens, text) = file_text(path, candidate)?;
+    match (reference, request.text) {
+        (ReferenceSide::Stored(stored), _) => stored_text(request, candidate, stored),
+        (_, TextChoice::Given(text)) => {
+            let (tokens, text) = given_text(text, candidate, request.console)?;
             Ok((Some(tokens), text, asked.unwrap_or(DEFAULT_CTX)))
         }
         (ReferenceSide::Model(model), TextChoice::Written { tokens, seed }) => {
-            written_text(model, *tokens, *seed, asked, request.console)
+            written_text(model, tokens, seed, asked, request.console)
         }
         (ReferenceSide::Model(model), TextChoice::Default { seed }) => {
-            written_text(model, DEFAULT_WRITTEN, *seed, asked, request.console)
+            written_text(model, DEFAULT_WRITTEN, seed, asked, request.console)
         }
     }
 }
@@ -189,13 +191,12 @@ fn tokens_for(
 /// Tokens that the reference writes where no text is given.
 const DEFAULT_WRITTEN: usize = 1024;
 
-fn file_text(path: &Path, side: &Runnable) -> Result<(Vec<u32>, UsedText)> {
-    let text = read_text(path)?;
-    let tokens = side.tokenizer().encode(&text)?;
+fn given_text(text: &Text, side: &Runnable, console: Console) -> Result<(Vec<u32>, UsedText)> {
+    let tokens = tokens_of(side.tokenizer(), &text.content, console)?;
     let used = UsedText {
         origin: "file",
-        path: Some(path.into()),
-        sha256: Some(text_digest(&text)),
+        path: Some(text.path.clone()),
+        sha256: Some(text_digest(&text.content)),
         seed: None,
         tokens: tokens.len(),
     };
@@ -203,23 +204,22 @@ fn file_text(path: &Path, side: &Runnable) -> Result<(Vec<u32>, UsedText)> {
 }
 
 fn stored_text(
-    asked: Option<usize>,
+    request: &Request<'_>,
     candidate: &Runnable,
     stored: &Reference,
-    choice: &TextChoice,
 ) -> Result<(Option<Vec<u32>>, UsedText, usize)> {
     let ctx = stored.windows().ctx();
-    if let Some(asked) = asked.filter(|a| *a != ctx) {
+    if let Some(asked) = request.windows.ctx.filter(|a| *a != ctx) {
         return Err(UsageError::with_hint(
             format!("the reference was stored with windows of {ctx} tokens, not {asked}"),
             "leave --ctx away: stored outputs bring their windows",
         )
         .into());
     }
-    match choice {
+    match request.text {
         // A text given along is checked to be the one that was stored.
-        TextChoice::File(path) => {
-            let (tokens, text) = file_text(path, candidate)?;
+        TextChoice::Given(text) => {
+            let (tokens, text) = given_text(text, candidate, request.console)?;
             Ok((Some(tokens), text, ctx))
         }
         TextChoice::Written { .. } => Err(UsageError::with_hint(

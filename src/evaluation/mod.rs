@@ -15,5 +15,5 @@ pub use compare::{Comparison, Request, TOKENIZER_DIGEST, TextChoice, compare};
 pub use digest::{model_digest, text_digest};
 pub use runnable::{Description, Runnable, open_runnable};
 pub use side::{Loaded, ReferenceSide, load_model};
-pub use text::{read_text, windows_of};
+pub use text::{Text, read_text, tokens_of, windows_of};
 pub use written::write_text;

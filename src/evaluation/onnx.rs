@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use plmconv_formats::onnx::{OnnxFile, Weight};
-use plmconv_formats::{DType, Error as FormatError, TextTokenizer};
+use plmconv_formats::{DType, Error as FormatError, TextTokenizer, json};
 use plmconv_validate::onnx::OnnxModel;
 use plmconv_validate::{Options, Runtime};
 
@@ -80,9 +80,7 @@ fn folder_of(graph: &Path) -> PathBuf {
 
 /// `max_position_embeddings` of a config.json, which may be labelled with another architecture.
 fn context_of(path: &Path) -> Result<usize> {
-    let text = std::fs::read_to_string(path).map_err(FormatError::io(path))?;
-    let config: serde_json::Value = serde_json::from_str(&text)
-        .map_err(|e| FormatError::Json { path: path.into(), detail: e.to_string() })?;
+    let config: serde_json::Value = json::read(path)?;
     let key = "max_position_embeddings";
     let found = config[key].as_u64().and_then(|n| usize::try_from(n).ok());
     found.ok_or_else(|| FormatError::MissingKey { path: path.into(), key: key.into() }.into())

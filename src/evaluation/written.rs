@@ -6,8 +6,7 @@ use anyhow::Result;
 use plmconv_validate::generate::{GenerateOptions, generate};
 
 use super::side::Loaded;
-use crate::error::Interrupted;
-use crate::pipeline;
+use crate::interrupt;
 use crate::progress::Console;
 
 /// Samples `count` tokens at temperature 1, in pieces that fit the model's context. The same for the same seed.
@@ -29,11 +28,9 @@ pub fn write_text(model: &Loaded, count: usize, seed: u64, console: Console) -> 
         };
         let tokens = generate(&model.evaluator, &[start], &options, |_| {
             bar.inc(1);
-            if pipeline::interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if interrupt::is_pending() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        if pipeline::interrupted() {
-            return Err(Interrupted::default().into());
-        }
+        interrupt::check()?;
         written.extend(tokens);
     }
     bar.finish_and_clear();

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use plmconv_formats::hub;
 
 use crate::error::UsageError;
 
 /// The graph that `path` names: an .onnx file, or a folder with one in it or in its subfolder `onnx`. None if it
-/// names something else; a folder of safetensors is a checkpoint whatever else is in it.
+/// names something else; a folder of safetensors is a checkpoint whatever else is in it. A model's folder in the hub's
+/// cache stands for its snapshot.
 ///
 /// # Errors
 /// A folder with several graphs.
@@ -15,6 +17,8 @@ pub fn find_graph(path: &Path) -> Result<Option<PathBuf>> {
     if has_extension(path, "onnx") && path.is_file() {
         return Ok(Some(path.into()));
     }
+    let snapshot = hub::snapshot(path)?;
+    let path = snapshot.as_deref().unwrap_or(path);
     let mut graphs = files(path, "onnx");
     graphs.extend(files(&path.join("onnx"), "onnx"));
     if graphs.is_empty() || !files(path, "safetensors").is_empty() {

@@ -10,4 +10,6 @@ mod writer;
 pub use locate::find_graph;
 pub use plan::{OnnxPlan, stored_as};
 pub use target::{Target, WeightType};
+#[cfg(test)]
+pub use writer::fill;
 pub use writer::{produce, write};

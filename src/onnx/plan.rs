@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use plmconv_formats::model::Tensor;
 use plmconv_formats::onnx::{
-    Content, DataItem, Export, ExportSpec, Profile, Sidecar, WeightFormat, blocks_name, build, sidecars,
+    Content, DataItem, Export, ExportSpec, Profile, Sidecars, WeightFormat, blocks_name, build, sidecars,
 };
 use plmconv_formats::{DType, Model, Role};
 use plmconv_quant::Error as QuantError;
@@ -25,7 +25,7 @@ pub struct OnnxPlan {
     pub spec: ExportSpec,
     pub export: Export,
     /// The files beside the graph and its data.
-    pub sidecars: Vec<Sidecar>,
+    pub sidecars: Sidecars,
     pub guidance: Guidance,
     /// The folder.
     pub output: PathBuf,
@@ -77,6 +77,13 @@ impl OnnxPlan {
         })
     }
 
+    /// # Errors
+    /// What was read is not any longer what it was when it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.model.check_unchanged()?;
+        self.guidance.check_unchanged()
+    }
+
     /// The graph's path inside the folder.
     pub fn graph_path(&self) -> String {
         format!("{}{}", self.spec.folder(), self.spec.file_name)
@@ -113,7 +120,8 @@ impl OnnxPlan {
 
     fn files(&self) -> Vec<FileLine> {
         let graph = (self.graph_path(), self.export.model.len() as u64);
-        let sidecars = self.sidecars.iter().map(|s| (s.path.display().to_string(), s.bytes.len() as u64));
+        let sidecars =
+            self.sidecars.files.iter().map(|s| (s.path.display().to_string(), s.bytes.len() as u64));
         let all = std::iter::once(graph).chain(self.data_paths()).chain(sidecars);
         all.map(|(path, bytes)| FileLine { path: self.output.join(path), bytes }).collect()
     }

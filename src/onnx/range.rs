@@ -24,7 +24,7 @@ pub fn ffn_shifts(model: &Model) -> Result<Vec<u32>> {
         .into_par_iter()
         .map(|layer| {
             let bound = hidden.sqrt() * longest_neuron(model, layer)?;
-            Ok((bound / LARGEST_ROOT).log2().ceil().max(0.0) as u32)
+            Ok(libm::log2(bound / LARGEST_ROOT).ceil().max(0.0) as u32)
         })
         .collect()
 }

@@ -134,7 +134,8 @@ impl Target {
     /// The folder the user named, else `<name>-onnx-<TYPE>` in the current folder.
     pub fn output_path(&self, model: &Model) -> PathBuf {
         let default = || PathBuf::from(format!("{}-onnx-{}", model_name(model.path()), self.type_name()));
-        self.output.clone().unwrap_or_else(default)
+        // Without a separator at its end, so that files beside it can be named after it.
+        self.output.as_ref().map_or_else(default, |path| path.components().collect())
     }
 
     /// What the user calls it.

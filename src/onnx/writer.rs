@@ -8,28 +8,36 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use plmconv_formats::atomic_folder::AtomicFolder;
-use plmconv_formats::onnx::{BlockFormat, Content, DataItem, Place};
+use plmconv_formats::atomic::AtomicFolder;
+use plmconv_formats::onnx::{BlockFormat, Content, DataItem, Place, may_replace};
 use plmconv_formats::{DType, Error as FormatError};
 use plmconv_quant::encode_rows;
-use plmconv_quant::grid::{Blocks, Grid, pack_columns, pack_rows, quantize};
+use plmconv_quant::grid::{Blocks, Grid, check_range, pack_columns, pack_rows, quantize};
 
 use super::assembly::Assembly;
 use super::plan::{OnnxPlan, stored_as};
 use crate::guidance::Feedback;
 use crate::pipeline::stream::{Rows, Sink, Writer, in_order, row_steps};
 use crate::progress::Console;
+use crate::readback;
 
-/// Writes everything the plan says. The folder appears when all of it is there.
-pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()> {
-    let folder = AtomicFolder::create(&plan.output, plan.overwrite)?;
-    let data = DataFiles::create(&folder, plan)?;
-    write_small(&folder, plan.graph_path(), &plan.export.model)?;
-    for sidecar in &plan.sidecars {
-        write_small(&folder, &sidecar.path, &sidecar.bytes)?;
+/// Writes everything the plan says. The folder has its name once it is committed.
+pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<AtomicFolder> {
+    let folder = AtomicFolder::create(&plan.output, plan.overwrite, may_replace)?;
+    fill(&folder, plan, bar, console)?;
+    plan.check_unchanged()?;
+    readback::onnx(&folder, plan)?;
+    Ok(folder)
+}
+
+/// Writes all of the folder's files.
+pub fn fill(folder: &AtomicFolder, plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()> {
+    let data = DataFiles::create(folder, plan)?;
+    write_small(folder, plan.graph_path(), &plan.export.model)?;
+    for sidecar in &plan.sidecars.files {
+        write_small(folder, &sidecar.path, &sidecar.bytes)?;
     }
-    produce(plan, &data, bar, console)?;
-    Ok(folder.commit()?)
+    produce(plan, &data, bar, console)
 }
 
 /// Makes everything that stands in the external data and hands it to `sink`.
@@ -230,7 +238,7 @@ impl Buffers {
                 self.bytes.resize(bytes, 0);
                 feedback.encode(*dtype, first_row, values, &mut self.bytes)?;
                 grid.take_apart(&self.bytes, cols, &mut self.blocks);
-                Ok(())
+                Ok(check_range(grid, &self.blocks, cols)?)
             }
         }
     }

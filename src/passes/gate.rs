@@ -57,9 +57,9 @@ impl Factors {
     /// Chosen so that b times `typical`, a neuron's usual pre-activation, is at least [`STEEPNESS`], and the gate's
     /// largest value, from the largest weight `largest`, stays in half precision.
     fn new(typical: f64, largest: f64) -> Factors {
-        let wanted = if typical > 0.0 { (STEEPNESS / typical).log2().ceil() } else { 0.0 };
+        let wanted = if typical > 0.0 { libm::log2(STEEPNESS / typical).ceil() } else { 0.0 };
         let sharpness = (wanted as i32).clamp(*EXPONENTS.start(), *EXPONENTS.end());
-        let room = if largest > 0.0 { (MAX_GATE / largest).log2().floor() as i32 } else { i32::MAX };
+        let room = if largest > 0.0 { libm::log2(MAX_GATE / largest).floor() as i32 } else { i32::MAX };
         let norm = sharpness.min(MAX_NORM_EXPONENT).min(room.saturating_sub(sharpness)).max(0);
         Factors { sharpness, norm }
     }

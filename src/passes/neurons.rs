@@ -38,10 +38,10 @@ pub fn rescale(mut model: Model) -> Result<Model> {
         sorted.sort_unstable_by(f64::total_cmp);
         let Some(&median) = sorted.get(sorted.len() / 2) else { continue };
         let exponents = norms.iter().map(|&norm| {
-            let wanted = if norm > 0.0 { (norm / median).sqrt().log2().round() as i32 } else { 0 };
+            let wanted = if norm > 0.0 { libm::log2((norm / median).sqrt()).round() as i32 } else { 0 };
             wanted.clamp(-MAX_EXPONENT, MAX_EXPONENT)
         });
-        let s: Vec<f32> = exponents.map(|e| 2f32.powi(e)).collect();
+        let s: Vec<f32> = exponents.map(|e| libm::ldexpf(1.0, e)).collect();
         scale_neurons(&mut model, layer, &s)?;
     }
     Ok(model)

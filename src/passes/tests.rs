@@ -89,7 +89,8 @@ fn model(q_lora_rank: Option<usize>) -> Model {
         let values = (0..count).map(value).collect();
         Tensor { key, shape, source: Arc::new(Memory { values, cols }) }
     });
-    Model { tensors: tensors.collect(), origin: Origin::HuggingFace(PathBuf::from("synthetic")), config }
+    let origin = Origin::HuggingFace(PathBuf::from("synthetic"));
+    Model { tensors: tensors.collect(), origin, config, warnings: Vec::new(), inputs: Vec::new() }
 }
 
 const TOKENS: [usize; 9] = [1, 17, 4, 4, 30, 47, 0, 9, 22];

@@ -4,14 +4,14 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
 use plmconv_formats::source::RowSource;
 use plmconv_quant::codec;
 
-use crate::error::Interrupted;
+use crate::interrupt;
 
 /// Values a worker holds at a time: small enough that a thread's buffers stay in a few megabytes, large
 /// enough that a read is worth its call.
@@ -20,26 +20,12 @@ pub const CHUNK_VALUES: usize = 1 << 20;
 /// Written bytes after which the kernel is asked to start storing them, so that the last sync has little left.
 const SYNC_EVERY: u64 = 128 << 20;
 
-/// Set by Ctrl-C; every worker looks at it between two steps.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// From now on Ctrl-C stops the work between two steps, so that temporaries are cleaned up.
-pub fn on_interrupt() -> Result<()> {
-    static ONCE: std::sync::OnceLock<Result<(), ctrlc::Error>> = std::sync::OnceLock::new();
-    let installed = ONCE.get_or_init(|| ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)));
-    installed.as_ref().map_err(|e| anyhow!("installing the Ctrl-C handler: {e}")).copied()
-}
-
-/// Whether the user pressed Ctrl-C.
-pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::Relaxed)
-}
-
 /// Does `work` for every step on all workers of the pool, each with its own buffers. Steps are taken in order, so that
 /// files are read and written nearly front to back.
 ///
 /// # Errors
-/// The first error of a worker; the steps not yet taken are then left. [`Interrupted`] after Ctrl-C.
+/// The first error of a worker; the steps not yet taken are then left. [`Interrupted`](crate::error::Interrupted) after
+/// Ctrl-C.
 pub fn in_order<S: Sync, B: Default>(
     steps: &[S],
     work: impl Fn(&mut B, &S) -> Result<()> + Sync,
@@ -48,8 +34,7 @@ pub fn in_order<S: Sync, B: Default>(
     let finished = rayon::broadcast(|_| {
         let mut buffers = B::default();
         while let Some(step) = steps.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let done =
-                if interrupted() { Err(Interrupted::default().into()) } else { work(&mut buffers, step) };
+            let done = interrupt::check().and_then(|()| work(&mut buffers, step));
             done.inspect_err(|_| next.store(steps.len(), Ordering::Relaxed))?;
         }
         Ok(())

@@ -1,11 +1,11 @@
 //! An ONNX graph: its interface and its operators.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use plmconv_formats::onnx::{OnnxFile, Port, Profile};
 use serde::Serialize;
 
-use super::{print_table, table};
+use super::Table;
 
 /// A graph, for machines.
 #[derive(Serialize)]
@@ -55,12 +55,12 @@ pub fn print(file: &OnnxFile) {
     }
     for (title, ports) in [("inputs", &file.inputs), ("outputs", &file.outputs)] {
         say!("\n{title}");
-        let mut rows = table(&[], &[]);
+        let mut rows = Table::new(&[], &[]);
         for (name, port) in by_layer(ports) {
             let shape = if port.shape.is_empty() { "scalar".into() } else { port.shape.join(" x ") };
             rows.add_row([&format!("  {name}"), port.element, &shape]);
         }
-        print_table(&rows);
+        rows.print();
     }
     let mut operators: Vec<_> = file.operators.iter().collect();
     operators.sort_by_key(|&(name, &count)| (std::cmp::Reverse(count), name));
@@ -71,15 +71,18 @@ pub fn print(file: &OnnxFile) {
 /// Ports of the same kind in every layer as one: `present.{0..31}.latent`.
 fn by_layer(ports: &[Port]) -> Vec<(String, &Port)> {
     let mut kinds: Vec<(String, &Port, Vec<&str>)> = Vec::new();
+    let mut places: HashMap<(String, &str, &[String]), usize> = HashMap::new();
     for port in ports {
         let layer = port.name.split('.').find(|part| part.parse::<u32>().is_ok());
         let kind = layer.map(|layer| port.name.replacen(&format!(".{layer}."), ".{}.", 1));
-        let same = kinds.iter_mut().find(|(name, first, _)| {
-            kind.as_ref() == Some(name) && first.element == port.element && first.shape == port.shape
-        });
-        match (same, layer) {
-            (Some((.., layers)), Some(layer)) => layers.push(layer),
-            _ => kinds.push((kind.unwrap_or(port.name.clone()), port, layer.into_iter().collect())),
+        let kind = kind.unwrap_or_else(|| port.name.clone());
+        let place = match layer {
+            Some(_) => *places.entry((kind.clone(), port.element, &port.shape)).or_insert(kinds.len()),
+            None => kinds.len(),
+        };
+        match kinds.get_mut(place) {
+            Some((.., layers)) => layers.extend(layer),
+            None => kinds.push((kind, port, layer.into_iter().collect())),
         }
     }
     let named = kinds.into_iter().map(|(kind, port, layers)| match layers.as_slice() {

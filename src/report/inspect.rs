@@ -1,17 +1,19 @@
 //! What a file holds.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use anyhow::Result;
 use plmconv_formats::Config;
+use plmconv_formats::gguf::{self, Value};
 use plmconv_formats::model::TensorKey;
 use plmconv_formats::onnx::OnnxFile;
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Serialize, Serializer};
 
 use super::graph::{self, GraphJson};
-use super::{human_bytes, human_shape, print_json, print_table, table};
+use super::{Table, human_bytes, human_shape, print_columns, print_json};
 use crate::layouts::{self, LayoutSizes};
+use crate::terminal::one_line;
 
 /// Characters of a metadata value that are shown without `--verbose`.
 const SHORT_VALUE: usize = 72;
@@ -24,9 +26,64 @@ pub struct Inspection {
     pub architecture: Option<String>,
     pub file_bytes: u64,
     pub tensors: Vec<TensorLine>,
-    pub metadata: Vec<(String, Value)>,
+    pub metadata: Metadata,
     pub config: Option<Config>,
     pub onnx: Option<OnnxFile>,
+}
+
+/// What a file says besides its tensors, as it was read: a vocabulary is not copied to be counted.
+#[derive(Debug)]
+pub enum Metadata {
+    Gguf(gguf::Metadata),
+    Texts(Vec<(String, String)>),
+}
+
+/// One value of a file's metadata.
+#[derive(Clone, Copy)]
+enum MetadataValue<'a> {
+    Gguf(&'a Value),
+    Text(&'a str),
+}
+
+impl Metadata {
+    fn iter(&self) -> Box<dyn Iterator<Item = (&str, MetadataValue<'_>)> + '_> {
+        match self {
+            Metadata::Gguf(pairs) => Box::new(pairs.iter().map(|(k, v)| (k, MetadataValue::Gguf(v)))),
+            Metadata::Texts(pairs) => {
+                Box::new(pairs.iter().map(|(k, v)| (k.as_str(), MetadataValue::Text(v))))
+            }
+        }
+    }
+}
+
+impl Serialize for Metadata {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl Serialize for MetadataValue<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let value = match *self {
+            MetadataValue::Text(text) => return text.serialize(serializer),
+            MetadataValue::Gguf(value) => value,
+        };
+        match value {
+            Value::U8(v) => v.serialize(serializer),
+            Value::I8(v) => v.serialize(serializer),
+            Value::U16(v) => v.serialize(serializer),
+            Value::I16(v) => v.serialize(serializer),
+            Value::U32(v) => v.serialize(serializer),
+            Value::I32(v) => v.serialize(serializer),
+            Value::U64(v) => v.serialize(serializer),
+            Value::I64(v) => v.serialize(serializer),
+            Value::F32(v) => f64::from(*v).serialize(serializer),
+            Value::F64(v) => v.serialize(serializer),
+            Value::Bool(v) => v.serialize(serializer),
+            Value::String(v) => v.serialize(serializer),
+            Value::Array(array) => serializer.collect_seq(array.values.iter().map(MetadataValue::Gguf)),
+        }
+    }
 }
 
 /// One tensor.
@@ -36,7 +93,7 @@ pub struct TensorLine {
     /// What it is in a PLM, if its name is one of a PLM's.
     pub role: Option<TensorKey>,
     pub shape: Vec<usize>,
-    pub dtype: String,
+    pub dtype: Cow<'static, str>,
     pub bytes: u64,
 }
 
@@ -49,12 +106,26 @@ struct InspectionJson<'a> {
     tensor_bytes: u64,
     parameters: u64,
     bits_per_weight: Option<f64>,
-    tensors: Vec<TensorJson<'a>>,
-    metadata: serde_json::Map<String, Value>,
+    tensors: TensorsJson<'a>,
+    metadata: &'a Metadata,
     /// What `quantize q4` would give in each layout; empty for what is no PLM.
     layouts: Vec<LayoutSizes>,
     #[serde(skip_serializing_if = "Option::is_none")]
     graph: Option<GraphJson<'a>>,
+}
+
+struct TensorsJson<'a>(&'a [TensorLine]);
+
+impl Serialize for TensorsJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|t| TensorJson {
+            name: &t.name,
+            role: role_name(t),
+            shape: &t.shape,
+            dtype: &t.dtype,
+            bytes: t.bytes,
+        }))
+    }
 }
 
 #[derive(Serialize)]
@@ -97,7 +168,6 @@ pub fn print(inspection: &Inspection, json: bool, verbose: bool) -> Result<()> {
 }
 
 fn to_json(i: &Inspection) -> InspectionJson<'_> {
-    let tensor = |t: &'_ TensorLine| role_name(t);
     InspectionJson {
         path: &i.path,
         format: i.format,
@@ -106,18 +176,8 @@ fn to_json(i: &Inspection) -> InspectionJson<'_> {
         tensor_bytes: i.tensor_bytes(),
         parameters: i.parameters(),
         bits_per_weight: i.bits_per_weight(),
-        tensors: i
-            .tensors
-            .iter()
-            .map(|t| TensorJson {
-                name: &t.name,
-                role: tensor(t),
-                shape: &t.shape,
-                dtype: &t.dtype,
-                bytes: t.bytes,
-            })
-            .collect(),
-        metadata: i.metadata.iter().cloned().collect(),
+        tensors: TensorsJson(&i.tensors),
+        metadata: &i.metadata,
         layouts: i.config.as_ref().map(layouts::sizes).unwrap_or_default(),
         graph: i.onnx.as_ref().map(GraphJson::new),
     }
@@ -132,30 +192,32 @@ fn role_name(tensor: &TensorLine) -> Option<String> {
 }
 
 fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
-    say!("{}", i.path);
-    let architecture = i.architecture.as_deref().map(|a| format!(", architecture {a}")).unwrap_or_default();
+    say!("{}", one_line(&i.path));
+    let architecture =
+        i.architecture.as_deref().map(|a| format!(", architecture {}", one_line(a))).unwrap_or_default();
     say!("{}{architecture}", i.format);
     let bits = i.bits_per_weight().map(|b| format!(", {b:.2} bits per weight")).unwrap_or_default();
     say!("{} in {} tensors, {} parameters{bits}", human_bytes(i.file_bytes), i.tensors.len(), i.parameters());
     if let Some(config) = &i.config {
         print_config(config);
     }
-    if !i.metadata.is_empty() {
+    let mut metadata = i.metadata.iter().peekable();
+    if metadata.peek().is_some() {
         say!("\nmetadata");
-        for (key, value) in &i.metadata {
-            say!("  {key} = {}", shown(value, verbose));
-        }
+    }
+    for (key, value) in metadata {
+        say!("  {} = {}", one_line(key), shown(value, verbose)?);
     }
     if let Some(onnx) = &i.onnx {
         graph::print(onnx);
     }
     say!();
-    let mut rows = table(&["tensor", "role", "shape", "type", "bytes"], &[4]);
-    for t in &i.tensors {
-        let role = role_name(t).unwrap_or_default();
-        rows.add_row([&t.name, &role, &human_shape(&t.shape), &t.dtype, &t.bytes.to_string()]);
-    }
-    print_table(&rows);
+    print_columns(["tensor", "role", "shape", "type", "bytes"], &[4], || {
+        i.tensors.iter().map(|t| {
+            let role = role_name(t).unwrap_or_default();
+            [t.name.clone(), role, human_shape(&t.shape), t.dtype.to_string(), t.bytes.to_string()]
+        })
+    });
     say!("\n{}", by_type(i));
     if let Some(config) = &i.config {
         print_layouts(&layouts::sizes(config));
@@ -167,7 +229,7 @@ fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
 fn print_layouts(sizes: &[LayoutSizes]) {
     say!("\nas q4: tensors, and with an f16 cache in llama.cpp");
     let mut rows =
-        table(&["layout", "tensors", "cache/token", "1k", "4k", "32k", "runs in"], &[1, 2, 3, 4, 5]);
+        Table::new(&["layout", "tensors", "cache/token", "1k", "4k", "32k", "runs in"], &[1, 2, 3, 4, 5]);
     for s in sizes {
         let with_cache = |tokens| human_bytes(s.with_cache(tokens));
         rows.add_row([
@@ -180,7 +242,7 @@ fn print_layouts(sizes: &[LayoutSizes]) {
             s.runs_in(),
         ]);
     }
-    print_table(&rows);
+    rows.print();
 }
 
 fn print_config(c: &Config) {
@@ -202,16 +264,23 @@ fn print_config(c: &Config) {
 }
 
 /// A metadata value on one line; long ones are cut unless `verbose`.
-fn shown(value: &Value, verbose: bool) -> String {
-    let text = match value {
-        Value::Array(items) if !verbose => format!("[{} values]", items.len()),
-        other => other.to_string(),
-    };
-    if verbose || text.chars().count() <= SHORT_VALUE {
-        return text;
+fn shown(value: MetadataValue<'_>, verbose: bool) -> Result<String> {
+    if verbose {
+        return Ok(serde_json::to_string(&value)?);
     }
-    let cut: String = text.chars().take(SHORT_VALUE - 1).collect();
-    format!("{cut}…")
+    let text = match value {
+        MetadataValue::Gguf(Value::Array(array)) => return Ok(format!("[{} values]", array.values.len())),
+        MetadataValue::Gguf(Value::String(text)) => text.as_str(),
+        MetadataValue::Text(text) => text,
+        MetadataValue::Gguf(other) => return Ok(serde_json::to_string(&MetadataValue::Gguf(other))?),
+    };
+    // Cut before it is quoted: it may be a whole chat template.
+    let start: String = text.chars().take(SHORT_VALUE).collect();
+    let text = serde_json::to_string(&start)?;
+    if text.chars().count() <= SHORT_VALUE {
+        return Ok(text);
+    }
+    Ok(text.chars().take(SHORT_VALUE - 1).chain(['…']).collect())
 }
 
 fn by_type(i: &Inspection) -> String {

@@ -6,7 +6,7 @@ use plmconv_validate::Windows;
 use plmconv_validate::perplexity::Perplexity;
 use serde::Serialize;
 
-use super::print_json;
+use super::{figure, print_json};
 use crate::evaluation::{Loaded, Runnable};
 
 #[derive(Serialize)]
@@ -64,7 +64,7 @@ pub fn print(model: &Runnable, windows: &Windows<'_>, found: &Perplexity, json: 
             evaluator,
         });
     }
-    say!("perplexity {:.4} ± {:.4}", found.perplexity.value, found.perplexity.error);
+    say!("perplexity {} ± {}", figure(found.perplexity.value, 4), figure(found.perplexity.error, 4));
     say!(
         "{} tokens scored in {} windows of {}; {:.1} s, {:.1} tokens/s, {}",
         found.tokens_scored,
@@ -76,9 +76,9 @@ pub fn print(model: &Runnable, windows: &Windows<'_>, found: &Perplexity, json: 
     );
     if let Some(seen) = evaluator {
         say!(
-            "{:.1} % of the FFN's neurons were active; their zeros take {:.1} % off the layers' multiplications",
-            seen.active_neurons * 100.0,
-            seen.multiplications_spared * 100.0
+            "{} % of the FFN's neurons were active; their zeros take {} % off the layers' multiplications",
+            figure(seen.active_neurons * 100.0, 1),
+            figure(seen.multiplications_spared * 100.0, 1)
         );
     }
     Ok(())

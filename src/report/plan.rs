@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::outline::Outline;
-use super::{human_bytes, human_shape, print_json, print_table, table};
+use super::{Table, figure, finite, human_bytes, human_shape, print_json};
 
 /// Prints the plan.
 pub fn print(outline: &Outline, json: bool) -> Result<()> {
@@ -11,14 +11,14 @@ pub fn print(outline: &Outline, json: bool) -> Result<()> {
         return print_json(outline);
     }
     let last = if outline.predicted_divergence.is_some() { "predicted divergence" } else { "" };
-    let mut rows = table(&["tensor", "shape", "from", "to", "bytes", last], &[4]);
+    let mut rows = Table::new(&["tensor", "shape", "from", "to", "bytes", last], &[4]);
     for t in &outline.tensors {
         let instead = t.instead_of.map(|from| format!("instead of {from}"));
-        let predicted = t.predicted_divergence.map(|nats| format!("{nats:.2e}"));
+        let predicted = t.predicted_divergence.map(|nats| finite(nats, |nats| format!("{nats:.2e}")));
         let note = predicted.or(instead).unwrap_or_default();
         rows.add_row([&t.name, &human_shape(&t.shape), t.from, &t.to, &t.bytes.to_string(), &note]);
     }
-    print_table(&rows);
+    rows.print();
     say!();
     for file in &outline.files {
         say!("{}: {} bytes", file.path.display(), file.bytes);
@@ -30,7 +30,7 @@ pub fn print(outline: &Outline, json: bool) -> Result<()> {
         outline.bits_per_weight
     );
     if let Some(nats) = outline.predicted_divergence {
-        say!("predicted divergence: {nats:.5} nats per token");
+        say!("predicted divergence: {} nats per token", figure(nats, 5));
     }
     Ok(())
 }

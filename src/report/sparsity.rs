@@ -6,7 +6,7 @@ use anyhow::Result;
 use plmconv_validate::sparsity::{ALMOST_ALWAYS, LayerSparsity, Sparsity};
 use serde_json::json;
 
-use super::{print_json, print_table, table};
+use super::{Table, finite, print_json};
 
 /// Prints a line per layer and the whole.
 pub fn print(path: &Path, sparsity: &Sparsity, json: bool) -> Result<()> {
@@ -30,7 +30,8 @@ pub fn print(path: &Path, sparsity: &Sparsity, json: bool) -> Result<()> {
     }
     say!("{}", path.display());
     say!("FFN activations after squared ReLU, over {} tokens\n", sparsity.tokens());
-    let mut rows = table(&["layer", "neurons", "zeros", "never fire", "almost always"], &[0, 1, 2, 3, 4]);
+    let mut rows =
+        Table::new(&["layer", "neurons", "zeros", "never fire", "almost always"], &[0, 1, 2, 3, 4]);
     for l in &layers {
         rows.add_row([
             l.layer.to_string(),
@@ -47,7 +48,7 @@ pub fn print(path: &Path, sparsity: &Sparsity, json: bool) -> Result<()> {
         never.to_string(),
         almost_always.to_string(),
     ]);
-    print_table(&rows);
+    rows.print();
     say!("\nalmost always: for more than {:.0} % of the tokens", ALMOST_ALWAYS * 100.0);
     Ok(())
 }
@@ -63,5 +64,5 @@ fn line_json(l: &LayerSparsity) -> serde_json::Value {
 }
 
 fn percent(share: f64) -> String {
-    format!("{:.2} %", share * 100.0)
+    finite(share * 100.0, |percent| format!("{percent:.2} %"))
 }

@@ -7,7 +7,7 @@ use plmconv_validate::Windows;
 use plmconv_validate::statistics::Estimate;
 use serde_json::json;
 
-use super::{human_bytes, print_json};
+use super::{figure, human_bytes, print_json};
 
 /// Prints the result of a finished run.
 pub fn print(path: &Path, windows: &Windows<'_>, perplexity: Estimate, json: bool) -> Result<()> {
@@ -25,13 +25,13 @@ pub fn print(path: &Path, windows: &Windows<'_>, perplexity: Estimate, json: boo
     }
     say!("{}", path.display());
     say!(
-        "{}: {} windows of {} tokens, {} scored; perplexity {:.4} ± {:.4}",
+        "{}: {} windows of {} tokens, {} scored; perplexity {} ± {}",
         human_bytes(bytes),
         windows.count(),
         windows.ctx(),
         windows.tokens_scored(),
-        perplexity.value,
-        perplexity.error
+        figure(perplexity.value, 4),
+        figure(perplexity.error, 4)
     );
     Ok(())
 }

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::{human_bytes, print_json};
 use crate::plan::STORED;
+use crate::terminal::one_line;
 use crate::verification::{DataDifference, Difference, DifferentByte, Verification};
 
 /// Differences of a kind that are listed; `--json` lists all.
@@ -23,14 +24,14 @@ pub fn print(verification: &Verification, json: bool) -> Result<()> {
         say!("{}: not what {} gives", file.display(), model.display());
     }
     match recipe {
-        Some(recipe) => say!("plmconv {}: {}", recipe.version, recipe.command().escape_debug()),
+        Some(recipe) => say!("plmconv {}: {}", recipe.version, one_line(&recipe.command())),
         None if verification.file_type == STORED => {
             say!("types and general.file_type are the file's own: they are those of no preset");
         }
         None => say!("type: {}", verification.file_type),
     }
     for name in &verification.excepted {
-        say!("{} was not compared", name.escape_debug());
+        say!("{} was not compared", one_line(name));
     }
     for difference in verification.differences.iter().take(LISTED) {
         say!("  {}", sentence(difference, file));
@@ -46,27 +47,27 @@ pub fn print(verification: &Verification, json: bool) -> Result<()> {
 /// One difference; the file is named where it is not the one that was asked for.
 fn sentence(difference: &Difference, asked: &Path) -> String {
     let place = |file: &Path| {
-        if file == asked { String::new() } else { format!("{}: ", file.display().to_string().escape_debug()) }
+        if file == asked { String::new() } else { format!("{}: ", one_line(&file.display().to_string())) }
     };
     let side = |text: &Option<String>| text.clone().unwrap_or_else(|| "missing".into());
     match difference {
         Difference::Metadata { file, key, found, derived } => {
-            format!("{}{}: {}, derived: {}", place(file), key.escape_debug(), side(found), side(derived))
+            format!("{}{}: {}, derived: {}", place(file), one_line(key), side(found), side(derived))
         }
         Difference::Tensor { file, tensor, found, derived } => {
-            format!("{}{}: {}, derived: {}", place(file), tensor.escape_debug(), side(found), side(derived))
+            format!("{}{}: {}, derived: {}", place(file), one_line(tensor), side(found), side(derived))
         }
         Difference::Data(data) => {
             let DataDifference { file, tensor, stored_as, blocks, differing, row, block, first } = data;
             format!(
                 "{}{} ({stored_as}): {differing} of {blocks} blocks; first: row {row}, block {block}, {}",
                 place(file),
-                tensor.escape_debug(),
+                one_line(tensor),
                 byte(first)
             )
         }
         Difference::Bytes { file, part, differing, first } => {
-            format!("{}{}: {differing} bytes; first: {}", place(file), part.escape_debug(), byte(first))
+            format!("{}{}: {differing} bytes; first: {}", place(file), one_line(part), byte(first))
         }
         Difference::Length { file, found, derived } => {
             format!("{}{found} bytes long, derived: {derived}", place(file))

@@ -6,20 +6,56 @@ use std::path::Path;
 
 use anyhow::Result;
 use plmconv_formats::source::RowSource;
-use plmconv_formats::{Error, Model};
+use plmconv_formats::{Config, Error, Model};
 use plmconv_quant::codec;
 use sha2::{Digest, Sha256};
 
 /// A digest of the model's hyperparameters, and of the first, middle and last row of every tensor in f32: equal for
-/// a checkpoint and its float GGUFs, and found without reading gigabytes.
+/// a checkpoint and its float GGUFs wherever they lie, and found without reading gigabytes.
 pub fn model_digest(model: &Model) -> Result<String> {
     let mut hash = Sha256::new();
+    hash.update(hyperparameters(&model.config));
     let mut tensors: Vec<_> = model.tensors.iter().collect();
     tensors.sort_by_key(|t| t.key);
     for tensor in tensors {
         add_rows(&mut hash, &tensor.key.gguf_name(), &*tensor.source)?;
     }
     Ok(hex(hash))
+}
+
+/// Every hyperparameter that the function depends on, one way of writing each.
+fn hyperparameters(config: &Config) -> String {
+    // All fields are named, so that a new one is a decision here.
+    let Config {
+        vocab_size,
+        hidden_size,
+        intermediate_size,
+        num_hidden_layers,
+        num_attention_heads,
+        q_lora_rank,
+        kv_lora_rank,
+        qk_nope_head_dim,
+        qk_rope_head_dim,
+        v_head_dim,
+        // How long a text may be, not what becomes of it.
+        max_position_embeddings: _,
+        rms_norm_eps,
+        rope_theta,
+        // Rows stand in one order, and the head is the embedding, in whatever was read.
+        rope_interleave: _,
+        tie_word_embeddings: _,
+        // Statistics are of the `plm` layout.
+        layout: _,
+    } = *config;
+    let q_lora_rank = q_lora_rank.unwrap_or(0);
+    format!(
+        "vocab_size {vocab_size}\nhidden_size {hidden_size}\nintermediate_size {intermediate_size}\n\
+         num_hidden_layers {num_hidden_layers}\nnum_attention_heads {num_attention_heads}\n\
+         q_lora_rank {q_lora_rank}\nkv_lora_rank {kv_lora_rank}\nqk_nope_head_dim {qk_nope_head_dim}\n\
+         qk_rope_head_dim {qk_rope_head_dim}\nv_head_dim {v_head_dim}\nrms_norm_eps {:08x}\nrope_theta {:08x}\n",
+        rms_norm_eps.to_bits(),
+        rope_theta.to_bits()
+    )
 }
 
 /// Adds a matrix's name, its size, and its first, middle and last row in f32.
@@ -52,4 +88,39 @@ pub fn file_digest(path: &Path) -> Result<String> {
 /// A digest as text.
 pub fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn each_hyperparameter_of_the_function_changes_the_digest() {
+        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-plm");
+        let config = Model::open(tiny).expect("a fixture").config;
+        let changes: [fn(&mut Config); 12] = [
+            |c| c.vocab_size += 1,
+            |c| c.hidden_size += 1,
+            |c| c.intermediate_size += 1,
+            |c| c.num_hidden_layers += 1,
+            |c| c.num_attention_heads += 1,
+            |c| c.q_lora_rank = Some(1),
+            |c| c.kv_lora_rank += 1,
+            |c| c.qk_nope_head_dim += 1,
+            |c| c.qk_rope_head_dim += 1,
+            |c| c.v_head_dim += 1,
+            |c| c.rms_norm_eps *= 1.0 + f32::EPSILON,
+            |c| c.rope_theta *= 1.0 + f32::EPSILON,
+        ];
+        let mut seen = std::collections::BTreeSet::from([hyperparameters(&config)]);
+        for change in changes {
+            let mut changed = config.clone();
+            change(&mut changed);
+            assert!(seen.insert(hyperparameters(&changed)), "{changed:?}");
+        }
+        let mut same = config.clone();
+        same.max_position_embeddings *= 2;
+        assert!(seen.contains(&hyperparameters(&same)));
+    }
 }

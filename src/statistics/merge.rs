@@ -12,6 +12,7 @@ use super::read::Statistics;
 use super::{KEY_CHUNK_SIZE, KEY_CHUNKS, KEY_DATASETS, KEY_DIGEST, KEY_REQUEST};
 use crate::error::UsageError;
 use crate::pipeline::write_all_at;
+use crate::readback;
 
 /// Adds up statistics of one model into `output`, in the order of the paths.
 ///
@@ -20,7 +21,7 @@ use crate::pipeline::write_all_at;
 pub fn merge(paths: &[PathBuf], output: &Path, overwrite: bool) -> Result<()> {
     let files: Vec<Statistics> = paths.iter().map(|path| Statistics::open(path)).collect::<Result<_>>()?;
     let Some(first) = files.first() else { return Err(UsageError::new("nothing to merge").into()) };
-    let mut metadata = first.file.metadata.clone();
+    let mut metadata = first.file.metadata.without_layout();
     let (mut datasets, mut chunks) = (Vec::new(), 0u64);
     for (path, statistics) in paths.iter().zip(&files) {
         let other = &statistics.file.metadata;
@@ -59,5 +60,9 @@ pub fn merge(paths: &[PathBuf], output: &Path, overwrite: bool) -> Result<()> {
         let bytes: Vec<u8> = sums.iter().flat_map(|&x| (x as f32).to_le_bytes()).collect();
         write_all_at(file.file(), &bytes, entry.offset).map_err(io())?;
     }
+    for statistics in &files {
+        statistics.check_unchanged()?;
+    }
+    Statistics::from_gguf(readback::gguf((&file, &directory))?)?;
     Ok(file.commit()?)
 }

@@ -13,16 +13,17 @@ mod write;
 pub use digest::{add_rows, file_digest, hex, model_digest};
 pub use merge::merge;
 pub use read::Statistics;
-pub use write::{Provenance, StatisticsWriter};
+pub use write::{Destination, Provenance, StatisticsWriter};
 
-/// The value of `plmconv.calibration.version`.
-const VERSION: u32 = 1;
+/// The value of `plmconv.calibration.version`. The digest of version 1 left the hyperparameters out.
+const VERSION: u32 = 2;
 
 const KEY_VERSION: &str = "plmconv.calibration.version";
 const KEY_DIGEST: &str = "plmconv.calibration.model_digest";
 /// A digest of all that decides the statistics; merged ones have none.
 const KEY_REQUEST: &str = "plmconv.calibration.request";
 const KEY_LAYOUT: &str = "plmconv.calibration.layout";
+/// llama.cpp's key of the texts; here digests of them, so that the same text by another path gives the same file.
 const KEY_DATASETS: &str = "imatrix.datasets";
 const KEY_CHUNKS: &str = "imatrix.chunk_count";
 const KEY_CHUNK_SIZE: &str = "imatrix.chunk_size";

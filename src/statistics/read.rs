@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use plmconv_formats::Fingerprint;
 use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::imatrix::read_floats;
 use plmconv_quant::calibration::{BlockSymmetric, mean_squares};
@@ -23,7 +24,15 @@ impl Statistics {
     /// # Errors
     /// No GGUF, an importance matrix without the rest, another version or layout.
     pub fn open(path: &Path) -> Result<Statistics> {
-        let file = GgufFile::open(path)?;
+        Statistics::from_gguf(GgufFile::open(path)?)
+    }
+
+    /// The statistics in an opened file.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn from_gguf(file: GgufFile) -> Result<Statistics> {
+        let path = file.path();
         let metadata = &file.metadata;
         match metadata.unsigned(KEY_VERSION) {
             Some(version) if version == VERSION as usize => {}
@@ -42,6 +51,12 @@ impl Statistics {
             return Err(UsageError::new(message).into());
         }
         Ok(Statistics { file })
+    }
+
+    /// # Errors
+    /// The file is not any longer what it was when it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        Ok(self.file.fingerprints().try_for_each(Fingerprint::check)?)
     }
 
     /// Refuses statistics of another model.

@@ -1,26 +1,41 @@
 //! Statistics are written matrix by matrix, as they become known.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use plmconv_formats::atomic::AtomicFile;
-use plmconv_formats::gguf::{Directory, DirectoryEntry, Metadata, Value, string_array};
+use plmconv_formats::gguf::{Directory, Metadata, Value, string_array};
 use plmconv_formats::{Config, DType, Role, TensorKey};
 use plmconv_quant::calibration::BlockSymmetric;
 use plmconv_validate::curvature::{self, INPUT_BLOCK, OUTPUT_BLOCK, SiteMoments};
 
+use super::read::Statistics;
 use super::{
     KEY_CHUNK_SIZE, KEY_CHUNKS, KEY_DATASETS, KEY_DIGEST, KEY_LAYOUT, KEY_REQUEST, KEY_VERSION, VERSION,
 };
+use crate::error::Interrupted;
 use crate::pipeline::write_all_at;
-use crate::resume::{self, Finished};
+use crate::progress::Console;
+use crate::readback;
+use crate::resume::{self, Finished, Part};
 
 /// A statistics file being written; it gets its name when [`finish`](Self::finish)ed.
 pub struct StatisticsWriter {
     file: AtomicFile,
-    entries: Vec<DirectoryEntry>,
-    file_bytes: u64,
-    request: String,
+    directory: Directory,
+    key: String,
+    /// The tensors that were written.
+    parts: BTreeMap<usize, Part>,
+}
+
+/// Where statistics go.
+#[derive(Clone, Copy)]
+pub struct Destination<'a> {
+    pub path: &'a Path,
+    pub overwrite: bool,
+    /// Go on with what an interrupted run of the same request had finished.
+    pub resume: bool,
 }
 
 /// Where the statistics come from.
@@ -28,6 +43,8 @@ pub struct Provenance {
     pub model_digest: String,
     /// A digest of all that decides the statistics.
     pub request: String,
+    /// What an interrupted run's work has to have in common with this one's.
+    pub resume_key: String,
     pub datasets: Vec<String>,
     pub chunks: usize,
     pub chunk_size: usize,
@@ -36,11 +53,10 @@ pub struct Provenance {
 impl StatisticsWriter {
     /// Lays the file out; with `resume` it goes on with what an interrupted run of the same request had finished.
     pub fn create(
-        path: &Path,
-        overwrite: bool,
-        resume: bool,
+        to: Destination<'_>,
         config: &Config,
         from: Provenance,
+        console: Console,
     ) -> Result<(StatisticsWriter, Finished)> {
         let count = |n: usize| Value::U32(n.try_into().unwrap_or(u32::MAX));
         let mut metadata = Metadata::new();
@@ -50,7 +66,7 @@ impl StatisticsWriter {
         metadata.set(KEY_CHUNK_SIZE, count(from.chunk_size));
         metadata.set(KEY_VERSION, Value::U32(VERSION));
         metadata.set(KEY_DIGEST, Value::String(from.model_digest));
-        metadata.set(KEY_REQUEST, Value::String(from.request.clone()));
+        metadata.set(KEY_REQUEST, Value::String(from.request));
         metadata.set(KEY_LAYOUT, Value::String("plm".into()));
         let tensors = curvature::sites(config.num_hidden_layers).flat_map(|key| {
             let [rows, cols] = matrix_shape(config, key);
@@ -68,15 +84,17 @@ impl StatisticsWriter {
             parts.into_iter().map(move |(part, len)| (format!("{key}.{part}"), DType::F32, vec![len]))
         });
         let directory = Directory::new(&metadata, tensors)?;
-        let (file_bytes, request) = (directory.file_bytes, from.request);
-        let key = resume.then_some(request.as_str());
-        let (file, finished) = resume::start(path, overwrite, file_bytes, key)?;
-        write_all_at(file.file(), &directory.head, 0).map_err(plmconv_formats::Error::io(path))?;
-        Ok((StatisticsWriter { file, entries: directory.entries, file_bytes, request }, finished))
+        let key = from.resume_key;
+        let resume_key = to.resume.then_some(key.as_str());
+        let (file, finished) =
+            resume::start(to.path, to.overwrite, directory.file_bytes, resume_key, console)?;
+        write_all_at(file.file(), &directory.head, 0).map_err(plmconv_formats::Error::io(to.path))?;
+        let parts = finished.parts.iter().map(|part| (part.number, part.clone())).collect();
+        Ok((StatisticsWriter { file, directory, key, parts }, finished))
     }
 
     /// Writes one matrix's statistics.
-    pub fn write(&self, site: &SiteMoments) -> Result<()> {
+    pub fn write(&mut self, site: &SiteMoments) -> Result<()> {
         let name = site.key;
         self.put(&format!("{name}.in_sum2"), &site.square_sums)?;
         self.put(&format!("{name}.counts"), &[site.tokens as f32])?;
@@ -90,7 +108,7 @@ impl StatisticsWriter {
 
     /// Writes what errors of the embeddings do where text enters the model: per column `sum g²` of the gradients
     /// (`[tokens, hidden]`) by the first layer's input.
-    pub fn write_lookups(&self, gradient: &[f32], hidden: usize) -> Result<()> {
+    pub fn write_lookups(&mut self, gradient: &[f32], hidden: usize) -> Result<()> {
         let mut sums = vec![0f64; hidden];
         for row in gradient.chunks_exact(hidden) {
             sums.iter_mut().zip(row).for_each(|(sum, &g)| *sum += f64::from(g) * f64::from(g));
@@ -100,27 +118,34 @@ impl StatisticsWriter {
     }
 
     /// Writes one tensor.
-    fn put(&self, name: &str, values: &[f32]) -> Result<()> {
-        let entry =
-            self.entries.iter().find(|e| e.name == name).with_context(|| format!("no place for {name}"))?;
+    fn put(&mut self, name: &str, values: &[f32]) -> Result<()> {
+        let mut entries = self.directory.entries.iter().enumerate();
+        let (number, entry) =
+            entries.find(|(_, e)| e.name == name).with_context(|| format!("no place for {name}"))?;
         anyhow::ensure!(entry.bytes == 4 * values.len() as u64, "{name}: {} values", values.len());
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         write_all_at(self.file.file(), &bytes, entry.offset)
             .map_err(plmconv_formats::Error::io(self.file.target()))?;
+        self.parts.insert(number, Part::new(number, entry.offset, &bytes));
         Ok(())
     }
 
     /// Gives the file its name.
+    ///
+    /// # Errors
+    /// A file that does not read back.
     pub fn finish(self) -> Result<()> {
         let output = self.file.target().to_path_buf();
+        Statistics::from_gguf(readback::gguf((&self.file, &self.directory))?)?;
         self.file.commit()?;
         resume::discard(&output);
         Ok(())
     }
 
-    /// Keeps what was written for a run that goes on; returns where.
-    pub fn keep(self, finished: Finished) -> Result<PathBuf> {
-        resume::keep(self.file, &self.request, self.file_bytes, finished)
+    /// Keeps what was written for a run that goes on, with what `extra` it needs.
+    pub fn keep(self, extra: Vec<u8>) -> Result<Interrupted> {
+        let finished = Finished { parts: self.parts.into_values().collect(), extra };
+        resume::keep(self.file, &self.key, self.directory.file_bytes, finished)
     }
 }
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use indicatif::ProgressBar;
-use plmconv_formats::gguf::{DEFAULT_ALIGNMENT, GgufFile, Metadata, TensorInfo, Value};
+use plmconv_formats::gguf::{
+    DEFAULT_ALIGNMENT, GgufFile, Metadata, SET_ID, TensorInfo, Value, expected_set_id,
+};
 use plmconv_formats::model::Origin;
 use plmconv_formats::source::{InputFile, RowSource};
 use plmconv_formats::{DType, Layout, Model};
@@ -56,10 +58,10 @@ impl GgufCandidate {
     ///
     /// # Errors
     /// No PLM; an importance matrix that cannot be read, or that is missing.
-    pub fn plain_target(&self, model: &Model, imatrix: Option<&Path>) -> Result<Target> {
+    pub fn plain_target(&self, model: &Model, imatrix: Option<&Path>, console: Console) -> Result<Target> {
         let metadata = self.metadata();
         let guidance = match imatrix {
-            Some(path) => Guidance::from_imatrix(path)?,
+            Some(path) => Guidance::from_imatrix(path, model, console)?,
             None => self.refuse_without_imatrix(model)?,
         };
         let layout = Layout::from_gguf(&self.path, metadata)?;
@@ -87,9 +89,11 @@ impl GgufCandidate {
     pub fn arrangement(&mut self, excepted: &[String]) -> Vec<Arranged> {
         let arranged = |shard: &mut GgufFile| {
             let metadata = std::mem::take(&mut shard.metadata);
+            // A set's id is a digest of it and stands in no plan; gguf-split's have none.
+            let taken = excepted.iter().map(String::as_str).chain([SET_ID]);
             Arranged {
                 path: shard.path().to_path_buf(),
-                given: excepted.iter().map(|key| (key.clone(), metadata.get(key).cloned())).collect(),
+                given: taken.map(|key| (key.to_string(), metadata.get(key).cloned())).collect(),
                 keys: metadata.iter().map(|(key, _)| key.to_string()).collect(),
                 tensors: shard.tensors.iter().map(|t| t.name.clone()).collect(),
             }
@@ -121,7 +125,25 @@ impl GgufCandidate {
         keep_comparable(&mut plan, &self.shards);
         pipeline::produce(&plan, &comparison, bar, console)?;
         differences.extend(comparison.finish());
+        if differences.is_empty() {
+            differences.extend(self.compare_set_id(&plan)?);
+        }
         Ok(differences)
+    }
+
+    /// The id of a set that is otherwise what the plan would write.
+    fn compare_set_id(&self, plan: &Plan) -> Result<Option<Difference>> {
+        let Some(found) = plan.shards[0].metadata.string(SET_ID) else { return Ok(None) };
+        let opened = self.shards.iter().map(|shard| InputFile::open(shard.path()));
+        let files: Vec<_> = opened.collect::<Result<_, _>>()?;
+        let heads = plan.shards.iter().map(|shard| shard.directory.head.as_slice());
+        let derived = expected_set_id(files.iter().map(|file| &**file).zip(heads), found)?;
+        Ok((derived != found).then(|| Difference::Metadata {
+            file: self.path.clone(),
+            key: SET_ID.into(),
+            found: Some(format!("{found:?}")),
+            derived: Some(format!("{derived:?}")),
+        }))
     }
 
     /// Header, metadata and directory: byte by byte, and where they differ by what they say.

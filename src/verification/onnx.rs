@@ -59,7 +59,7 @@ impl OnnxCandidate {
 
         let mut differences = Vec::new();
         let graph = (PathBuf::from(plan.graph_path()), plan.export.model.as_slice());
-        let sidecars = plan.sidecars.iter().map(|s| (s.path.clone(), s.bytes.as_slice()));
+        let sidecars = plan.sidecars.files.iter().map(|s| (s.path.clone(), s.bytes.as_slice()));
         for (name, derived) in std::iter::once(graph).chain(sidecars) {
             if excepted.iter().any(|other| Path::new(other) == name) {
                 continue;
@@ -122,6 +122,7 @@ fn compare_data(
         differences.extend(comparison.padding(index, 0, bytes)?);
     }
     produce(plan, &comparison, bar, console)?;
+    plan.check_unchanged()?;
     differences.extend(comparison.finish());
     Ok(differences)
 }

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod checkpoint;
+#[cfg(unix)]
+pub mod signals;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,11 @@ pub fn fixtures() -> PathBuf {
 
 pub fn tiny_plm() -> PathBuf {
     fixtures().join("tiny-plm")
+}
+
+/// Prose of our own, some two thousand tokens long: what it is does not change with the documentation.
+pub fn calibration_text() -> PathBuf {
+    fixtures().join("text/calibration.txt")
 }
 
 /// A writable copy of the tiny PLM, to be damaged.

@@ -115,7 +115,8 @@ impl Head<'_> {
     }
 }
 
-fn softmax(kernels: &Kernels, scores: &mut [f32], scale: f32) {
+/// Replaces scores by their shares: `exp(scale * score)` over the sum of all of them.
+pub(crate) fn softmax(kernels: &Kernels, scores: &mut [f32], scale: f32) {
     let mut max = f32::NEG_INFINITY;
     for score in scores.iter_mut() {
         *score *= scale;

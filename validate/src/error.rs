@@ -60,6 +60,8 @@ pub enum Error {
     RuntimeLibrary { detail: String },
     #[error("{}: ONNX Runtime: {detail}", path.display())]
     Runtime { path: PathBuf, detail: String },
+    #[error("{}: tensor `{tensor}` at byte {offset}: {detail}", path.display())]
+    ReadBack { path: PathBuf, tensor: String, offset: u64, detail: String },
     #[error("calibration: the temporary file for activations: {0}")]
     Spill(#[source] std::io::Error),
 }

@@ -167,6 +167,6 @@ fn squared_relu(values: &mut [f32]) {
 
 fn apply_silu_gate(values: &mut [f32], gate: &[f32]) {
     for (x, g) in values.iter_mut().zip(gate) {
-        *x *= g / (1.0 + (-g).exp());
+        *x *= g / (1.0 + libm::expf(-*g));
     }
 }

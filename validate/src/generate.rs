@@ -71,7 +71,8 @@ fn choose(logits: &[f32], temperature: f32, random: &mut Random) -> u32 {
     if temperature == 0.0 {
         return best as u32;
     }
-    let weight = |x: f32| (((x - logits[best]) / temperature) as f64).exp();
+    // libm's: the platforms' own differ in the last bit, and the text is calibrated with.
+    let weight = |x: f32| libm::exp(f64::from((x - logits[best]) / temperature));
     let total: f64 = logits.iter().map(|x| weight(*x)).sum();
     let mut left = random.next() * total;
     for (i, x) in logits.iter().enumerate() {

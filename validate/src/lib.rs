@@ -19,6 +19,7 @@ mod mla;
 pub mod onnx;
 mod outputs;
 pub mod perplexity;
+pub mod readback;
 pub mod reference;
 mod rope;
 mod runner;

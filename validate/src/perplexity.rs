@@ -120,10 +120,11 @@ fn negative_log_likelihoods(runner: Runner<'_>, outputs: &Outputs<'_>, targets: 
                 let max = logits.iter().fold(row.max, |m, &x| if x > m { x } else { m });
                 scratch.clear();
                 scratch.extend_from_slice(logits);
-                row.sum = row.sum * ((row.max - max) as f64).exp() + kernels.exp_minus(scratch, max) as f64;
+                row.sum =
+                    row.sum * libm::exp((row.max - max) as f64) + kernels.exp_minus(scratch, max) as f64;
                 row.max = max;
             });
         });
     }
-    Ok(rows.iter().map(|row| row.sum.ln() + (row.max - row.target) as f64).collect())
+    Ok(rows.iter().map(|row| libm::log(row.sum) + (row.max - row.target) as f64).collect())
 }

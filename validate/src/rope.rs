@@ -4,27 +4,23 @@
 /// would be off by 1e-4.
 pub(crate) struct Rope {
     dim: usize,
-    theta: f64,
     /// `[positions][dim / 2]` of (cos, sin)
     table: Vec<(f32, f32)>,
 }
 
+/// Cosine and sine of every position and pair, `[positions, dim / 2]`. By libm: the platforms' own functions differ
+/// in the last bit, and statistics and generated text must not.
+pub(crate) fn turns(dim: usize, theta: f32, positions: usize) -> Vec<(f32, f32)> {
+    let power = |pair: usize| libm::pow(f64::from(theta), -2.0 * pair as f64 / dim as f64);
+    let powers: Vec<f64> = (0..dim / 2).map(power).collect();
+    let turn = |angle: f64| (libm::cos(angle) as f32, libm::sin(angle) as f32);
+    let angles = (0..positions).flat_map(|position| powers.iter().map(move |power| position as f64 * power));
+    angles.map(turn).collect()
+}
+
 impl Rope {
     pub fn new(dim: usize, theta: f32, positions: usize) -> Rope {
-        let mut rope = Rope { dim, theta: theta as f64, table: Vec::new() };
-        rope.extend_to(positions);
-        rope
-    }
-
-    fn extend_to(&mut self, positions: usize) {
-        let half = self.dim / 2;
-        let first = self.table.len() / half;
-        for position in first..positions {
-            for i in 0..half {
-                let angle = position as f64 * self.theta.powf(-2.0 * i as f64 / self.dim as f64);
-                self.table.push((angle.cos() as f32, angle.sin() as f32));
-            }
-        }
+        Rope { dim, table: turns(dim, theta, positions) }
     }
 
     /// Turns `values` (one head's rotary part) to `position`.

@@ -30,8 +30,13 @@ impl Mean {
             return 0.0;
         }
         let variance = self.squares / self.count as f64 - self.value() * self.value();
-        (variance.max(0.0) / (self.count - 1) as f64).sqrt()
+        (at_least_zero(variance) / (self.count - 1) as f64).sqrt()
     }
+}
+
+/// What rounding took below zero is zero. NaN stays NaN, unlike with `max`: it must not pass for a good result.
+pub(crate) fn at_least_zero(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
 }
 
 /// A value and its standard error.
@@ -48,7 +53,8 @@ impl Estimate {
 
     /// exp of an estimate, its error by the derivative.
     pub fn exp(self) -> Estimate {
-        Estimate { value: self.value.exp(), error: self.value.exp() * self.error }
+        let value = libm::exp(self.value);
+        Estimate { value, error: value * self.error }
     }
 }
 
@@ -72,6 +78,14 @@ mod tests {
         assert_eq!(mean.value(), 2.5);
         // Population variance 1.25, over n - 1.
         assert!((mean.error() - (1.25f64 / 3.0).sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn nan_is_no_good_result() {
+        let mut mean = Mean::default();
+        [1.0, f64::NAN].into_iter().for_each(|x| mean.add(x));
+        assert!(mean.value().is_nan() && mean.error().is_nan());
+        assert_eq!((at_least_zero(-1e-9), at_least_zero(0.5)), (0.0, 0.5));
     }
 
     #[test]

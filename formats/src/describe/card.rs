@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::name::{NameParts, title};
 use super::yaml::Yaml;
 use crate::error::{Error, Result};
-use crate::tokenizer::files::read_optional;
+use crate::small_file;
 
 /// A model card's front matter; empty where there is none.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl ModelCard {
     /// [`Error::ModelCard`] if the front matter is not YAML.
     pub fn read(folder: &Path) -> Result<ModelCard> {
         let path = folder.join("README.md");
-        let text = read_optional(&path)?.unwrap_or_default();
+        let text = small_file::read_optional_text(&path)?.unwrap_or_default();
         let front = match front_matter(&text) {
             None => Yaml::Null,
             Some(yaml) => {

@@ -6,7 +6,11 @@ use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Result};
 use crate::gguf::{Metadata, Value, string_array};
-use crate::tokenizer::files::{TokenizerFiles, read_optional, read_optional_json};
+use crate::tokenizer::files::TokenizerFiles;
+use crate::{json, small_file};
+
+/// The folder of templates other than the default one.
+pub(crate) const ADDITIONAL_TEMPLATES: &str = "additional_chat_templates";
 
 /// Adds `tokenizer.chat_template`, and further templates under their names.
 ///
@@ -16,7 +20,7 @@ pub(super) fn add_chat_templates(metadata: &mut Metadata, files: &TokenizerFiles
     let Some(config) = files.config.as_ref().filter(|c| !c.is_empty()) else { return Ok(()) };
     let templates = match config.get("chat_template") {
         Some(template) => template.clone(),
-        None => from_files(&files.folder)?,
+        None => template_files(&files.folder)?,
     };
     match templates {
         Json::String(template) => put(metadata, "tokenizer.chat_template", &template),
@@ -26,21 +30,22 @@ pub(super) fn add_chat_templates(metadata: &mut Metadata, files: &TokenizerFiles
     Ok(())
 }
 
-/// chat_template.jinja with additional_chat_templates/*.jinja, or chat_template.json.
-fn from_files(folder: &Path) -> Result<Json> {
-    let Some(template) = read_optional(&folder.join("chat_template.jinja"))? else {
-        let json = read_optional_json::<Map<String, Json>>(&folder.join("chat_template.json"))?;
+/// chat_template.jinja with additional_chat_templates/*.jinja, or chat_template.json: a text, a list of texts with
+/// names, or null.
+pub(crate) fn template_files(folder: &Path) -> Result<Json> {
+    let Some(template) = small_file::read_optional_text(&folder.join("chat_template.jinja"))? else {
+        let json = json::read_optional::<Map<String, Json>>(&folder.join("chat_template.json"))?;
         return Ok(json.and_then(|mut j| j.remove("chat_template")).unwrap_or_default());
     };
     let template = unix_lines(template);
-    let additional = jinja_files(&folder.join("additional_chat_templates"))?;
+    let additional = jinja_files(&folder.join(ADDITIONAL_TEMPLATES))?;
     if additional.is_empty() {
         return Ok(Json::String(template));
     }
     let entry = |name: &str, template: String| serde_json::json!({"name": name, "template": template});
     let mut list = vec![entry("default", template)];
     for path in additional {
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let text = small_file::utf8(&path, small_file::read(&path)?)?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         list.push(entry(&name, unix_lines(text)));
     }

@@ -9,9 +9,11 @@ use serde_json::{Map, Value as Json};
 
 use super::card::{ModelCard, Source};
 use super::name::{NameParts, size_label, title};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gguf::{Metadata, Value, string_array};
-use crate::tokenizer::files::read_optional;
+use crate::hub;
+use crate::json;
+use crate::warning::Warning;
 
 /// A recommended sampler parameter: the key below `general.sampling.`, its names in generation_config.json, and
 /// what it is.
@@ -37,14 +39,15 @@ enum Kind {
     Float,
 }
 
-/// Adds `general.*` of a folder, but for architecture, type and file type. `parameters` is the number of weights.
+/// Adds `general.*` of a folder, but for architecture, type and file type, and says what it leaves out. `parameters`
+/// is the number of weights.
 pub(super) fn add_general(
     metadata: &mut Metadata,
     folder: &Path,
     config: &Map<String, Json>,
     parameters: usize,
-) -> Result<()> {
-    add_sampling(metadata, folder)?;
+) -> Result<Vec<Warning>> {
+    let warnings = add_sampling(metadata, folder);
     let card = ModelCard::read(folder)?;
     let guess = guesses(folder, config, parameters);
     let guessed = |of: fn(&NameParts) -> &Option<String>| guess.iter().find_map(|parts| of(parts).clone());
@@ -82,7 +85,7 @@ pub(super) fn add_general(
             metadata.set(format!("general.{key}"), string_array(texts));
         }
     }
-    Ok(())
+    Ok(warnings)
 }
 
 /// What the model's own name may be, best first.
@@ -94,8 +97,12 @@ fn guesses(folder: &Path, config: &Map<String, Json>, parameters: usize) -> Vec<
     configured.into_iter().chain(own).map(|id| NameParts::of(&id, parameters)).collect()
 }
 
-/// The folder's name; of `.` and `..` the name of the folder that is meant.
+/// The model's id where the folder is named after a commit, else the folder's name; of `.` and `..` the name of the
+/// folder that is meant.
 fn folder_name(folder: &Path) -> Option<String> {
+    if let Some(id) = hub::model_id(folder) {
+        return Some(id);
+    }
     let real = match folder.file_name() {
         Some(_) => folder.to_path_buf(),
         None => std::fs::canonicalize(folder).ok()?,
@@ -113,11 +120,14 @@ fn add_sources(metadata: &mut Metadata, kind: &str, sources: Option<Vec<Source>>
     }
 }
 
-/// Recommended sampler parameters. A generation_config.json that is not JSON is common and no reason to stop.
-fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Result<()> {
+/// Recommended sampler parameters, and what of them is left out: no reason to stop, whatever the file holds.
+fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Vec<Warning> {
     let path = folder.join("generation_config.json");
-    let text = read_optional(&path)?.unwrap_or_default();
-    let Ok(config) = serde_json::from_str::<Map<String, Json>>(&text) else { return Ok(()) };
+    let config = match json::read_optional::<Map<String, Json>>(&path) {
+        Ok(config) => config.unwrap_or_default(),
+        Err(error) => return vec![Warning::unreadable(path, &error)],
+    };
+    let mut warnings = Vec::new();
     for (key, names, kind) in SAMPLING {
         // A null is a value: it hides a second name.
         let Some((name, found)) = names.iter().find_map(|name| Some((name, config.get(*name)?))) else {
@@ -131,20 +141,44 @@ fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Result<()> {
             (Kind::Float, _) => found.as_f64().map(|f| Value::F32(f as f32)),
             (Kind::Integer, _) => integer(found).map(Value::I32),
         };
-        let value = value.ok_or_else(|| Error::BadValue {
-            path: path.clone(),
-            key: name.to_string(),
-            found: found.to_string(),
-            expected: match kind {
-                Kind::Text => "a text",
-                Kind::Integer => "a whole number",
-                Kind::Float => "a number",
+        match value {
+            Some(value) => metadata.set(format!("general.sampling.{key}"), value),
+            None => {
+                let expected = match kind {
+                    Kind::Text => "a text",
+                    Kind::Integer => "a whole number",
+                    Kind::Float => "a number",
+                };
+                warnings.push(Warning::Sampler { name, found: found.to_string(), expected });
             }
-            .into(),
-        })?;
-        metadata.set(format!("general.sampling.{key}"), value);
+        }
     }
-    Ok(())
+    warnings
+}
+
+/// generation_config.json's form of the sampler parameters in a GGUF's metadata.
+pub(crate) fn sampling_of(metadata: &Metadata) -> Map<String, Json> {
+    let mut config = Map::new();
+    for (key, names, _) in SAMPLING {
+        let value = match metadata.get(&format!("general.sampling.{key}")) {
+            Some(Value::F32(f)) => shortest(*f),
+            Some(Value::I32(n)) => (*n).into(),
+            Some(Value::String(text)) => text.as_str().into(),
+            _ => continue,
+        };
+        let name = names.last().expect("each has a name");
+        config.insert(name.to_string(), value);
+    }
+    if ["temperature", "top_k", "top_p", "min_p"].iter().any(|name| config.contains_key(*name)) {
+        // Without it they are ignored.
+        config.insert("do_sample".into(), true.into());
+    }
+    config
+}
+
+/// The number as somebody would write it: 0.7, not what its 32 bits are in 64.
+fn shortest(number: f32) -> Json {
+    number.to_string().parse::<f64>().ok().into()
 }
 
 /// A whole number, also one that is written with a decimal point.

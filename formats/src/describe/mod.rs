@@ -1,22 +1,26 @@
 //! A model's GGUF metadata: equal to what llama.cpp's convert_hf_to_gguf.py writes for the same folder.
 
 mod card;
-mod chat;
-mod general;
+pub(crate) mod chat;
+pub(crate) mod general;
 mod name;
-mod special;
+pub(crate) mod special;
 mod yaml;
+
+pub(crate) use chat::ADDITIONAL_TEMPLATES;
 
 use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Result};
-use crate::gguf::{Metadata, Value, i32_array, string_array};
+use crate::gguf::{GgufFile, Metadata, Value, i32_array, string_array};
+use crate::json;
 use crate::model::{Config, Model, Origin};
 use crate::tokenizer::check_pre_tokenizer_name;
-use crate::tokenizer::files::{TokenizerFiles, read_optional_json};
+use crate::tokenizer::files::TokenizerFiles;
 use crate::tokenizer::vocabulary::Vocabulary;
+use crate::warning::Warning;
 
 /// `GGML_QNT_VERSION`: the version of the block formats.
 pub const QUANTIZATION_VERSION: u32 = 2;
@@ -30,26 +34,64 @@ pub struct DescribeOptions {
     pub tokenizer_pre: Option<String>,
 }
 
+/// A model's metadata, and what of the model it leaves out.
+#[derive(Clone, Debug)]
+pub struct Description {
+    pub metadata: Metadata,
+    /// What its user should know of.
+    pub warnings: Vec<Warning>,
+}
+
 /// The metadata of a GGUF with this model.
 ///
 /// From a folder: all keys that convert_hf_to_gguf.py writes, in its order. From a GGUF: its own, without those that
-/// number shards.
+/// number shards or say how its data is aligned. Neither has ids of special tokens that are no ids.
 ///
 /// # Errors
-/// A tokenizer that is missing, malformed or not like any of llama.cpp's; a malformed model card or configuration.
-pub fn describe(model: &Model, options: &DescribeOptions) -> Result<Metadata> {
+/// A tokenizer that is missing, malformed, of another size than the embedding or not like any of llama.cpp's; a
+/// malformed model card or configuration.
+pub fn describe(model: &Model, options: &DescribeOptions) -> Result<Description> {
     match &model.origin {
         Origin::HuggingFace(folder) => describe_folder(model, folder, options),
-        Origin::Gguf(file) => {
-            let kept = file.metadata.iter().filter(|(key, _)| !key.starts_with("split."));
-            let mut metadata: Metadata = kept.map(|(key, value)| (key.to_string(), value.clone())).collect();
-            if let Some(name) = &options.tokenizer_pre {
-                check_pre_tokenizer_name(name)?;
-                metadata.set("tokenizer.ggml.pre", Value::String(name.clone()));
-            }
-            set_file_type(&mut metadata, options.file_type);
-            Ok(metadata)
+        Origin::Gguf(file) => describe_gguf(model, file, options),
+    }
+}
+
+fn describe_gguf(model: &Model, file: &GgufFile, options: &DescribeOptions) -> Result<Description> {
+    let mut metadata = file.metadata.without_layout();
+    if let Some(name) = &options.tokenizer_pre {
+        check_pre_tokenizer_name(name)?;
+        metadata.set("tokenizer.ggml.pre", Value::String(name.clone()));
+    }
+    check_vocabulary_size(file.path(), &metadata, model.config.vocab_size)?;
+    let mut warnings = special::drop_bad_ids(&mut metadata);
+    if metadata.get("tokenizer.ggml.tokens").is_some() {
+        match Vocabulary::from_metadata(file.path(), &metadata) {
+            // llama.cpp aborts.
+            Err(error @ Error::DuplicateToken { .. }) => return Err(error),
+            // Copied all the same: another program may make something of it.
+            Err(error) => warnings.push(Warning::UnusableTokenizer { detail: error.to_string() }),
+            Ok(_) => {}
         }
+    }
+    set_file_type(&mut metadata, options.file_type);
+    Ok(Description { metadata, warnings })
+}
+
+/// llama.cpp takes the number of tokens for the number of rows of the embedding.
+///
+/// # Errors
+/// [`Error::BadValue`] if a GGUF's tokens are fewer or more.
+pub(crate) fn check_vocabulary_size(path: &Path, metadata: &Metadata, vocab_size: usize) -> Result<()> {
+    let key = "tokenizer.ggml.tokens";
+    match metadata.array_len(key) {
+        Some(tokens) if tokens != vocab_size => Err(Error::BadValue {
+            path: path.to_path_buf(),
+            key: key.into(),
+            found: format!("{tokens} tokens"),
+            expected: format!("{vocab_size}, one for each row of the embedding"),
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -59,17 +101,17 @@ pub fn set_file_type(metadata: &mut Metadata, file_type: u32) {
     metadata.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
 }
 
-fn describe_folder(model: &Model, folder: &Path, options: &DescribeOptions) -> Result<Metadata> {
+fn describe_folder(model: &Model, folder: &Path, options: &DescribeOptions) -> Result<Description> {
     let raw = read_config(folder)?;
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", Value::String("plm".into()));
     metadata.set("general.type", Value::String("model".into()));
-    general::add_general(&mut metadata, folder, &raw, model.parameter_count())?;
+    let mut warnings = general::add_general(&mut metadata, folder, &raw, model.parameter_count())?;
     add_hyperparameters(&mut metadata, &model.config, &raw, options.file_type)?;
     metadata.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
     let pre = options.tokenizer_pre.as_deref();
-    add_tokenizer(&mut metadata, folder, &raw, model.config.vocab_size, pre)?;
-    Ok(metadata)
+    warnings.extend(add_tokenizer(&mut metadata, folder, &raw, model.config.vocab_size, pre)?);
+    Ok(Description { metadata, warnings })
 }
 
 /// `tokenizer.*` of a folder, nothing else.
@@ -85,9 +127,9 @@ fn add_tokenizer(
     raw: &Map<String, Json>,
     vocab_size: usize,
     pre: Option<&str>,
-) -> Result<()> {
-    let files = TokenizerFiles::read(folder)?;
-    let vocabulary = Vocabulary::from_files(&files, vocab_size, pre)?;
+) -> Result<Vec<Warning>> {
+    let mut files = TokenizerFiles::read(folder)?;
+    let (vocabulary, mut warnings) = Vocabulary::from_files(&mut files, vocab_size, pre)?;
     metadata.set("tokenizer.ggml.model", Value::String("gpt2".into()));
     metadata.set("tokenizer.ggml.pre", Value::String(vocabulary.pre));
     metadata.set("tokenizer.ggml.tokens", string_array(vocabulary.tokens));
@@ -95,8 +137,9 @@ fn add_tokenizer(
     if !vocabulary.merges.is_empty() {
         metadata.set("tokenizer.ggml.merges", string_array(vocabulary.merges));
     }
-    special::add_special_tokens(metadata, folder, &files, raw)?;
-    chat::add_chat_templates(metadata, &files)
+    warnings.extend(special::add_special_tokens(metadata, &files, raw, vocab_size));
+    chat::add_chat_templates(metadata, &files)?;
+    Ok(warnings)
 }
 
 /// `plm.*`, with the file type where the converter puts it.
@@ -136,5 +179,5 @@ fn put_u32(metadata: &mut Metadata, key: &str, value: usize) -> Result<()> {
 /// config.json as it stands, for what the checked [`Config`] does not hold.
 fn read_config(folder: &Path) -> Result<Map<String, Json>> {
     let path = folder.join("config.json");
-    read_optional_json(&path)?.ok_or(Error::NotFound { path })
+    json::read(&path)
 }

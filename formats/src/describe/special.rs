@@ -1,15 +1,14 @@
 //! Special tokens: their ids, and which are added to a text.
 //!
 //! The rules are those of gguf-py's `SpecialVocab`: tokenizer_config.json names tokens whose ids are looked up among
-//! tokenizer.json's added tokens; config.json's ids fill what is left; the post-processor tells what is added.
-
-use std::path::Path;
+//! tokenizer.json's added tokens; config.json's ids fill what is left; the post-processor tells what is added. What
+//! llama.cpp would not take for a token's id is not written.
 
 use serde_json::{Map, Value as Json};
 
-use crate::error::{Error, Result};
 use crate::gguf::{Metadata, Value};
 use crate::tokenizer::files::{TokenizerFiles, TokenizerJson};
+use crate::warning::Warning;
 
 /// Kinds of special tokens, and the keys below `tokenizer.ggml.` of their ids. `cls` has none.
 const KINDS: [(&str, Option<&str>); 9] = [
@@ -39,25 +38,24 @@ struct Specials {
     config: Option<Map<String, Json>>,
     /// How many of [`KINDS`] are looked for.
     kinds: usize,
+    warnings: Vec<Warning>,
 }
 
-/// Adds `tokenizer.ggml.*_token_id` and `tokenizer.ggml.add_*_token`.
-///
-/// # Errors
-/// An id that is negative or does not fit into 32 bits.
+/// Adds `tokenizer.ggml.*_token_id` and `tokenizer.ggml.add_*_token`, and says what it leaves out.
 pub(super) fn add_special_tokens(
     metadata: &mut Metadata,
-    folder: &Path,
     files: &TokenizerFiles,
     config_json: &Map<String, Json>,
-) -> Result<()> {
+    vocab_size: usize,
+) -> Vec<Warning> {
     let config = files.config.clone().filter(|c| !c.is_empty());
-    let mut specials = Specials { ids: Vec::new(), add: Vec::new(), config, kinds: USUAL_KINDS };
+    let mut specials =
+        Specials { ids: Vec::new(), add: Vec::new(), config, kinds: USUAL_KINDS, warnings: Vec::new() };
     if let Some(json) = &files.json {
         specials.read_post_processor(json);
     }
     specials.read_tokenizer_config(files.json.as_ref());
-    specials.read_config(&folder.join("config.json"), config_json)?;
+    specials.read_config(config_json, vocab_size);
 
     for (kind, id) in &specials.ids {
         if let Some((_, Some(key))) = KINDS.iter().find(|(k, _)| k == kind) {
@@ -67,7 +65,47 @@ pub(super) fn add_special_tokens(
     for (kind, add) in specials.add.iter().filter(|(kind, _)| ADDED_KINDS.contains(kind)) {
         metadata.set(format!("tokenizer.ggml.add_{kind}_token"), Value::Bool(*add));
     }
-    Ok(())
+    specials.warnings.extend(clear_flags_without_token(metadata));
+    specials.warnings
+}
+
+/// Takes out of a GGUF's metadata the ids that stand for no token, and says which.
+pub(crate) fn drop_bad_ids(metadata: &mut Metadata) -> Vec<Warning> {
+    let Some(vocab_size) = metadata.array_len("tokenizer.ggml.tokens") else { return Vec::new() };
+    let is_id = |key: &&str| key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id");
+    let keys: Vec<String> = metadata.iter().map(|(key, _)| key).filter(is_id).map(str::to_string).collect();
+    let mut warnings = Vec::new();
+    for key in keys {
+        match metadata.unsigned(&key).filter(|id| *id < vocab_size) {
+            // The one type in which llama.cpp reads it.
+            Some(id) => metadata.set(key, Value::U32(id as u32)),
+            None => {
+                let found = metadata.remove(&key).and_then(|v| match v.as_u64() {
+                    Some(id) => Some(id.to_string()),
+                    None => Some(v.as_i64()?.to_string()),
+                });
+                let found = found.unwrap_or_else(|| "no whole number".into());
+                warnings.push(Warning::BadTokenId { key, found, vocab_size });
+            }
+        }
+    }
+    warnings.extend(clear_flags_without_token(metadata));
+    warnings
+}
+
+/// Where a text is to be given a token that is not known, llama.cpp adds the one with id 11, whatever that is, and
+/// transformers none.
+fn clear_flags_without_token(metadata: &mut Metadata) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    for kind in ["bos", "eos"] {
+        let flag = format!("tokenizer.ggml.add_{kind}_token");
+        let added = metadata.get(&flag).and_then(Value::as_bool) == Some(true);
+        if added && metadata.get(&format!("tokenizer.ggml.{kind}_token_id")).is_none() {
+            metadata.set(flag, Value::Bool(false));
+            warnings.push(Warning::UnknownSpecial { kind });
+        }
+    }
+    warnings
 }
 
 impl Specials {
@@ -253,23 +291,21 @@ impl Specials {
         }
     }
 
-    fn read_config(&mut self, path: &Path, config: &Map<String, Json>) -> Result<()> {
+    fn read_config(&mut self, config: &Map<String, Json>, vocab_size: usize) {
         for kind in self.kinds() {
             let key = format!("{kind}_token_id");
             let inner = || config.get("text_config")?.get(&key);
             let value = config.get(&key).filter(|v| !v.is_null()).or_else(inner);
             // A list of ids (several end tokens) has no place in a GGUF and is left out.
             let Some(number) = value.filter(|v| v.is_i64() || v.is_u64()) else { continue };
-            let id =
-                number.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| Error::BadValue {
-                    path: path.to_path_buf(),
-                    key: key.clone(),
-                    found: number.to_string(),
-                    expected: "the id of a token".into(),
-                })?;
-            self.set_id(kind, id);
+            match number.as_u64().filter(|id| *id < vocab_size as u64) {
+                Some(id) => self.set_id(kind, id as u32),
+                None => {
+                    let (key, found) = (format!("config.json: {key}"), number.to_string());
+                    self.warnings.push(Warning::BadTokenId { key, found, vocab_size });
+                }
+            }
         }
-        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 //! Scalars stay the text that is written: nothing here wants a number or a boolean, and `version: 1.10` or
 //! `language: no` must not become one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
@@ -16,8 +16,11 @@ pub(super) enum Yaml {
     Map(Vec<(String, Yaml)>),
 }
 
-/// Aliases are copied, so a few lines of them could fill the memory.
+/// Aliases and what they stand for are copied, so a few lines of them could fill the memory.
 const MOST_VALUES: usize = 100_000;
+
+/// Text that counts as one more value where it is copied.
+const BYTES_PER_VALUE: usize = 64;
 
 /// Values are walked by recursion.
 const DEEPEST: usize = 64;
@@ -55,11 +58,14 @@ impl Yaml {
         }
     }
 
+    /// What a copy costs, in values.
     fn size(&self) -> usize {
+        let of_text = |text: &str| 1 + text.len() / BYTES_PER_VALUE;
         match self {
-            Yaml::Null | Yaml::Text(_) => 1,
+            Yaml::Null => 1,
+            Yaml::Text(text) => of_text(text),
             Yaml::List(items) => 1 + items.iter().map(Yaml::size).sum::<usize>(),
-            Yaml::Map(pairs) => 1 + pairs.iter().map(|(_, v)| v.size()).sum::<usize>(),
+            Yaml::Map(pairs) => 1 + pairs.iter().map(|(k, v)| of_text(k) + v.size()).sum::<usize>(),
         }
     }
 }
@@ -80,10 +86,25 @@ enum Open {
     Map(usize, Vec<(String, Yaml)>, Option<String>),
 }
 
+/// As in PyYAML the last of equal keys counts.
+fn last_of_each(mut pairs: Vec<(String, Yaml)>) -> Vec<(String, Yaml)> {
+    let mut seen = HashSet::new();
+    let kept: Vec<bool> = pairs.iter().rev().map(|(key, _)| seen.insert(key.as_str())).collect();
+    let mut kept = kept.into_iter().rev();
+    pairs.retain(|_| kept.next() == Some(true));
+    pairs
+}
+
 impl Builder {
+    /// Counts values that are copied; false if there are too many, which ends the parsing.
+    fn afford(&mut self, values: usize) -> bool {
+        self.values = self.values.saturating_add(values);
+        self.values <= MOST_VALUES
+    }
+
     fn put(&mut self, anchor: usize, value: Yaml) {
         // Anchor 0 is none.
-        if anchor != 0 {
+        if anchor != 0 && self.afford(value.size()) {
             self.anchors.insert(anchor, value.clone());
         }
         match self.open.last_mut() {
@@ -94,10 +115,7 @@ impl Builder {
                 *key = Some(value.text().unwrap_or_default().to_string());
             }
             Some(Open::Map(_, pairs, key)) => {
-                let key = key.take().unwrap_or_default();
-                // As in PyYAML the last of equal keys counts.
-                pairs.retain(|(k, _)| *k != key);
-                pairs.push((key, value));
+                pairs.push((key.take().unwrap_or_default(), value));
             }
         }
     }
@@ -116,13 +134,12 @@ impl Builder {
                 self.values += 1;
                 match self.open.pop() {
                     Some(Open::List(anchor, items)) => self.put(anchor, Yaml::List(items)),
-                    Some(Open::Map(anchor, pairs, _)) => self.put(anchor, Yaml::Map(pairs)),
+                    Some(Open::Map(anchor, pairs, _)) => self.put(anchor, Yaml::Map(last_of_each(pairs))),
                     None => {}
                 }
             }
             Event::Alias(anchor) => {
-                self.values += self.anchors.get(&anchor).map_or(1, Yaml::size);
-                if self.values <= MOST_VALUES {
+                if self.afford(self.anchors.get(&anchor).map_or(1, Yaml::size)) {
                     let value = self.anchors.get(&anchor).cloned().unwrap_or(Yaml::Null);
                     self.put(0, value);
                 }
@@ -162,6 +179,11 @@ mod tests {
             bomb.push_str(&format!("a{i}: &a{i} [{list}]\n"));
         }
         assert!(Yaml::parse(&bomb).expect_err("too large").contains("too many"));
+        // Copies of a long text, and anchors in anchors.
+        let text = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a, ".repeat(1000));
+        assert!(Yaml::parse(&text).expect_err("too large").contains("too many"));
+        let nested = format!("{}[{}]{}", "[&a ".repeat(50), "x, ".repeat(10_000), "]".repeat(50));
+        assert!(Yaml::parse(&nested).expect_err("too large").contains("too many"));
         assert!(Yaml::parse(&"[".repeat(10_000)).is_err());
         assert!(Yaml::parse(&"- ".repeat(10_000)).is_err());
     }

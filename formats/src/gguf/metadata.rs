@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{MetadataArray, Value, ValueType};
+use super::{ALIGNMENT_KEY, MetadataArray, Value, ValueType};
 
 /// Key-value pairs in the order in which they stand in the file.
 ///
@@ -44,6 +44,15 @@ impl Metadata {
         self.pairs.sort_by_key(|(key, _)| places.get(key.as_str()).copied().unwrap_or(usize::MAX));
     }
 
+    /// Without what is said of one file's layout: its alignment, and its place in a set of shards. Another file with
+    /// the same metadata has a layout of its own.
+    #[must_use]
+    pub fn without_layout(&self) -> Metadata {
+        let is_layout = |key: &str| key == ALIGNMENT_KEY || key.starts_with("split.");
+        let kept = self.pairs.iter().filter(|(key, _)| !is_layout(key));
+        Metadata { pairs: kept.cloned().collect() }
+    }
+
     /// Pairs in file order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
         self.pairs.iter().map(|(k, v)| (k.as_str(), v))
@@ -66,14 +75,13 @@ impl Metadata {
 
     /// A non-negative integer of any width.
     pub fn unsigned(&self, key: &str) -> Option<usize> {
-        let value = self.get(key)?;
-        let wide = value.as_u64().or_else(|| value.as_i64()?.try_into().ok())?;
-        wide.try_into().ok()
+        integer(self.get(key)?)?.try_into().ok()
     }
 
-    /// A floating-point value.
+    /// A number. Some tools write a whole one as an integer.
     pub fn float(&self, key: &str) -> Option<f32> {
-        Some(self.get(key)?.as_f64()? as f32)
+        let value = self.get(key)?;
+        value.as_f64().or_else(|| Some(integer(value)? as f64)).map(|number| number as f32)
     }
 
     /// The array at `key`.
@@ -93,6 +101,11 @@ impl Metadata {
     pub fn strings(&self, key: &str) -> Option<Vec<&str>> {
         self.array(key)?.values.iter().map(Value::as_str).collect()
     }
+}
+
+/// An integer of any width, signed or not: tools differ in what they write.
+pub fn integer(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_u64()?.try_into().ok())
 }
 
 /// A GGUF array of strings.

@@ -1,19 +1,23 @@
 //! Reading a GGUF file: everything but the tensors' data, checked once.
 
-use std::collections::HashSet;
-use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{DEFAULT_ALIGNMENT, MAGIC, Metadata, Value, ValueType};
+use super::head::Head;
+use super::split::{check_shard, explain_missing};
+use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, Metadata, Value, ValueType};
 use crate::DType;
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
+use crate::limits::{self, MAX_TENSORS, allocated};
 use crate::source::{InputFile, StoredTensor};
 
 /// ggml's limit on a tensor's axes.
 const MAX_AXES: u32 = 4;
-/// ggml's limit on a tensor name, and a sane one for keys.
-const MAX_NAME: u64 = 1 << 16;
+/// Metadata pairs of a file; models have less than a hundred.
+const MAX_PAIRS: usize = 1 << 12;
+/// What a tensor takes in memory besides its name, which is kept twice.
+const TENSOR_BYTES: u64 = 320;
 
 /// A tensor as the directory of a GGUF file describes it.
 #[derive(Clone, Debug)]
@@ -32,8 +36,13 @@ pub struct GgufFile {
     pub alignment: u64,
     pub metadata: Metadata,
     pub tensors: Vec<TensorInfo>,
+    /// Indices of `tensors`, sorted by name.
+    by_name: Vec<u32>,
     /// Bytes of all shards.
     pub file_bytes: u64,
+    inputs: Vec<Arc<InputFile>>,
+    /// Keys of texts that are not UTF-8: bytes that are none are replaced.
+    pub broken_texts: Vec<String>,
 }
 
 impl GgufFile {
@@ -43,12 +52,12 @@ impl GgufFile {
     /// Bad magic or version, truncation, duplicate, overlapping or overflowing tensors, unknown tensor types,
     /// missing shards.
     pub fn open(path: impl AsRef<Path>) -> Result<GgufFile> {
-        let mut shards = GgufFile::open_shards(path)?.into_iter();
-        let mut whole = shards.next().expect("the file itself is the first");
-        for shard in shards {
-            whole.tensors.extend(shard.tensors);
-            whole.file_bytes += shard.file_bytes;
+        let mut whole = InputFile::open(path.as_ref()).and_then(read_one).map_err(explain_missing)?;
+        let shards = whole.metadata.unsigned("split.count").unwrap_or(1);
+        if shards > 1 {
+            whole.append_shards(shards)?;
         }
+        whole.by_name = sorted_by_name(&whole.path, &whole.tensors)?;
         Ok(whole)
     }
 
@@ -57,13 +66,40 @@ impl GgufFile {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_shards(path: impl AsRef<Path>) -> Result<Vec<GgufFile>> {
-        let path = path.as_ref();
-        let first = read_one(path)?;
-        let count = first.metadata.unsigned("split.count").unwrap_or(1);
-        let others = if count > 1 { first.other_shards(count)? } else { Vec::new() };
-        let shards: Vec<GgufFile> = std::iter::once(first).chain(others).collect();
-        check_duplicates(path, &shards)?;
-        Ok(shards)
+        let whole = GgufFile::open(path)?;
+        if whole.inputs.len() == 1 {
+            return Ok(vec![whole]);
+        }
+        whole.inputs.into_iter().map(|input| GgufFile::from_inputs([input])).collect()
+    }
+
+    /// Opens one file, whatever set it may be a shard of.
+    pub(super) fn open_shard(path: &Path) -> Result<GgufFile> {
+        read_one(InputFile::open(path)?)
+    }
+
+    /// The file, or the shards in their order, that are open as `inputs`, whatever they are called.
+    ///
+    /// # Errors
+    /// As [`GgufFile::open`], but for missing shards.
+    ///
+    /// # Panics
+    /// Without inputs.
+    pub fn from_inputs(inputs: impl IntoIterator<Item = Arc<InputFile>>) -> Result<GgufFile> {
+        let mut inputs = inputs.into_iter();
+        let mut whole = read_one(inputs.next().expect("a GGUF is at least one file"))?;
+        for (number, input) in (1..).zip(inputs) {
+            let part = read_one(input)?;
+            check_shard(&whole, &part, number)?;
+            whole.append(part)?;
+        }
+        whole.by_name = sorted_by_name(&whole.path, &whole.tensors)?;
+        Ok(whole)
+    }
+
+    /// What its files were when they were opened.
+    pub fn fingerprints(&self) -> impl Iterator<Item = &Fingerprint> {
+        self.inputs.iter().filter_map(|input| input.fingerprint())
     }
 
     /// The path it was opened by.
@@ -73,10 +109,12 @@ impl GgufFile {
 
     /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.iter().find(|t| t.name == name)
+        let name_of = |&index: &u32| self.tensors[index as usize].name.as_str();
+        let at = self.by_name.binary_search_by(|index| name_of(index).cmp(name)).ok()?;
+        Some(&self.tensors[self.by_name[at] as usize])
     }
 
-    fn other_shards(&self, count: usize) -> Result<Vec<GgufFile>> {
+    fn append_shards(&mut self, count: usize) -> Result<()> {
         let index = self.metadata.unsigned("split.no").unwrap_or(0);
         let bad = |detail: String| Error::Header { path: self.path.clone(), detail };
         let name = self.path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
@@ -91,21 +129,35 @@ impl GgufFile {
         if count > 99_999 {
             return Err(bad(format!("`split.count` is {count}")));
         }
-        let others = (2..=count).map(|n| format!("{stem}-{n:05}-of-{count:05}.gguf"));
-        others.map(|name| read_one(&self.path.with_file_name(name))).collect()
+        let shard_path = |shard| self.path.with_file_name(format!("{stem}-{shard:05}-of-{count:05}.gguf"));
+        for (shard, path) in (2..=count).map(|shard| (shard, shard_path(shard))).collect::<Vec<_>>() {
+            let part = InputFile::open(path).and_then(read_one).map_err(explain_missing)?;
+            check_shard(self, &part, shard - 1)?;
+            self.append(part)?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, shard: GgufFile) -> Result<()> {
+        self.tensors.extend(shard.tensors);
+        self.file_bytes += shard.file_bytes;
+        self.inputs.extend(shard.inputs);
+        limits::check(&self.path, "tensors", self.tensors.len(), MAX_TENSORS)
     }
 }
 
-fn read_one(path: &Path) -> Result<GgufFile> {
-    let file = InputFile::open(path)?;
-    let mut head =
-        Head { reader: BufReader::new(PositionalReader { file: &file, at: 0 }), file: &file, at: 0 };
+fn read_one(file: Arc<InputFile>) -> Result<GgufFile> {
+    let path = file.path();
+    let mut head = Head::new(&file);
 
     let magic = head.array::<4>("the magic")?;
     if magic != MAGIC {
         return Err(Error::BadMagic { path: path.to_path_buf(), found: magic });
     }
     let version = head.u32("the version")?;
+    if (1..=3).contains(&version.swap_bytes()) {
+        return Err(Error::BigEndian { path: path.to_path_buf() });
+    }
     if !(2..=3).contains(&version) {
         return Err(Error::GgufVersion { path: path.to_path_buf(), version });
     }
@@ -115,7 +167,7 @@ fn read_one(path: &Path) -> Result<GgufFile> {
     let metadata = read_metadata(&mut head, pair_count)?;
     let alignment = read_alignment(path, &metadata)?;
     let infos = read_directory(&mut head, tensor_count)?;
-    let data_start = head.at.next_multiple_of(alignment);
+    let data_start = head.position().next_multiple_of(alignment);
 
     let mut tensors = Vec::with_capacity(infos.len());
     for (name, shape, dtype, offset) in infos {
@@ -134,36 +186,49 @@ fn read_one(path: &Path) -> Result<GgufFile> {
         tensors.push(TensorInfo { name, shape, data });
     }
     check_overlaps(path, &tensors)?;
-    Ok(GgufFile { path: path.to_path_buf(), version, alignment, metadata, tensors, file_bytes: file.len() })
+    Ok(GgufFile {
+        path: path.to_path_buf(),
+        version,
+        alignment,
+        metadata,
+        tensors,
+        by_name: Vec::new(),
+        file_bytes: file.len(),
+        broken_texts: head.into_broken_texts(),
+        inputs: vec![Arc::clone(&file)],
+    })
 }
 
 fn read_metadata(head: &mut Head<'_>, count: u64) -> Result<Metadata> {
-    let mut seen = HashSet::new();
     let mut pairs = Vec::new();
     for _ in 0..count {
+        limits::check(head.path(), "metadata pairs", pairs.len() + 1, MAX_PAIRS)?;
         let key = head.string("a metadata key")?;
-        let offset = head.at;
+        head.charge(2 * size_of::<(String, Value)>() as u64 + allocated(key.len()))?;
+        let offset = head.position();
         let type_id = head.u32("a metadata type")?;
         let kind = ValueType::from_u32(type_id)
             .map_err(|_| head.malformed(offset, format!("`{key}` has the unknown value type {type_id}")))?;
         let value = head.value(&key, kind)?;
-        if !seen.insert(key.clone()) {
-            return Err(head.malformed(offset, format!("metadata key `{key}` stands twice")));
-        }
         pairs.push((key, value));
+    }
+    let mut keys: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect();
+    keys.sort_unstable();
+    if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(head.malformed(head.position(), format!("metadata key `{}` stands twice", twice[0])));
     }
     Ok(pairs.into_iter().collect())
 }
 
 fn read_alignment(path: &Path, metadata: &Metadata) -> Result<u64> {
-    let Some(value) = metadata.get("general.alignment") else {
+    let Some(value) = metadata.get(ALIGNMENT_KEY) else {
         return Ok(DEFAULT_ALIGNMENT);
     };
-    match value.as_u64() {
-        Some(n) if n.is_power_of_two() && n <= 1 << 20 => Ok(n),
+    match metadata.unsigned(ALIGNMENT_KEY) {
+        Some(n) if n.is_power_of_two() && n <= 1 << 20 => Ok(n as u64),
         _ => Err(Error::BadValue {
             path: path.to_path_buf(),
-            key: "general.alignment".into(),
+            key: ALIGNMENT_KEY.into(),
             found: value.to_string_representation(),
             expected: "a power of two".into(),
         }),
@@ -175,8 +240,10 @@ type DirectoryRow = (String, Vec<usize>, DType, u64);
 fn read_directory(head: &mut Head<'_>, count: u64) -> Result<Vec<DirectoryRow>> {
     let mut rows = Vec::new();
     for _ in 0..count {
+        limits::check(head.path(), "tensors", rows.len() + 1, MAX_TENSORS)?;
         let name = head.string("a tensor name")?;
-        let offset = head.at;
+        head.charge(TENSOR_BYTES + 2 * allocated(name.len()))?;
+        let offset = head.position();
         let axes = head.u32("a tensor's axes")?;
         if axes == 0 || axes > MAX_AXES {
             return Err(head.malformed(offset, format!("tensor `{name}` has {axes} axes")));
@@ -190,7 +257,7 @@ fn read_directory(head: &mut Head<'_>, count: u64) -> Result<Vec<DirectoryRow>> 
         }
         let id = head.u32("a tensor's type")?;
         let dtype = DType::from_ggml_id(id).ok_or_else(|| Error::TensorType {
-            path: head.file.path().to_path_buf(),
+            path: head.path().to_path_buf(),
             tensor: name.clone(),
             dtype: format!("id {id}"),
         })?;
@@ -200,11 +267,16 @@ fn read_directory(head: &mut Head<'_>, count: u64) -> Result<Vec<DirectoryRow>> 
     Ok(rows)
 }
 
-fn check_duplicates(path: &Path, shards: &[GgufFile]) -> Result<()> {
-    let mut seen = HashSet::new();
-    match shards.iter().flat_map(|shard| &shard.tensors).find(|t| !seen.insert(t.name.as_str())) {
-        Some(t) => Err(Error::DuplicateTensor { path: path.to_path_buf(), tensor: t.name.clone() }),
-        None => Ok(()),
+/// Indices of `tensors` in the order of their names, each of which stands once.
+fn sorted_by_name(path: &Path, tensors: &[TensorInfo]) -> Result<Vec<u32>> {
+    let name = |index: u32| tensors[index as usize].name.as_str();
+    let mut sorted: Vec<u32> = (0..tensors.len() as u32).collect();
+    sorted.sort_unstable_by_key(|&index| name(index));
+    match sorted.windows(2).find(|pair| name(pair[0]) == name(pair[1])) {
+        Some(pair) => {
+            Err(Error::DuplicateTensor { path: path.to_path_buf(), tensor: name(pair[0]).to_string() })
+        }
+        None => Ok(sorted),
     }
 }
 
@@ -222,91 +294,4 @@ fn check_overlaps(path: &Path, tensors: &[TensorInfo]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// `Read` over an [`InputFile`], for the header only.
-struct PositionalReader<'a> {
-    file: &'a InputFile,
-    at: u64,
-}
-
-impl Read for PositionalReader<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let n = (out.len() as u64).min(self.file.len().saturating_sub(self.at)) as usize;
-        self.file.read_exact_at(&mut out[..n], self.at).map_err(io::Error::other)?;
-        self.at += n as u64;
-        Ok(n)
-    }
-}
-
-/// The header being read, with the offset for messages.
-struct Head<'a> {
-    reader: BufReader<PositionalReader<'a>>,
-    file: &'a InputFile,
-    at: u64,
-}
-
-impl Read for Head<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let n = self.reader.read(out)?;
-        self.at += n as u64;
-        Ok(n)
-    }
-}
-
-impl Head<'_> {
-    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
-        let mut out = [0; N];
-        let end = self.at + N as u64;
-        self.read_exact(&mut out).map_err(|_| self.truncated(what, end))?;
-        Ok(out)
-    }
-
-    fn u32(&mut self, what: &str) -> Result<u32> {
-        Ok(u32::from_le_bytes(self.array(what)?))
-    }
-
-    fn u64(&mut self, what: &str) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.array(what)?))
-    }
-
-    fn string(&mut self, what: &str) -> Result<String> {
-        let offset = self.at;
-        let len = self.u64(what)?;
-        let left = self.file.len().saturating_sub(self.at);
-        if len > left {
-            return Err(self.truncated(what, self.at.saturating_add(len)));
-        }
-        if len > MAX_NAME {
-            return Err(self.malformed(offset, format!("{what} of {len} bytes")));
-        }
-        let mut bytes = vec![0; len as usize];
-        let end = self.at + len;
-        self.read_exact(&mut bytes).map_err(|_| self.truncated(what, end))?;
-        String::from_utf8(bytes).map_err(|_| self.malformed(offset, format!("{what} is not UTF-8")))
-    }
-
-    fn value(&mut self, key: &str, kind: ValueType) -> Result<Value> {
-        let offset = self.at;
-        Value::read_from(self, kind).map_err(|e| {
-            if self.at >= self.file.len() {
-                self.truncated(&format!("the value of `{key}`"), self.at.saturating_add(1))
-            } else {
-                self.malformed(offset, format!("`{key}`: {e}"))
-            }
-        })
-    }
-
-    fn truncated(&self, what: &str, end: u64) -> Error {
-        Error::Truncated {
-            path: self.file.path().to_path_buf(),
-            what: what.into(),
-            end,
-            len: self.file.len(),
-        }
-    }
-
-    fn malformed(&self, offset: u64, detail: String) -> Error {
-        Error::Malformed { path: self.file.path().to_path_buf(), offset, detail }
-    }
 }

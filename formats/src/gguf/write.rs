@@ -27,7 +27,8 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Lays out a file with these tensors in this order.
+    /// Lays out a file with these tensors in this order, aligned to [`DEFAULT_ALIGNMENT`]: metadata of another file
+    /// comes [without its layout](Metadata::without_layout).
     ///
     /// # Errors
     /// A tensor whose rows are not whole blocks of its type, or sizes that overflow; metadata that GGUF

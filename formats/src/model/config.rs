@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
+use crate::json;
+use crate::limits::MAX_TOKENS;
 use crate::model::layout::HeadSizes;
 use crate::model::{Layout, Role, TensorKey};
 
@@ -33,69 +35,34 @@ pub struct Config {
     pub layout: Layout,
 }
 
-/// config.json as it stands; every field that changes the meaning of the weights is looked at.
-#[derive(Deserialize)]
-struct RawConfig {
-    model_type: Option<String>,
-    #[serde(default)]
-    architectures: Vec<String>,
-    vocab_size: Option<usize>,
-    hidden_size: Option<usize>,
-    intermediate_size: Option<usize>,
-    num_hidden_layers: Option<usize>,
-    num_attention_heads: Option<usize>,
-    num_key_value_heads: Option<usize>,
-    q_lora_rank: Option<usize>,
-    kv_lora_rank: Option<usize>,
-    qk_nope_head_dim: Option<usize>,
-    qk_rope_head_dim: Option<usize>,
-    v_head_dim: Option<usize>,
-    max_position_embeddings: Option<usize>,
-    rms_norm_eps: Option<f64>,
-    rope_theta: Option<f64>,
-    rope_scaling: Option<serde_json::Value>,
-    rope_parameters: Option<serde_json::Value>,
-    rope_interleave: Option<bool>,
-    hidden_act: Option<String>,
-    attention_bias: Option<bool>,
-    mlp_bias: Option<bool>,
-    tie_word_embeddings: Option<bool>,
-}
-
 impl Config {
     /// Reads `config.json`.
     ///
     /// # Errors
-    /// Not JSON, a missing or zero key, or a setting that no PLM graph has (another activation, biases,
-    /// RoPE scaling, untied embeddings, fewer key-value heads than heads).
-    pub fn from_json(path: &Path, text: &str) -> Result<Config> {
-        let raw: RawConfig = serde_json::from_str(text)
-            .map_err(|e| Error::Json { path: path.to_path_buf(), detail: e.to_string() })?;
-        raw.refuse_what_no_graph_has(path)?;
-        let need = |key: &str, value: Option<usize>| match value {
-            None => Err(missing(path, key)),
-            Some(0) => Err(bad_value(path, key, "0", "a positive number")),
-            Some(n) => Ok(n),
-        };
+    /// Not JSON, a key that is missing, zero or not a number, or a setting that no PLM graph has (another activation,
+    /// biases, RoPE scaling, untied embeddings, fewer key-value heads than heads).
+    pub fn from_json(path: &Path, bytes: Vec<u8>) -> Result<Config> {
+        let fields = Fields { path, map: json::parse(path, bytes)? };
+        fields.refuse_what_no_graph_has()?;
         let config = Config {
-            vocab_size: need("vocab_size", raw.vocab_size)?,
-            hidden_size: need("hidden_size", raw.hidden_size)?,
-            intermediate_size: need("intermediate_size", raw.intermediate_size)?,
-            num_hidden_layers: need("num_hidden_layers", raw.num_hidden_layers)?,
-            num_attention_heads: need("num_attention_heads", raw.num_attention_heads)?,
-            q_lora_rank: raw.q_lora_rank.map(|n| need("q_lora_rank", Some(n))).transpose()?,
-            kv_lora_rank: need("kv_lora_rank", raw.kv_lora_rank)?,
-            qk_nope_head_dim: need("qk_nope_head_dim", raw.qk_nope_head_dim)?,
-            qk_rope_head_dim: need("qk_rope_head_dim", raw.qk_rope_head_dim)?,
-            v_head_dim: need("v_head_dim", raw.v_head_dim)?,
-            max_position_embeddings: need("max_position_embeddings", raw.max_position_embeddings)?,
-            rms_norm_eps: raw.rms_norm_eps.ok_or_else(|| missing(path, "rms_norm_eps"))? as f32,
-            rope_theta: raw.rope_theta_value(path)? as f32,
-            rope_interleave: raw.rope_interleave.unwrap_or(true),
-            tie_word_embeddings: raw.tie_word_embeddings.unwrap_or(true),
+            vocab_size: fields.size("vocab_size")?,
+            hidden_size: fields.size("hidden_size")?,
+            intermediate_size: fields.size("intermediate_size")?,
+            num_hidden_layers: fields.size("num_hidden_layers")?,
+            num_attention_heads: fields.size("num_attention_heads")?,
+            q_lora_rank: fields.optional_size("q_lora_rank")?,
+            kv_lora_rank: fields.size("kv_lora_rank")?,
+            qk_nope_head_dim: fields.size("qk_nope_head_dim")?,
+            qk_rope_head_dim: fields.size("qk_rope_head_dim")?,
+            v_head_dim: fields.size("v_head_dim")?,
+            max_position_embeddings: fields.size("max_position_embeddings")?,
+            rms_norm_eps: fields.number("rms_norm_eps")? as f32,
+            rope_theta: fields.rope_theta()? as f32,
+            rope_interleave: fields.flag("rope_interleave")?.unwrap_or(true),
+            tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(true),
             layout: Layout::Plm,
         };
-        if let Some(kv_heads) = raw.num_key_value_heads
+        if let Some(kv_heads) = fields.optional_size("num_key_value_heads")?
             && kv_heads != config.num_attention_heads
         {
             let expected = format!("{} (MLA expands K and V for every head)", config.num_attention_heads);
@@ -145,7 +112,7 @@ impl Config {
     /// Bounds that make every later product of two hyperparameters fit into `usize`.
     fn check(&self, path: &Path) -> Result<()> {
         let limits = [
-            ("vocab_size", self.vocab_size, 1 << 28),
+            ("vocab_size", self.vocab_size, MAX_TOKENS),
             ("hidden_size", self.hidden_size, 1 << 20),
             ("intermediate_size", self.intermediate_size, 1 << 22),
             ("num_hidden_layers", self.num_hidden_layers, 1 << 12),
@@ -222,49 +189,107 @@ impl Config {
     }
 }
 
-impl RawConfig {
-    fn refuse_what_no_graph_has(&self, path: &Path) -> Result<()> {
-        let model_type = self.model_type.as_deref().unwrap_or_default();
-        let architecture = self.architectures.first().map(String::as_str).unwrap_or_default();
-        if model_type != "plm" && !architecture.to_ascii_lowercase().starts_with("plm") {
-            let found = if architecture.is_empty() { model_type } else { architecture };
-            return Err(Error::Architecture { path: path.to_path_buf(), found: found.into() });
+/// config.json as it stands. Every key that changes the meaning of the weights is looked at, and errors name it.
+struct Fields<'a> {
+    path: &'a Path,
+    map: Map<String, Value>,
+}
+
+impl Fields<'_> {
+    /// The value of a key, unless it is null.
+    fn get(&self, key: &str) -> Option<&Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    fn text(&self, key: &str) -> Option<&str> {
+        self.get(key)?.as_str()
+    }
+
+    fn flag(&self, key: &str) -> Result<Option<bool>> {
+        let read = |value: &Value| value.as_bool().ok_or_else(|| self.bad(key, value, "true or false"));
+        self.get(key).map(read).transpose()
+    }
+
+    fn optional_size(&self, key: &str) -> Result<Option<usize>> {
+        let read = |value: &Value| {
+            let size = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
+            size.ok_or_else(|| self.bad(key, value, "a positive whole number"))
+        };
+        self.get(key).map(read).transpose()
+    }
+
+    fn size(&self, key: &str) -> Result<usize> {
+        self.optional_size(key)?.ok_or_else(|| self.absent(key))
+    }
+
+    fn number(&self, key: &str) -> Result<f64> {
+        let value = self.get(key).ok_or_else(|| self.absent(key))?;
+        value.as_f64().ok_or_else(|| self.bad(key, value, "a number"))
+    }
+
+    /// The error for a key without a value. What JSON has no number for has become a null (see [`json`]).
+    fn absent(&self, key: &str) -> Error {
+        match self.map.contains_key(key) {
+            true => bad_value(self.path, key, "null, NaN or infinite", "a number"),
+            false => missing(self.path, key),
+        }
+    }
+
+    fn bad(&self, key: &str, found: &Value, expected: &str) -> Error {
+        bad_value(self.path, key, found, expected)
+    }
+
+    fn refuse_what_no_graph_has(&self) -> Result<()> {
+        let model_type = self.text("model_type").unwrap_or_default();
+        let architectures = self.get("architectures").and_then(Value::as_array);
+        let first = architectures.and_then(|list| list.first()?.as_str()).unwrap_or_default();
+        if model_type != "plm" && !first.to_ascii_lowercase().starts_with("plm") {
+            let found = if first.is_empty() { model_type } else { first };
+            return Err(Error::Architecture { path: self.path.to_path_buf(), found: found.into() });
         }
         let refuse =
-            |what: String| Err(Error::Inexpressible { path: path.to_path_buf(), target: "plm", what });
-        match self.hidden_act.as_deref() {
+            |what: String| Err(Error::Inexpressible { path: self.path.to_path_buf(), target: "plm", what });
+        match self.text("hidden_act") {
             None | Some("relu2" | "relu_squared") => {}
             Some(other) => return refuse(format!("hidden_act `{other}` (PLM's FFN is relu2)")),
         }
-        if self.attention_bias == Some(true) {
+        if self.flag("attention_bias")? == Some(true) {
             return refuse("attention biases (`attention_bias: true`)".into());
         }
-        if self.mlp_bias == Some(true) {
+        if self.flag("mlp_bias")? == Some(true) {
             return refuse("FFN biases (`mlp_bias: true`)".into());
         }
-        if let Some(scaling) = self.rope_scaling_value() {
+        if let Some(scaling) = self.rope_scaling() {
             return refuse(format!("RoPE scaling ({scaling})"));
         }
         Ok(())
     }
 
     /// The scaling object, unless it says in one of the usual ways that there is none.
-    fn rope_scaling_value(&self) -> Option<&serde_json::Value> {
-        let is_scaling = |value: &&serde_json::Value| {
-            let Some(object) = value.as_object() else { return !value.is_null() };
-            let kind = object.get("rope_type").or_else(|| object.get("type"));
-            match kind.and_then(|k| k.as_str()) {
-                Some(kind) => kind != "default",
-                None => object.keys().any(|key| key != "rope_theta"),
-            }
+    fn rope_scaling(&self) -> Option<&Value> {
+        let of_all = |object: &Map<String, Value>| {
+            object.get("partial_rotary_factor").and_then(Value::as_f64).is_none_or(|factor| factor == 1.0)
         };
-        [&self.rope_scaling, &self.rope_parameters].into_iter().flatten().find(is_scaling)
+        let is_scaling = |value: &&Value| {
+            let Some(object) = value.as_object() else { return true };
+            let kind = object.get("rope_type").or_else(|| object.get("type"));
+            let harmless = ["rope_theta", "partial_rotary_factor"];
+            !of_all(object)
+                || match kind.and_then(Value::as_str) {
+                    Some(kind) => kind != "default",
+                    None => object.keys().any(|key| !harmless.contains(&key.as_str())),
+                }
+        };
+        ["rope_scaling", "rope_parameters"].into_iter().filter_map(|key| self.get(key)).find(is_scaling)
     }
 
     /// Newer transformers move `rope_theta` into `rope_parameters`, which then counts.
-    fn rope_theta_value(&self, path: &Path) -> Result<f64> {
-        let moved = self.rope_parameters.as_ref().and_then(|p| p.get("rope_theta")?.as_f64());
-        moved.or(self.rope_theta).ok_or_else(|| missing(path, "rope_theta"))
+    fn rope_theta(&self) -> Result<f64> {
+        let moved = self.get("rope_parameters").and_then(|parameters| parameters.get("rope_theta"));
+        match moved.filter(|theta| !theta.is_null()) {
+            Some(theta) => theta.as_f64().ok_or_else(|| self.bad("rope_theta", theta, "a number")),
+            None => self.number("rope_theta"),
+        }
     }
 }
 
@@ -278,5 +303,81 @@ fn bad_value(path: &Path, key: &str, found: impl ToString, expected: impl ToStri
         key: key.into(),
         found: found.to_string(),
         expected: expected.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The config of a small PLM with this instead of one of its lines.
+    fn config(instead: &str, line: &str) -> Result<Config> {
+        let text = r#"{
+            "model_type": "plm",
+            "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 1024,
+            "num_hidden_layers": 6, "num_attention_heads": 4, "kv_lora_rank": 256,
+            "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64,
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 100000.0
+        }"#;
+        assert!(text.contains(instead), "{instead}");
+        Config::from_json(Path::new("config.json"), text.replacen(instead, line, 1).into_bytes())
+    }
+
+    #[test]
+    fn what_python_writes_is_read() {
+        let plain = config("", "").expect("a PLM");
+        for line in [
+            r#""model_type": "plm", "x": NaN, "time_step_limit": [0.0, Infinity], "q_lora_rank": null"#,
+            r#""model_type": "plm", "architectures": null, "rope_scaling": null, "rope_interleave": null"#,
+            r#""model_type": "plm", "rope_scaling": {"rope_type": "default"}, "pad_token_id": -1"#,
+            r#""model_type": "llama", "model_type": "plm", "torch_dtype": "bfloat16", "num_key_value_heads": 4"#,
+        ] {
+            assert_eq!(config(r#""model_type": "plm""#, line).expect(line), plain, "{line}");
+        }
+    }
+
+    #[test]
+    fn rope_parameters_of_newer_transformers() {
+        let theta = |line: &str| config(r#""rope_theta": 100000.0"#, line).map(|c| c.rope_theta);
+        for line in [
+            r#""rope_parameters": {"rope_theta": 50000, "rope_type": "default"}"#,
+            r#""rope_parameters": {"rope_theta": 5e4}, "rope_theta": 1.0"#,
+            r#""rope_parameters": {"rope_theta": 50000.0, "rope_type": "default", "partial_rotary_factor": 1.0}"#,
+            r#""rope_parameters": {"rope_theta": null, "rope_type": "default"}, "rope_theta": 50000"#,
+        ] {
+            assert_eq!(theta(line).expect(line), 50000.0, "{line}");
+        }
+        for line in [
+            r#""rope_parameters": {"rope_theta": 50000.0, "rope_type": "yarn", "factor": 4.0}"#,
+            r#""rope_parameters": {"rope_theta": 50000.0, "rope_type": "default", "partial_rotary_factor": 0.5}"#,
+            r#""rope_theta": 1.0, "rope_scaling": {"type": "linear", "factor": 2.0}"#,
+            r#""rope_theta": 1.0, "rope_scaling": "dynamic""#,
+        ] {
+            assert!(matches!(theta(line), Err(Error::Inexpressible { .. })), "{line}");
+        }
+        assert!(matches!(theta(r#""x": 1"#), Err(Error::MissingKey { key, .. }) if key == "rope_theta"));
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_named() {
+        for (instead, line) in [
+            (r#""rms_norm_eps": 1e-6"#, r#""rms_norm_eps": NaN"#),
+            (r#""rms_norm_eps": 1e-6"#, r#""rms_norm_eps": null"#),
+            (r#""rms_norm_eps": 1e-6"#, r#""rms_norm_eps": -1e-6"#),
+            (r#""rms_norm_eps": 1e-6"#, r#""rms_norm_eps": "1e-6""#),
+            (r#""rope_theta": 100000.0"#, r#""rope_theta": Infinity"#),
+            (r#""rope_theta": 100000.0"#, r#""rope_theta": 1e39"#),
+            (r#""hidden_size": 256"#, r#""hidden_size": -1"#),
+            (r#""hidden_size": 256"#, r#""hidden_size": 0"#),
+            (r#""hidden_size": 256"#, r#""hidden_size": 256.5"#),
+            (r#""hidden_size": 256"#, r#""hidden_size": "256""#),
+            (r#""hidden_size": 256"#, r#""hidden_size": {"__float__": "Infinity"}"#),
+        ] {
+            let name = line.split('"').nth(1).expect("a key");
+            let error = config(instead, line).expect_err(line);
+            assert!(matches!(&error, Error::BadValue { key, .. } if key == name), "{line}: {error}");
+        }
     }
 }

@@ -4,11 +4,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Config, Model, Origin, Role, Tensor, TensorKey};
+use super::spelling::Spelling;
+use super::weights::weight_files;
+use super::{Config, Model, Origin, Role, Tensor, TensorKey, foreign};
+use crate::describe::ADDITIONAL_TEMPLATES;
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::gguf::GgufFile;
 use crate::safetensors::{SafetensorsFile, TensorInfo};
-use crate::source::{GatheredRows, RowSource, StoredTensor};
+use crate::source::{GatheredRows, RoundedDoubles, RowSource};
+use crate::warning::Warning;
+use crate::{DType, small_file};
 
 /// Shards of this many bytes are compared at a time when the output head is checked against the embedding.
 const COMPARE_CHUNK: usize = 1 << 20;
@@ -16,65 +22,105 @@ const COMPARE_CHUNK: usize = 1 << 20;
 /// Reads a Hugging Face folder: config.json and safetensors, as one file, shards with an index, or several
 /// files without one.
 pub(super) fn from_folder(folder: &Path) -> Result<Model> {
-    let config_path = folder.join("config.json");
-    let text = std::fs::read_to_string(&config_path).map_err(Error::io(&config_path))?;
-    let config = Config::from_json(&config_path, &text)?;
+    read_folder(folder).map_err(|error| foreign::explain(folder, error))
+}
 
-    let mut found: HashMap<TensorKey, (PathBuf, StoredTensor, Vec<usize>)> = HashMap::new();
-    let mut head = None;
-    for file in open_weights(folder)? {
-        for info in &file.tensors {
-            if info.name == "lm_head.weight" {
-                head = Some((file.path().to_path_buf(), stored(&file, info)?, info.shape.clone()));
-                continue;
-            }
-            if info.name.ends_with("rotary_emb.inv_freq") {
-                continue;
-            }
-            let key = identify(&file, info)?;
-            let entry = (file.path().to_path_buf(), stored(&file, info)?, info.shape.clone());
-            if found.insert(key, entry).is_some() {
-                return Err(Error::DuplicateTensor {
-                    path: file.path().to_path_buf(),
-                    tensor: info.name.clone(),
-                });
-            }
-        }
-    }
+fn read_folder(folder: &Path) -> Result<Model> {
+    // Before anything is read, so that no change goes unseen.
+    let inputs = fingerprints(folder);
+    let config_path = folder.join("config.json");
+    let config = Config::from_json(&config_path, small_file::read(&config_path)?)?;
+    let (paths, stale_index) = weight_files(folder)?;
+    let files: Vec<_> = paths.iter().map(SafetensorsFile::open).collect::<Result<_>>()?;
+    let (mut stored, renamed) = stored_tensors(folder, &files)?;
 
     let mut tensors = Vec::new();
     for (key, expected) in config.expected_tensors() {
-        let (path, data, shape) = found.remove(&key).ok_or_else(|| Error::MissingTensor {
+        let found = stored.by_key.remove(&key).ok_or_else(|| Error::MissingTensor {
             path: folder.to_path_buf(),
             tensor: key.hugging_face_name().unwrap_or_else(|| key.gguf_name()),
         })?;
-        check_shape(&path, data.name(), &shape, &expected, "config.json")?;
-        tensors.push(Tensor { key, shape, source: Arc::new(data) });
+        check_shape(&found.path, &found.name, &found.shape, &expected, "config.json")?;
+        tensors.push(Tensor { key, shape: found.shape, source: found.source });
     }
-    if let Some((key, (path, data, _))) = found.into_iter().min_by_key(|(key, _)| *key) {
+    if let Some((key, left)) = stored.by_key.into_iter().min_by_key(|(key, _)| *key) {
         return Err(match key.layer {
             Some(layer) if layer >= config.num_hidden_layers => Error::BadValue {
                 path: config_path,
                 key: "num_hidden_layers".into(),
                 found: config.num_hidden_layers.to_string(),
-                expected: format!("more: the checkpoint has `{}`", data.name()),
+                expected: format!("more: the checkpoint has `{}`", left.name),
             },
-            _ => Error::UnknownTensor { path, tensor: data.name().to_string() },
+            _ => Error::UnknownTensor { path: left.path, tensor: left.name },
         });
     }
-    check_head(folder, &config, &tensors, head)?;
+    check_head(folder, &config, &tensors, stored.head)?;
 
-    let mut model = Model { config, tensors, origin: Origin::HuggingFace(folder.to_path_buf()) };
+    let plain = foreign::quantization_method(folder)
+        .map(|method| Warning::NotQuantized { config: folder.join("config.json"), method });
+    let warnings = [stale_index, renamed, plain].into_iter().flatten().collect();
+    let origin = Origin::HuggingFace(folder.to_path_buf());
+    let mut model = Model { config, tensors, origin, warnings, inputs };
     if !model.config.rope_interleave {
         interleave_rope(&mut model);
     }
     Ok(model)
 }
 
+/// A weight as a checkpoint has it.
+struct Weight {
+    path: PathBuf,
+    name: String,
+    shape: Vec<usize>,
+    source: Arc<dyn RowSource>,
+}
+
+/// The weights of a checkpoint by what they are for.
+#[derive(Default)]
+struct Weights {
+    by_key: HashMap<TensorKey, Weight>,
+    head: Option<Weight>,
+}
+
+/// Sorts the tensors of all files; says so if their names are spelled unusually.
+fn stored_tensors(folder: &Path, files: &[SafetensorsFile]) -> Result<(Weights, Option<Warning>)> {
+    let names = files.iter().flat_map(|file| &file.tensors).map(|info| info.name.as_str());
+    let spelling = Spelling::of(names);
+    let mut weights = Weights::default();
+    let mut renamed = None;
+    for (file, info) in files.iter().flat_map(|file| file.tensors.iter().map(move |info| (file, info))) {
+        let usual = spelling.usual(&info.name);
+        if is_buffer(&usual) {
+            continue;
+        }
+        let slot = if usual == "lm_head.weight" { None } else { Some(identify(file, &info.name, &usual)?) };
+        if usual != info.name && renamed.is_none() {
+            let (from, to) = (info.name.clone(), usual.into_owned());
+            renamed = Some(Warning::Renamed { folder: folder.to_path_buf(), from, to });
+        }
+        let weight = weight(file, info)?;
+        let twice = match slot {
+            Some(key) => weights.by_key.insert(key, weight).is_some(),
+            None => weights.head.replace(weight).is_some(),
+        };
+        if twice {
+            let path = file.path().to_path_buf();
+            return Err(Error::DuplicateTensor { path, tensor: info.name.clone() });
+        }
+    }
+    Ok((weights, renamed))
+}
+
+/// What older modelling code saved along although it follows from the config: tables of RoPE, causal masks.
+fn is_buffer(name: &str) -> bool {
+    name.contains("rotary_emb.") || name.ends_with(".masked_bias")
+}
+
 /// Reads a PLM GGUF.
-pub(super) fn from_gguf(path: &Path) -> Result<Model> {
-    let file = GgufFile::open(path)?;
-    let config = Config::from_gguf(path, &file.metadata)?;
+pub(super) fn from_gguf(file: GgufFile) -> Result<Model> {
+    let path = file.path();
+    let config =
+        Config::from_gguf(path, &file.metadata).map_err(|e| foreign::explain_gguf(&file.metadata, e))?;
     let mut by_name: BTreeMap<&str, _> = file.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut tensors = Vec::new();
     for (key, expected) in config.expected_tensors() {
@@ -88,80 +134,51 @@ pub(super) fn from_gguf(path: &Path) -> Result<Model> {
     if let Some(name) = by_name.keys().next() {
         return Err(Error::UnknownTensor { path: path.to_path_buf(), tensor: name.to_string() });
     }
-    Ok(Model { config, tensors, origin: Origin::Gguf(file) })
+    let broken = (!file.broken_texts.is_empty())
+        .then(|| Warning::BrokenText { path: path.to_path_buf(), keys: file.broken_texts.clone() });
+    let (warnings, inputs) = (broken.into_iter().collect(), file.fingerprints().cloned().collect());
+    Ok(Model { config, tensors, origin: Origin::Gguf(file), warnings, inputs })
 }
 
-/// The safetensors files of a folder, in a fixed order.
-fn open_weights(folder: &Path) -> Result<Vec<SafetensorsFile>> {
-    let index = folder.join("model.safetensors.index.json");
-    let single = folder.join("model.safetensors");
-    let paths = if index.is_file() {
-        indexed_files(folder, &index)?
-    } else if single.is_file() {
-        vec![single]
-    } else {
-        all_safetensors(folder)?
-    };
-    if paths.is_empty() {
-        return Err(Error::NotFound { path: folder.join("model.safetensors") });
-    }
-    paths.iter().map(SafetensorsFile::open).collect()
-}
-
-fn indexed_files(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let text = std::fs::read_to_string(index).map_err(Error::io(index))?;
-    let parsed: Index = serde_json::from_str(&text)
-        .map_err(|e| Error::Json { path: index.to_path_buf(), detail: e.to_string() })?;
-    let mut names: Vec<_> = parsed.weight_map.into_values().collect();
-    names.sort();
-    names.dedup();
-    // A name such as `../../x` in an index must not lead out of the model's folder.
-    if let Some(bad) = names.iter().find(|n| Path::new(n).file_name().is_none_or(|f| f != n.as_str())) {
-        return Err(Error::BadValue {
-            path: index.to_path_buf(),
-            key: "weight_map".into(),
-            found: bad.clone(),
-            expected: "file names in the same folder".into(),
-        });
-    }
-    Ok(names.into_iter().map(|n| folder.join(n)).collect())
-}
-
-fn all_safetensors(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let path = entry.map_err(Error::io(folder))?.path();
-        if path.extension().is_some_and(|e| e == "safetensors") {
-            paths.push(path);
-        }
-    }
+/// The files that a folder's model may be read from: weights, tokenizer, configurations, templates, the model card.
+fn fingerprints(folder: &Path) -> Vec<Fingerprint> {
+    const EXTENSIONS: [&str; 6] = ["safetensors", "json", "jinja", "txt", "model", "md"];
+    let is_read =
+        |path: &PathBuf| path.extension().and_then(|e| e.to_str()).is_some_and(|e| EXTENSIONS.contains(&e));
+    let mut paths: Vec<PathBuf> = [folder.to_path_buf(), folder.join(ADDITIONAL_TEMPLATES)]
+        .iter()
+        .flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten())
+        .map(|entry| entry.path())
+        .filter(is_read)
+        .collect();
     paths.sort();
-    Ok(paths)
+    paths.iter().filter_map(|path| Fingerprint::of(path)).collect()
 }
 
-fn identify(file: &SafetensorsFile, info: &TensorInfo) -> Result<TensorKey> {
-    if let Some(key) = TensorKey::from_hugging_face(&info.name) {
+fn identify(file: &SafetensorsFile, name: &str, usual: &str) -> Result<TensorKey> {
+    if let Some(key) = TensorKey::from_hugging_face(usual) {
         return Ok(key);
     }
     let path = file.path().to_path_buf();
-    Err(if info.name.ends_with(".bias") {
-        Error::Inexpressible { path, target: "plm", what: format!("biases (`{}`)", info.name) }
+    Err(if name.ends_with(".bias") {
+        Error::Inexpressible { path, target: "plm", what: format!("biases (`{name}`)") }
     } else {
-        Error::UnknownTensor { path, tensor: info.name.clone() }
+        Error::UnknownTensor { path, tensor: name.to_string() }
     })
 }
 
-/// The data of a weight, which must be of a float type.
-fn stored(file: &SafetensorsFile, info: &TensorInfo) -> Result<StoredTensor> {
-    info.data.clone().filter(|d| d.dtype().is_float()).ok_or_else(|| Error::TensorType {
-        path: file.path().to_path_buf(),
-        tensor: info.name.clone(),
-        dtype: info.dtype_name.clone(),
-    })
+/// A tensor's data, which must be of a float type. Doubles are rounded as they are read.
+fn weight(file: &SafetensorsFile, info: &TensorInfo) -> Result<Weight> {
+    let path = file.path().to_path_buf();
+    let source: Arc<dyn RowSource> = match info.data.clone() {
+        Some(data) if data.dtype().is_float() => Arc::new(data),
+        Some(data) if data.dtype() == DType::F64 => Arc::new(RoundedDoubles::new(data)),
+        _ => {
+            let (tensor, dtype) = (info.name.clone(), info.dtype_name.clone());
+            return Err(Error::TensorType { path, tensor, dtype });
+        }
+    };
+    Ok(Weight { path, name: info.name.clone(), shape: info.shape.clone(), source })
 }
 
 fn check_shape(
@@ -183,14 +200,10 @@ fn check_shape(
     })
 }
 
-/// `lm_head.weight` may stand in a checkpoint as a copy of the embedding; anything else would be lost.
-fn check_head(
-    folder: &Path,
-    config: &Config,
-    tensors: &[Tensor],
-    head: Option<(PathBuf, StoredTensor, Vec<usize>)>,
-) -> Result<()> {
-    let Some((path, head, shape)) = head else {
+/// `lm_head.weight` may stand in a checkpoint as a copy of the embedding, be it in another type; anything else would
+/// be lost.
+fn check_head(folder: &Path, config: &Config, tensors: &[Tensor], head: Option<Weight>) -> Result<()> {
+    let Some(head) = head else {
         if config.tie_word_embeddings {
             return Ok(());
         }
@@ -198,21 +211,31 @@ fn check_head(
     };
     let embedding = &tensors[0];
     debug_assert_eq!(embedding.key.role, Role::TokenEmbedding);
-    check_shape(&path, head.name(), &shape, &embedding.shape, "the embedding")?;
-    if head.dtype() != embedding.source.dtype() {
-        return Err(Error::UntiedHead { path });
-    }
-    let step = (COMPARE_CHUNK / head.row_bytes()).max(1);
+    check_shape(&head.path, &head.name, &head.shape, &embedding.shape, "the embedding")?;
+    let step = (COMPARE_CHUNK / head.source.row_bytes().max(1)).max(1);
     let (mut a, mut b) = (Vec::new(), Vec::new());
-    for start in (0..head.rows()).step_by(step) {
-        let rows = start..(start + step).min(head.rows());
-        head.read_rows(rows.clone(), &mut a)?;
+    for start in (0..head.source.rows()).step_by(step) {
+        let rows = start..(start + step).min(head.source.rows());
+        head.source.read_rows(rows.clone(), &mut a)?;
         embedding.source.read_rows(rows, &mut b)?;
-        if a != b {
-            return Err(Error::UntiedHead { path });
+        let same = match (head.source.dtype(), embedding.source.dtype()) {
+            (one, other) if one == other => a == b,
+            (one, other) => floats(one, &a).eq(floats(other, &b)),
+        };
+        if !same {
+            return Err(Error::UntiedHead { path: head.path });
         }
     }
     Ok(())
+}
+
+/// Values of a float type, exactly.
+fn floats(dtype: DType, bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
+    bytes.chunks_exact(dtype.block_bytes()).map(move |b| match dtype {
+        DType::F16 => half::f16::from_le_bytes([b[0], b[1]]).to_f32(),
+        DType::Bf16 => half::bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+        _ => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+    })
 }
 
 /// Rewrites a checkpoint whose RoPE pairs lie half a head apart into one whose pairs lie side by side, exactly:

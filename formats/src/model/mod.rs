@@ -1,20 +1,27 @@
 //! A PLM model: hyperparameters and tensors, wherever they lie.
 
 mod config;
+mod foreign;
 mod import;
 mod layout;
 mod roles;
+mod spelling;
+mod weights;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use config::Config;
+pub use foreign::Foreign;
 pub use layout::{Layout, latent_metadata, sharpness};
 pub use roles::{Role, TensorKey};
 
 use crate::error::{Error, Result};
+use crate::fingerprint::Fingerprint;
 use crate::gguf::GgufFile;
+use crate::hub;
 use crate::source::RowSource;
+use crate::warning::Warning;
 
 /// A tensor of a model: who it is, its row-major shape, and where its rows come from.
 #[derive(Clone, Debug)]
@@ -46,17 +53,37 @@ pub struct Model {
     pub config: Config,
     pub tensors: Vec<Tensor>,
     pub origin: Origin,
+    /// What its user should know of.
+    pub warnings: Vec<Warning>,
+    /// What the files it is read from were when it was opened.
+    pub inputs: Vec<Fingerprint>,
 }
 
 impl Model {
-    /// Opens a Hugging Face folder or a PLM GGUF and checks every tensor's shape against the config.
+    /// Opens a Hugging Face folder, as it is or in the hub's cache, or a PLM GGUF and checks every tensor's shape
+    /// against the config.
     ///
     /// # Errors
     /// Anything that makes the input not a whole PLM; see [`Error`].
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
         let path = path.as_ref();
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
-        if metadata.is_dir() { import::from_folder(path) } else { import::from_gguf(path) }
+        if !metadata.is_dir() {
+            let file = GgufFile::open(path).map_err(|error| foreign::explain_file(path, error))?;
+            return Model::from_gguf(file);
+        }
+        match hub::snapshot(path)? {
+            Some(snapshot) => import::from_folder(&snapshot),
+            None => import::from_folder(path),
+        }
+    }
+
+    /// The PLM in an opened GGUF.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn from_gguf(file: GgufFile) -> Result<Model> {
+        import::from_gguf(file)
     }
 
     /// The path it was opened by.
@@ -70,6 +97,13 @@ impl Model {
     /// The tensor with this identity.
     pub fn tensor(&self, key: TensorKey) -> Option<&Tensor> {
         self.tensors.iter().find(|t| t.key == key)
+    }
+
+    /// # Errors
+    /// One of its files is not any longer what it was when the model was opened, so that what was read before and what
+    /// was read after may not belong together.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.inputs.iter().try_for_each(Fingerprint::check)
     }
 
     /// Number of weights, each tensor counted once.

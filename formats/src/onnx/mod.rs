@@ -4,10 +4,13 @@
 //! [`Export::items`] and [`Export::literals`]. [`OnnxFile`] reads what any ONNX model holds.
 
 mod attention;
+mod companions;
 mod data;
+mod earlier;
 mod graph;
 mod layers;
 mod model;
+mod node;
 pub mod proto;
 mod read;
 mod sidecar;
@@ -16,8 +19,9 @@ mod weights;
 mod wire;
 
 pub use data::{Content, DataItem, HeadBlocks, Literal, Place};
+pub use earlier::may_replace;
 pub use model::{Export, build};
 pub use read::{External, Initializer, OnnxFile, Port};
-pub use sidecar::{Sidecar, sidecars};
+pub use sidecar::{Sidecar, Sidecars, sidecars};
 pub use spec::{BlockFormat, ExportSpec, Opset, Profile, QuantFormat, WeightFormat};
 pub use weights::{Weight, blocks_name};

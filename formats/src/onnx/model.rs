@@ -11,6 +11,9 @@ use super::spec::{BlockFormat, ExportSpec, Profile, QuantFormat, WeightFormat};
 use crate::error::{Error, Result};
 use crate::model::{Config, Model, Role, TensorKey};
 
+/// What an export's `producer_name` says.
+pub(super) const PRODUCER: &str = "plmconv";
+
 /// A finished graph and what belongs into its external data.
 #[derive(Debug)]
 pub struct Export {
@@ -64,7 +67,7 @@ pub fn build(model: &Model, spec: &ExportSpec) -> Result<Export> {
     let GraphBuilder { nodes, initializers, items, literals, layout, .. } = graph;
     let proto = ModelProto {
         ir_version: Some(spec.opset.ir_version()),
-        producer_name: Some("plmconv".into()),
+        producer_name: Some(PRODUCER.into()),
         producer_version: Some(spec.producer_version.clone()),
         graph: Some(GraphProto {
             node: nodes,

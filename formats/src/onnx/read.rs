@@ -7,18 +7,22 @@ use std::sync::Arc;
 use prost::Message;
 
 use super::layers::MICROSOFT;
-use super::proto::{
-    AttributeProto, DimensionProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto,
-};
+use super::node::Node;
+use super::proto::{DimensionProto, OperatorSetIdProto, StringStringEntryProto, ValueInfoProto};
 use super::spec::Profile;
 use super::wire::{Field, Payload, Wire};
 use crate::error::{Error, Result};
+use crate::limits::{self, MAX_AXES, MAX_TENSORS};
 use crate::source::InputFile;
 
 /// The longest name or string that is read.
 const MAX_STRING: u64 = 64 << 10;
-/// The longest node, interface entry or opset that is read. Nodes may hold small constants.
-const MAX_MESSAGE: u64 = 16 << 20;
+/// The longest interface entry, opset or pair that is read whole.
+const MAX_MESSAGE: u64 = 64 << 10;
+/// Inputs or outputs of the graph: some per layer.
+const MAX_PORTS: usize = 1 << 15;
+/// Kinds of operators, and of sets of them. The standard and ONNX Runtime have some hundred.
+const MAX_OPERATORS: usize = 1 << 12;
 
 /// An ONNX model.
 #[derive(Debug, Default)]
@@ -156,6 +160,7 @@ impl Reader {
                     let opset: OperatorSetIdProto = self.message(end)?;
                     let domain = opset.domain.filter(|d| !d.is_empty()).unwrap_or("ai.onnx".into());
                     self.model.opsets.insert(domain, opset.version.unwrap_or_default());
+                    self.check("operator sets", self.model.opsets.len(), MAX_OPERATORS)?;
                 }
                 (14, Payload::Bytes { end }) => {
                     let entry: StringStringEntryProto = self.message(end)?;
@@ -175,17 +180,19 @@ impl Reader {
         while let Some(Field { number, payload }) = self.wire.field(end)? {
             match (number, payload) {
                 (1, Payload::Bytes { end }) => {
-                    let node = self.message(end)?;
-                    self.node(node);
+                    let node = Node::read(&mut self.wire, end)?;
+                    self.node(node)?;
                 }
                 (5, Payload::Bytes { end }) => self.initializer(end)?,
                 (11, Payload::Bytes { end }) => {
-                    let port = port(self.message(end)?);
+                    let port = self.port(end)?;
                     self.model.inputs.push(port);
+                    self.check("inputs", self.model.inputs.len(), MAX_PORTS)?;
                 }
                 (12, Payload::Bytes { end }) => {
-                    let port = port(self.message(end)?);
+                    let port = self.port(end)?;
                     self.model.outputs.push(port);
+                    self.check("outputs", self.model.outputs.len(), MAX_PORTS)?;
                 }
                 (_, payload) => self.skip(payload),
             }
@@ -193,12 +200,14 @@ impl Reader {
         Ok(())
     }
 
-    fn node(&mut self, node: NodeProto) {
-        let domain = node.domain.as_deref().unwrap_or_default();
-        let operator = node.op_type.as_deref().unwrap_or_default();
-        let full = if domain.is_empty() { operator.into() } else { format!("{domain}.{operator}") };
+    fn node(&mut self, node: Node) -> Result<()> {
+        let full = match node.domain.as_str() {
+            "" => node.operator.clone(),
+            domain => format!("{domain}.{}", node.operator),
+        };
         *self.model.operators.entry(full).or_default() += 1;
-        let weight = match (domain, operator) {
+        self.check("kinds of operators", self.model.operators.len(), MAX_OPERATORS)?;
+        let weight = match (node.domain.as_str(), node.operator.as_str()) {
             (MICROSOFT, "MatMulNBits") => nbits(&node),
             ("", "DequantizeLinear") => qdq(&node),
             _ => None,
@@ -207,26 +216,43 @@ impl Reader {
             && self.block_codes.insert(weight.codes.clone())
         {
             self.model.blocks.push(weight);
+            self.check("weights in blocks", self.model.blocks.len(), MAX_TENSORS)?;
         }
+        Ok(())
+    }
+
+    fn port(&mut self, end: u64) -> Result<Port> {
+        let port = port(self.message(end)?);
+        self.check("axes of a tensor", port.shape.len(), MAX_AXES)?;
+        Ok(port)
+    }
+
+    fn check(&self, what: &'static str, count: usize, limit: usize) -> Result<()> {
+        limits::check(&self.model.path, what, count, limit)
     }
 
     /// TensorProto: everything but its values.
     fn initializer(&mut self, end: u64) -> Result<()> {
         let (mut name, mut element, mut shape, mut inline) = (String::new(), 0, Vec::new(), 0);
         let mut external: HashMap<String, String> = HashMap::new();
+        self.check("tensors", self.model.initializers.len() + 1, MAX_TENSORS)?;
         while let Some(Field { number, payload }) = self.wire.field(end)? {
             match (number, payload) {
                 (1, Payload::Number(n)) => shape.push(n),
                 (1, Payload::Bytes { end }) => {
-                    while self.wire.position() < end {
+                    while self.wire.position() < end && shape.len() <= MAX_AXES {
                         shape.push(self.wire.varint(end)?);
                     }
+                    self.wire.skip_to(end);
                 }
                 (2, Payload::Number(n)) => element = n,
                 (8, Payload::Bytes { end }) => name = self.string(end)?,
                 (13, Payload::Bytes { end }) => {
                     let entry: StringStringEntryProto = self.message(end)?;
-                    external.insert(entry.key.unwrap_or_default(), entry.value.unwrap_or_default());
+                    let key = entry.key.unwrap_or_default();
+                    if ["location", "offset", "length"].contains(&key.as_str()) {
+                        external.insert(key, entry.value.unwrap_or_default());
+                    }
                 }
                 (4..=7 | 9..=11, Payload::Bytes { end }) => {
                     inline += end - self.wire.position();
@@ -234,6 +260,7 @@ impl Reader {
                 }
                 (_, payload) => self.skip(payload),
             }
+            self.check("axes of a tensor", shape.len(), MAX_AXES)?;
         }
         if name.is_empty() {
             return Err(self.wire.malformed("an initializer has no name".into()));
@@ -296,8 +323,7 @@ impl Reader {
     }
 
     fn string(&mut self, end: u64) -> Result<String> {
-        let bytes = self.wire.bytes(end, MAX_STRING)?;
-        String::from_utf8(bytes).map_err(|_| self.wire.malformed("a name is not UTF-8".into()))
+        self.wire.string(end, MAX_STRING)
     }
 
     fn message<M: Message + Default>(&mut self, end: u64) -> Result<M> {
@@ -306,34 +332,29 @@ impl Reader {
     }
 }
 
-fn attribute(node: &NodeProto, name: &str) -> Option<usize> {
-    let named = |a: &&AttributeProto| a.name.as_deref() == Some(name);
-    node.attribute.iter().find(named)?.i.and_then(|i| usize::try_from(i).ok())
-}
-
 /// `MatMulNBits(x, codes, scales, zero points)`.
-fn nbits(node: &NodeProto) -> Option<Blocks> {
+fn nbits(node: &Node) -> Option<Blocks> {
     Some(Blocks {
-        codes: node.input.get(1)?.clone(),
-        scales: node.input.get(2)?.clone(),
-        zero_points: node.input.get(3).filter(|name| !name.is_empty()).cloned(),
-        rows: attribute(node, "N")?,
-        cols: attribute(node, "K")?,
-        bits: attribute(node, "bits").unwrap_or(4),
-        block_size: attribute(node, "block_size")?,
+        codes: node.input(1)?.into(),
+        scales: node.input(2)?.into(),
+        zero_points: node.input(3).map(str::to_string),
+        rows: node.attribute("N")?,
+        cols: node.attribute("K")?,
+        bits: node.attribute("bits").unwrap_or(4),
+        block_size: node.attribute("block_size")?,
     })
 }
 
 /// `DequantizeLinear(codes, scales, zero points)`; rows and columns stand in the codes' shape.
-fn qdq(node: &NodeProto) -> Option<Blocks> {
+fn qdq(node: &Node) -> Option<Blocks> {
     Some(Blocks {
-        codes: node.input.first()?.clone(),
-        scales: node.input.get(1)?.clone(),
-        zero_points: node.input.get(2).filter(|name| !name.is_empty()).cloned(),
+        codes: node.input(0)?.into(),
+        scales: node.input(1)?.into(),
+        zero_points: node.input(2).map(str::to_string),
         rows: 0,
         cols: 0,
         bits: 0,
-        block_size: attribute(node, "block_size").filter(|&size| size > 0)?,
+        block_size: node.attribute("block_size").filter(|&size| size > 0)?,
     })
 }
 

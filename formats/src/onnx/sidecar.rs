@@ -1,13 +1,15 @@
 //! The files beside the graph: what each client reads before it opens the model.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
+use super::companions::{Companions, is_companion};
 use super::spec::{ExportSpec, Profile};
 use crate::DType;
-use crate::error::{Error, Result};
-use crate::model::{Model, Origin};
+use crate::error::Result;
+use crate::model::Model;
+use crate::warning::Warning;
 
 /// A small file of the output folder.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,65 +19,46 @@ pub struct Sidecar {
     pub bytes: Vec<u8>,
 }
 
-/// Files of a checkpoint that clients want beside the model, where it has them.
-const COPIED: [&str; 9] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-    "LICENSE",
-];
+/// Everything but the graph and its data.
+#[derive(Debug)]
+pub struct Sidecars {
+    pub files: Vec<Sidecar>,
+    /// What their user should know of.
+    pub warnings: Vec<Warning>,
+}
+
+/// Files that [`sidecars`] writes itself.
+const WRITTEN: [&str; 2] = ["config.json", "genai_config.json"];
+
+/// Whether an export may bring a file of this name along.
+pub(super) fn is_sidecar(name: &str) -> bool {
+    is_companion(name) || WRITTEN.contains(&name)
+}
 
 /// Everything but the graph and its data, for an export with `data_files` external data files.
 ///
 /// # Errors
 /// Unreadable files of the checkpoint.
-pub fn sidecars(model: &Model, spec: &ExportSpec, data_files: usize) -> Result<Vec<Sidecar>> {
-    let mut files = Vec::new();
-    let mut source_config = Map::new();
-    if let Origin::HuggingFace(folder) = &model.origin {
-        for name in COPIED {
-            let path = folder.join(name);
-            match std::fs::read(&path) {
-                Ok(bytes) => files.push(Sidecar { path: name.into(), bytes }),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(e) => return Err(Error::io(&path)(e)),
-            }
-        }
-        source_config = read_object(&folder.join("config.json"))?;
-    }
-    let ids = TokenIds::find(model, &source_config)?;
+pub fn sidecars(model: &Model, spec: &ExportSpec, data_files: usize) -> Result<Sidecars> {
+    let Companions { mut files, config, generation, warnings } = Companions::of(model)?;
+    let ids = TokenIds::of(&generation, &config);
+    let config = if config.is_empty() { plain_config(model, &generation) } else { config };
     match spec.profile {
-        Profile::Latent => push_json(&mut files, "config.json", plain_config(model, source_config)),
+        Profile::Latent => push_json(&mut files, "config.json", Value::Object(config)),
         Profile::Genai => {
-            let context = context_length(model);
-            push_json(&mut files, "config.json", plain_config(model, source_config));
-            push_json(&mut files, "genai_config.json", genai_config(model, spec, &ids, context));
+            push_json(&mut files, "config.json", Value::Object(config));
+            push_json(&mut files, "genai_config.json", genai_config(model, spec, &ids));
         }
-        Profile::Hf => {
-            push_json(&mut files, "config.json", hf_config(model, spec, source_config, data_files));
-        }
+        Profile::Hf => push_json(&mut files, "config.json", hf_config(model, spec, config, data_files)),
     }
-    Ok(files)
+    Ok(Sidecars { files, warnings })
 }
 
-fn push_json(files: &mut Vec<Sidecar>, name: &str, value: Value) {
+/// Adds a file of JSON as somebody would write it.
+pub(super) fn push_json(files: &mut Vec<Sidecar>, name: &str, value: Value) {
     let mut text = serde_json::to_string_pretty(&value).expect("a JSON value prints");
     text.push('\n');
     files.push(Sidecar { path: name.into(), bytes: text.into_bytes() });
-}
-
-fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    serde_json::from_str(&text).map_err(|e| Error::Json { path: path.to_path_buf(), detail: e.to_string() })
-}
-
-fn context_length(model: &Model) -> usize {
-    model.config.max_position_embeddings
 }
 
 /// The ids that start, end and pad a text.
@@ -87,27 +70,7 @@ struct TokenIds {
 
 impl TokenIds {
     /// generation_config.json before config.json, as transformers does.
-    fn find(model: &Model, config: &Map<String, Value>) -> Result<TokenIds> {
-        let mut generation = Map::new();
-        match &model.origin {
-            Origin::HuggingFace(folder) => {
-                let path = folder.join("generation_config.json");
-                if path.is_file() {
-                    generation = read_object(&path)?;
-                }
-            }
-            Origin::Gguf(file) => {
-                for (key, gguf) in [
-                    ("bos_token_id", "tokenizer.ggml.bos_token_id"),
-                    ("eos_token_id", "tokenizer.ggml.eos_token_id"),
-                    ("pad_token_id", "tokenizer.ggml.padding_token_id"),
-                ] {
-                    if let Some(id) = file.metadata.unsigned(gguf) {
-                        generation.insert(key.into(), id.into());
-                    }
-                }
-            }
-        }
+    fn of(generation: &Map<String, Value>, config: &Map<String, Value>) -> TokenIds {
         let all = |key: &str| -> Vec<u64> {
             match generation.get(key).or_else(|| config.get(key)) {
                 Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_u64).collect(),
@@ -116,17 +79,14 @@ impl TokenIds {
             }
         };
         let first = |key: &str| all(key).first().copied();
-        Ok(TokenIds { bos: first("bos_token_id"), eos: all("eos_token_id"), pad: first("pad_token_id") })
+        TokenIds { bos: first("bos_token_id"), eos: all("eos_token_id"), pad: first("pad_token_id") }
     }
 }
 
-/// The checkpoint's own config.json, or what the hyperparameters say of one.
-fn plain_config(model: &Model, source: Map<String, Value>) -> Value {
-    if !source.is_empty() {
-        return Value::Object(source);
-    }
+/// What the hyperparameters say of a checkpoint's config.json, with the ids of `generation`.
+fn plain_config(model: &Model, generation: &Map<String, Value>) -> Map<String, Value> {
     let c = &model.config;
-    json!({
+    let Value::Object(mut config) = json!({
         "architectures": ["PLMForCausalLM"],
         "model_type": "plm",
         "vocab_size": c.vocab_size,
@@ -146,14 +106,18 @@ fn plain_config(model: &Model, source: Map<String, Value>) -> Value {
         "rope_theta": c.rope_theta,
         "rope_interleave": c.rope_interleave,
         "tie_word_embeddings": true,
-    })
+    }) else {
+        unreachable!("it is an object")
+    };
+    let ids = generation.iter().filter(|(key, _)| key.ends_with("_token_id"));
+    config.extend(ids.map(|(key, id)| (key.clone(), id.clone())));
+    config
 }
 
 /// config.json for optimum and transformers.js: labelled with an architecture that both know to have keys
 /// and values of different widths. The graph does the work; the label only shapes the cache.
-fn hf_config(model: &Model, spec: &ExportSpec, source: Map<String, Value>, data_files: usize) -> Value {
-    let Value::Object(mut config) = plain_config(model, source) else { unreachable!("it is an object") };
-    let c = &model.config;
+fn hf_config(model: &Model, spec: &ExportSpec, config: Map<String, Value>, data_files: usize) -> Value {
+    let (c, mut config) = (&model.config, config);
     config.insert("architectures".into(), json!(["DeepseekV3ForCausalLM"]));
     config.insert("model_type".into(), json!("deepseek_v3"));
     config.insert("num_key_value_heads".into(), json!(c.num_attention_heads));
@@ -168,8 +132,9 @@ fn hf_config(model: &Model, spec: &ExportSpec, source: Map<String, Value>, data_
     Value::Object(config)
 }
 
-fn genai_config(model: &Model, spec: &ExportSpec, ids: &TokenIds, context: usize) -> Value {
+fn genai_config(model: &Model, spec: &ExportSpec, ids: &TokenIds) -> Value {
     let c = &model.config;
+    let context = c.max_position_embeddings;
     let eos = match ids.eos.as_slice() {
         [one] => json!(one),
         many => json!(many),

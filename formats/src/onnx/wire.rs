@@ -96,10 +96,16 @@ impl Wire {
         if length > limit {
             return Err(self.malformed(format!("{length} bytes where at most {limit} are expected")));
         }
-        let mut bytes = vec![0; length as usize];
-        self.file.read_exact_at(&mut bytes, self.at)?;
-        self.at = end;
-        Ok(bytes)
+        (0..length).map(|_| self.byte()).collect()
+    }
+
+    /// The text up to `end`, at most `limit` bytes.
+    ///
+    /// # Errors
+    /// More bytes than `limit`, or not UTF-8.
+    pub(super) fn string(&mut self, end: u64, limit: u64) -> Result<String> {
+        let bytes = self.bytes(end, limit)?;
+        String::from_utf8(bytes).map_err(|_| self.malformed("a name is not UTF-8".into()))
     }
 
     /// A little-endian number of `count` bytes.

@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::files::{AddedToken, TokenizerFiles, read_optional_json};
+use super::files::{AddedToken, TokenizerFiles};
 use crate::error::{Error, Result};
+use crate::json;
 
 /// Named roles of tokenizer_config.json, in the order in which tokens that are new get their ids.
 const NAMED: [&str; 7] =
@@ -46,6 +47,12 @@ impl<'a> AddedTokens<'a> {
         for name in named_tokens(&config) {
             added.name(name);
         }
+        // Those that the files have already stay as they are.
+        for token in extra_tokens(&config).filter(|token| !token.is_empty()) {
+            if !added.ids.contains_key(&token) {
+                added.name(token);
+            }
+        }
         Ok(added.tokens)
     }
 
@@ -61,15 +68,14 @@ impl<'a> AddedTokens<'a> {
             let declared = BTreeMap::<u32, AddedToken>::deserialize(decoder).map_err(bad)?;
             return Ok(("tokenizer_config.json", declared.into_iter().collect()));
         }
-        let special = read_optional_json::<Map<String, Value>>(&folder.join("special_tokens_map.json"))?;
+        let special = json::read_optional::<Map<String, Value>>(&folder.join("special_tokens_map.json"))?;
         config.extend(special.unwrap_or_default());
         let named = named_tokens(config);
         let file = "added_tokens.json";
-        let listed = read_optional_json::<BTreeMap<String, u32>>(&folder.join(file))?.unwrap_or_default();
-        let mut declared: Vec<_> = listed
-            .into_iter()
-            .map(|(content, id)| (id, AddedToken { special: named.contains(&content), content }))
-            .collect();
+        let listed = json::read_optional::<BTreeMap<String, u32>>(&folder.join(file))?.unwrap_or_default();
+        let token =
+            |content| AddedToken { special: named.contains(&content), content, ..AddedToken::default() };
+        let mut declared: Vec<_> = listed.into_iter().map(|(content, id)| (id, token(content))).collect();
         declared.sort_by_key(|(id, _)| *id);
         // tokenizer.json knows better what is special.
         declared.retain(|(_, token)| !self.ids.contains_key(&token.content));
@@ -97,7 +103,7 @@ impl<'a> AddedTokens<'a> {
             Some(token) => token.special = true,
             None if named.is_empty() => {}
             None => {
-                let token = AddedToken { content: named, special: true };
+                let token = AddedToken { content: named, special: true, ..AddedToken::default() };
                 self.insert(self.loaded_id(&token.content), token);
             }
         }
@@ -130,6 +136,14 @@ fn named_tokens(config: &Map<String, Value>) -> Vec<String> {
     let additional = config.get("additional_special_tokens").and_then(Value::as_array);
     let additional = additional.into_iter().flatten().filter_map(content);
     single.chain(additional).collect()
+}
+
+/// Special tokens without a role as newer versions of transformers name them: a list, or a map with a name for each.
+fn extra_tokens(config: &Map<String, Value>) -> impl Iterator<Item = String> {
+    let extra = config.get("extra_special_tokens");
+    let list = extra.and_then(Value::as_array).into_iter().flatten();
+    let map = extra.and_then(Value::as_object).into_iter().flat_map(Map::values);
+    list.chain(map).filter_map(content)
 }
 
 /// A token as text, or as an object with its content.

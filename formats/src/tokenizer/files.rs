@@ -4,10 +4,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use super::bytes::escape_space;
+use crate::error::Result;
+use crate::json;
+use crate::limits::{MAX_MERGES, MAX_TOKENS};
 
 /// What a folder says about its tokenizer.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ pub(crate) struct BpeJson {
     #[serde(default)]
     pub vocab: VocabJson,
     #[serde(default)]
-    pub merges: Vec<MergeJson>,
+    pub merges: MergesJson,
     #[serde(default)]
     pub ignore_merges: bool,
     #[serde(default)]
@@ -50,25 +53,34 @@ pub(crate) struct BpeJson {
     pub end_of_word_suffix: Option<String>,
 }
 
-/// A merge as `left right` or, since transformers 4.45, as a pair.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum MergeJson {
-    Joined(String),
-    Pair(String, String),
-}
+/// Merges as `left right`, best first. They stand so or, since transformers 4.45, as pairs.
+#[derive(Debug, Default)]
+pub(crate) struct MergesJson(pub Vec<String>);
 
 /// Tokens and ids in file order; duplicates are kept to be seen. Empty for a model that is not BPE.
 #[derive(Debug, Default)]
 pub(crate) struct VocabJson(pub Vec<(String, u32)>);
 
-/// An entry of `added_tokens`, or of `added_tokens_decoder` without its id. How a token matches around white space
-/// has no place in a GGUF.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+/// An entry of `added_tokens`, or of `added_tokens_decoder` without its id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(crate) struct AddedToken {
     pub content: String,
     #[serde(default)]
     pub special: bool,
+    #[serde(default)]
+    pub lstrip: bool,
+    #[serde(default)]
+    pub rstrip: bool,
+    #[serde(default)]
+    pub single_word: bool,
+}
+
+impl AddedToken {
+    /// Names of the rules by which it is matched that have no place in a GGUF.
+    pub fn rules(&self) -> impl Iterator<Item = &'static str> {
+        let rules = [("lstrip", self.lstrip), ("rstrip", self.rstrip), ("single_word", self.single_word)];
+        rules.into_iter().filter_map(|(name, set)| set.then_some(name))
+    }
 }
 
 /// An added token with its id.
@@ -82,8 +94,8 @@ pub(crate) struct IdentifiedToken {
 impl TokenizerFiles {
     /// Reads tokenizer.json and tokenizer_config.json where they are there.
     pub fn read(folder: &Path) -> Result<TokenizerFiles> {
-        let config = read_optional_json(&folder.join("tokenizer_config.json"))?;
-        let json = read_optional_json(&folder.join("tokenizer.json"))?;
+        let config = json::read_optional(&folder.join("tokenizer_config.json"))?;
+        let json = json::read_optional(&folder.join("tokenizer.json"))?;
         Ok(TokenizerFiles { folder: folder.to_path_buf(), json, config })
     }
 
@@ -91,27 +103,6 @@ impl TokenizerFiles {
     pub fn config_str(&self, key: &str) -> Option<&str> {
         self.config.as_ref()?.get(key)?.as_str()
     }
-}
-
-/// Reads a JSON file, or `None` if it is not there.
-///
-/// # Errors
-/// [`Error::Json`] if it is not what is expected.
-pub(crate) fn read_optional_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    match read_optional(path)? {
-        None => Ok(None),
-        Some(text) => serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|e| Error::Json { path: path.to_path_buf(), detail: e.to_string() }),
-    }
-}
-
-/// Reads a text file, or `None` if it is not there.
-pub(crate) fn read_optional(path: &Path) -> Result<Option<String>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    std::fs::read_to_string(path).map(Some).map_err(Error::io(path))
 }
 
 fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
@@ -131,6 +122,9 @@ impl<'de> Deserialize<'de> for VocabJson {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VocabJson, A::Error> {
                 let mut pairs = Vec::new();
                 while let Some(pair) = map.next_entry()? {
+                    if pairs.len() == MAX_TOKENS {
+                        return Err(too_many("tokens", MAX_TOKENS));
+                    }
                     pairs.push(pair);
                 }
                 Ok(VocabJson(pairs))
@@ -144,4 +138,62 @@ impl<'de> Deserialize<'de> for VocabJson {
         }
         deserializer.deserialize_any(Pairs)
     }
+}
+
+impl<'de> Deserialize<'de> for MergesJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Merges;
+        impl<'de> Visitor<'de> for Merges {
+            type Value = MergesJson;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of merges")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<MergesJson, A::Error> {
+                let mut merges = Vec::new();
+                while let Some(MergeJson(merge)) = list.next_element()? {
+                    if merges.len() == MAX_MERGES {
+                        return Err(too_many("merges", MAX_MERGES));
+                    }
+                    merges.push(merge);
+                }
+                Ok(MergesJson(merges))
+            }
+        }
+        deserializer.deserialize_seq(Merges)
+    }
+}
+
+struct MergeJson(String);
+
+impl<'de> Deserialize<'de> for MergeJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct JoinedOrPair;
+        impl<'de> Visitor<'de> for JoinedOrPair {
+            type Value = MergeJson;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a merge: a text or a pair of texts")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, merge: &str) -> Result<MergeJson, E> {
+                Ok(MergeJson(merge.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<MergeJson, A::Error> {
+                let mut side = |index| {
+                    let side: Option<String> = pair.next_element()?;
+                    side.ok_or_else(|| serde::de::Error::invalid_length(index, &self))
+                };
+                let (left, right) = (side(0)?, side(1)?);
+                Ok(MergeJson(format!("{} {}", escape_space(&left), escape_space(&right))))
+            }
+        }
+        deserializer.deserialize_any(JoinedOrPair)
+    }
+}
+
+fn too_many<E: serde::de::Error>(what: &str, limit: usize) -> E {
+    E::custom(format!("more than {limit} {what}: no model has so many"))
 }

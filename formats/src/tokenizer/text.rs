@@ -1,8 +1,9 @@
 //! Text to ids and back, with the result that llama.cpp's own tokenizer has.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value as Json};
 use sha2::{Digest, Sha256};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -12,13 +13,18 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
 use super::bytes;
+use super::original::{Difference, first_difference};
 use super::partition::{Fragment, Matched, ends_generation};
 use super::pre::PreTokenizer;
 use super::vocabulary::{TokenType, Vocabulary};
-use crate::describe::describe_tokenizer;
+use crate::describe::{check_vocabulary_size, describe_tokenizer};
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
+use crate::json;
 use crate::model::{Model, Origin};
+
+/// What llama.cpp takes for BOS and for EOS in a byte-level BPE whose file does not say, or names no token: GPT-2's.
+const DEFAULT_SPECIAL: usize = 11;
 
 /// A model's tokenizer: byte-level BPE as llama.cpp does it.
 ///
@@ -33,7 +39,25 @@ pub struct TextTokenizer {
     add_bos: bool,
     add_eos: bool,
     chat_template: Option<String>,
+    /// The tokenizer.json that all this was read from, if it was.
+    original: Option<PathBuf>,
+    special_tokens: Map<String, Json>,
+    /// Ids that end generation, whatever their text.
+    ends: Vec<u32>,
 }
+
+/// Special tokens as a GGUF's keys name them, and as a chat template does.
+const SPECIAL_TOKENS: [(&str, &str); 7] = [
+    ("bos", "bos_token"),
+    ("eos", "eos_token"),
+    ("unknown", "unk_token"),
+    ("seperator", "sep_token"),
+    ("padding", "pad_token"),
+    ("cls", "cls_token"),
+    ("mask", "mask_token"),
+];
+/// Tokens that end a text, a turn or a message.
+const ENDS: [&str; 3] = ["eos", "eot", "eom"];
 
 impl TextTokenizer {
     /// The tokenizer of a folder or a GGUF.
@@ -43,7 +67,10 @@ impl TextTokenizer {
     pub fn from_model(model: &Model) -> Result<TextTokenizer> {
         match &model.origin {
             Origin::HuggingFace(folder) => TextTokenizer::from_folder(folder, model.config.vocab_size),
-            Origin::Gguf(file) => TextTokenizer::from_metadata(file.path(), &file.metadata),
+            Origin::Gguf(file) => {
+                check_vocabulary_size(file.path(), &file.metadata, model.config.vocab_size)?;
+                TextTokenizer::from_metadata(file.path(), &file.metadata)
+            }
         }
     }
 
@@ -52,45 +79,42 @@ impl TextTokenizer {
     /// # Errors
     /// As [`TextTokenizer::from_model`].
     pub fn from_folder(folder: &Path, vocab_size: usize) -> Result<TextTokenizer> {
-        TextTokenizer::from_metadata(folder, &describe_tokenizer(folder, vocab_size)?)
+        let mut tokenizer = TextTokenizer::from_metadata(folder, &describe_tokenizer(folder, vocab_size)?)?;
+        tokenizer.original = Some(folder.join("tokenizer.json")).filter(|path| path.is_file());
+        tokenizer.ends.extend(end_ids(folder)?);
+        tokenizer.special_tokens.extend(further_special_tokens(folder)?);
+        Ok(tokenizer)
     }
 
     /// The tokenizer that a GGUF's metadata describes. `path` names the file in errors.
     ///
     /// # Errors
-    /// As [`TextTokenizer::from_model`]; also a special token's id that is out of range.
+    /// As [`TextTokenizer::from_model`].
     pub fn from_metadata(path: &Path, metadata: &Metadata) -> Result<TextTokenizer> {
         let vocabulary = Vocabulary::from_metadata(path, metadata)?;
-        let pre = PreTokenizer::find(&vocabulary.pre).ok_or_else(|| Error::UnknownPreTokenizer {
-            path: path.to_path_buf(),
-            regex: format!("the splits that `{}` stands for are not known here", vocabulary.pre),
-        })?;
-        let special = |key: &str| match metadata.unsigned(key) {
-            Some(id) if id < vocabulary.tokens.len() => Ok(Some(id as u32)),
-            Some(id) => Err(Error::BadValue {
-                path: path.to_path_buf(),
-                key: key.into(),
-                found: id.to_string(),
-                expected: format!("an id below {}", vocabulary.tokens.len()),
-            }),
-            None => Ok(None),
-        };
+        let pre = vocabulary.pre_tokenizer()?;
         let flag = |key: &str| metadata.get(key).and_then(crate::gguf::Value::as_bool);
-        let (bos, eos) = (special("tokenizer.ggml.bos_token_id")?, special("tokenizer.ggml.eos_token_id")?);
-        let add = |key: &str, default: bool, id: Option<u32>, id_key: &str| match flag(key).unwrap_or(default)
-        {
-            true if id.is_none() => Err(Error::MissingKey { path: path.to_path_buf(), key: id_key.into() }),
-            add => Ok(add),
+        let add_bos = flag("tokenizer.ggml.add_bos_token").unwrap_or(pre.add_bos);
+        let add_eos = flag("tokenizer.ggml.add_eos_token").unwrap_or(false);
+        let known = |id: usize| (id < vocabulary.tokens.len()).then_some(id as u32);
+        // Where a token that is not known has to be added, llama.cpp takes its default.
+        let special = |key: &str, is_added: bool| {
+            metadata.unsigned(key).and_then(known).or_else(|| known(DEFAULT_SPECIAL).filter(|_| is_added))
         };
+        let bos = special("tokenizer.ggml.bos_token_id", add_bos);
+        let eos = special("tokenizer.ggml.eos_token_id", add_eos);
         Ok(TextTokenizer {
-            add_bos: add("tokenizer.ggml.add_bos_token", pre.add_bos, bos, "tokenizer.ggml.bos_token_id")?,
-            add_eos: add("tokenizer.ggml.add_eos_token", false, eos, "tokenizer.ggml.eos_token_id")?,
+            add_bos: add_bos && bos.is_some(),
+            add_eos: add_eos && eos.is_some(),
             bos,
             eos,
             chat_template: metadata.string("tokenizer.chat_template").map(str::to_string),
+            special_tokens: special_tokens(metadata, &vocabulary),
+            ends: ENDS.iter().filter_map(|kind| special_id(metadata, kind)).collect(),
             matched: Matched::new(&vocabulary),
             bpe: byte_level_bpe(&vocabulary, pre)?,
             vocabulary,
+            original: None,
         })
     }
 
@@ -102,6 +126,14 @@ impl TextTokenizer {
         let bos = self.bos.filter(|_| self.add_bos);
         let eos = self.eos.filter(|_| self.add_eos);
         Ok(bos.into_iter().chain(body).chain(eos).collect())
+    }
+
+    /// Where transformers would give other ids than `ids`, which [`encode`](Self::encode) made of `text`: for tokens
+    /// with rules that llama.cpp does not have, control tokens in the text, and text that is not NFC. `None` where
+    /// there is no difference, or nothing to compare with.
+    pub fn differs_from_transformers(&self, text: &str, ids: &[u32]) -> Option<Difference> {
+        let body = usize::from(self.add_bos)..ids.len() - usize::from(self.add_eos);
+        first_difference(self.original.as_deref()?, text, ids.get(body)?).ok()?
     }
 
     /// Ids of a rendered chat: control tokens in the text are taken as such, and nothing is added.
@@ -170,9 +202,10 @@ impl TextTokenizer {
         self.add_eos
     }
 
-    /// True for tokens that end generation: EOS, and the ends of a turn that llama.cpp knows by their text.
+    /// True for tokens that end generation: EOS, the end of a turn or a message, all that generation_config.json names,
+    /// and the ends of a turn that llama.cpp knows by their text.
     pub fn ends_generation(&self, id: u32) -> bool {
-        self.eos == Some(id) || self.vocabulary.tokens.get(id as usize).is_some_and(|t| ends_generation(t))
+        self.ends.contains(&id) || self.vocabulary.tokens.get(id as usize).is_some_and(|t| ends_generation(t))
     }
 
     fn is_control(&self, id: u32) -> bool {
@@ -192,6 +225,11 @@ impl TextTokenizer {
     /// The default chat template, in Jinja.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
+    }
+
+    /// The special tokens that a chat template finds under their names: `eos_token` and the like.
+    pub fn special_tokens(&self) -> &Map<String, Json> {
+        &self.special_tokens
     }
 
     /// SHA-256 of all that decides how text becomes ids. Equal digests: the same ids for every text.
@@ -224,6 +262,53 @@ impl fmt::Debug for TextTokenizer {
             .field("vocab_size", &self.vocab_size())
             .finish_non_exhaustive()
     }
+}
+
+/// `tokenizer.ggml.<kind>_token_id`
+fn special_id(metadata: &Metadata, kind: &str) -> Option<u32> {
+    u32::try_from(metadata.unsigned(&format!("tokenizer.ggml.{kind}_token_id"))?).ok()
+}
+
+fn special_tokens(metadata: &Metadata, vocabulary: &Vocabulary) -> Map<String, Json> {
+    let text = |kind: &str| vocabulary.tokens.get(special_id(metadata, kind)? as usize);
+    let known = SPECIAL_TOKENS
+        .iter()
+        .filter_map(|(kind, name)| Some((name.to_string(), text(kind)?.as_str().into())));
+    known.collect()
+}
+
+/// Special tokens of tokenizer_config.json that a GGUF has no key for: a list, or tokens under names of their own.
+fn further_special_tokens(folder: &Path) -> Result<Map<String, Json>> {
+    let config =
+        json::read_optional::<Map<String, Json>>(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+    let text = |token: &Json| token.as_str().or_else(|| token.get("content")?.as_str()).map(Json::from);
+    let mut found = Map::new();
+    for key in ["additional_special_tokens", "extra_special_tokens"] {
+        match config.get(key) {
+            Some(Json::Array(tokens)) => {
+                found.insert("additional_special_tokens".into(), tokens.iter().filter_map(text).collect());
+            }
+            Some(Json::Object(named)) => {
+                found.extend(named.iter().filter_map(|(name, token)| Some((name.clone(), text(token)?))));
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// `eos_token_id` of generation_config.json, or else of config.json: an id, or several.
+fn end_ids(folder: &Path) -> Result<Vec<u32>> {
+    for file in ["generation_config.json", "config.json"] {
+        let config = json::read_optional::<Map<String, Json>>(&folder.join(file))?.unwrap_or_default();
+        let ids = match config.get("eos_token_id") {
+            Some(Json::Array(ids)) => ids.as_slice(),
+            Some(id) => std::slice::from_ref(id),
+            None => continue,
+        };
+        return Ok(ids.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect());
+    }
+    Ok(Vec::new())
 }
 
 /// Puts the bytes of tokens together to whole characters.

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 
 use super::added::AddedTokens;
-use super::bytes::escape_space;
-use super::files::{
-    AddedToken, BpeJson, MergeJson, TokenizerFiles, VocabJson, read_optional, read_optional_json,
-};
+use super::files::{AddedToken, BpeJson, TokenizerFiles, VocabJson};
 use super::pre::{PreTokenizer, check_pre_tokenizer_name};
 use crate::error::{Error, Result};
-use crate::gguf::Metadata;
+use crate::gguf::{Metadata, integer};
+use crate::limits::{self, MAX_MERGES};
+use crate::warning::Warning;
+use crate::{json, small_file};
 
 /// `llama_token_type`, the numbers in `tokenizer.ggml.token_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,19 +48,28 @@ pub(crate) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// The vocabulary of a folder, filled up to `vocab_size` tokens. `pre` overrides the pre-tokenizer's name.
+    /// The vocabulary of a folder, filled up to `vocab_size` tokens, and what of the tokenizer it leaves out. `pre`
+    /// overrides the pre-tokenizer's name.
     ///
     /// # Errors
     /// No tokenizer; another model than byte-level BPE; a normalizer or a pre-tokenizer that llama.cpp does not have;
     /// ids that are out of range, taken twice or not where a loader puts them; merges of unknown tokens.
-    pub fn from_files(files: &TokenizerFiles, vocab_size: usize, pre: Option<&str>) -> Result<Vocabulary> {
+    pub fn from_files(
+        files: &mut TokenizerFiles,
+        vocab_size: usize,
+        pre: Option<&str>,
+    ) -> Result<(Vocabulary, Vec<Warning>)> {
         if let Some(name) = pre {
             check_pre_tokenizer_name(name)?;
         }
-        let vocabulary = match &files.json {
+        let mut merges = Vec::new();
+        if let Some(json) = &mut files.json {
+            check_model(&files.folder.join("tokenizer.json"), &json.model)?;
+            merges = std::mem::take(&mut json.model.merges.0);
+        }
+        match &files.json {
             Some(json) => {
                 let path = files.folder.join("tokenizer.json");
-                check_model(&path, &json.model)?;
                 check_normalizer(&path, &json.normalizer)?;
                 let pre = match pre {
                     Some(name) => name,
@@ -68,25 +77,23 @@ impl Vocabulary {
                         .map_err(|regex| Error::UnknownPreTokenizer { path: path.clone(), regex })?
                         .name(),
                 };
-                let merges = match json.model.merges.is_empty() {
-                    false => json.model.merges.iter().map(join_merge).collect(),
-                    true => read_merges(&files.folder.join("merges.txt"))?.unwrap_or_default(),
-                };
-                build(files, path, &json.model.vocab.0, vocab_size, merges, pre.to_string())?
+                if merges.is_empty() {
+                    merges = read_merges(&files.folder.join("merges.txt"))?.unwrap_or_default();
+                }
+                build(files, path, &json.model.vocab.0, vocab_size, merges, pre.to_string())
             }
             None => {
                 let path = files.folder.join("vocab.json");
                 let missing = || Error::NoTokenizer { path: files.folder.clone() };
-                let vocab: VocabJson = read_optional_json(&path)?.ok_or_else(missing)?;
+                let vocab: VocabJson = json::read_optional(&path)?.ok_or_else(missing)?;
                 let merges = read_merges(&files.folder.join("merges.txt"))?.ok_or_else(missing)?;
                 let pre = match pre {
                     Some(name) => name,
                     None => pre_of_class(files, &path)?,
                 };
-                build(files, path, &vocab.0, vocab_size, merges, pre.to_string())?
+                build(files, path, &vocab.0, vocab_size, merges, pre.to_string())
             }
-        };
-        Ok(vocabulary)
+        }
     }
 
     /// The vocabulary in a GGUF's metadata.
@@ -113,7 +120,7 @@ impl Vocabulary {
         let types = match metadata.array("tokenizer.ggml.token_type") {
             None => vec![TokenType::Normal; tokens.len()],
             Some(array) => {
-                let read = |v: &crate::gguf::Value| TokenType::from_number(v.as_i64()?);
+                let read = |v: &crate::gguf::Value| TokenType::from_number(integer(v)?);
                 let types: Option<Vec<_>> = array.values.iter().map(read).collect();
                 types.filter(|t| t.len() == tokens.len()).ok_or_else(|| {
                     let expected = format!("{} types from 1 to 6", tokens.len());
@@ -130,6 +137,15 @@ impl Vocabulary {
         };
         vocabulary.check()?;
         Ok(vocabulary)
+    }
+
+    /// The splits that `pre` stands for.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSplits`] for those of llama.cpp's names that are known by name only.
+    pub(super) fn pre_tokenizer(&self) -> Result<&'static PreTokenizer> {
+        let unknown = || Error::UnknownSplits { path: self.path.clone(), name: self.pre.clone() };
+        PreTokenizer::find(&self.pre).ok_or_else(unknown)
     }
 
     /// The two sides of merge `merge`.
@@ -169,7 +185,7 @@ fn build(
     vocab_size: usize,
     merges: Vec<String>,
     pre: String,
-) -> Result<Vocabulary> {
+) -> Result<(Vocabulary, Vec<Warning>)> {
     let mut slots: Vec<Option<(&str, TokenType)>> = vec![None; vocab_size];
     let mut ids: HashMap<&str, u32> = HashMap::with_capacity(base.len());
     let out_of_range = |token: &str, id| {
@@ -206,7 +222,17 @@ fn build(
     });
     let vocabulary = Vocabulary { tokens: tokens.collect(), types, merges, pre, path };
     vocabulary.check()?;
-    Ok(vocabulary)
+    Ok((vocabulary, lost_rules(added.values()).into_iter().collect()))
+}
+
+/// Tokens that match by rules which llama.cpp does not have.
+fn lost_rules<'a>(added: impl Iterator<Item = &'a AddedToken>) -> Option<Warning> {
+    let with_rules = |token: &AddedToken| {
+        let rules: Vec<&str> = token.rules().collect();
+        (!rules.is_empty()).then(|| format!("{:?} ({})", token.content, rules.join(", ")))
+    };
+    let tokens: Vec<String> = added.filter_map(with_rules).collect();
+    (!tokens.is_empty()).then_some(Warning::TokenRules { tokens })
 }
 
 fn type_of(token: &AddedToken) -> TokenType {
@@ -226,7 +252,7 @@ fn check_model(path: &Path, model: &BpeJson) -> Result<()> {
     let refuse = |detail: String| Err(Error::Tokenizer { path: path.to_path_buf(), detail });
     match model.kind.as_deref() {
         Some("BPE") => {}
-        None if !model.merges.is_empty() => {}
+        None if !model.merges.0.is_empty() => {}
         kind => {
             let kind = kind.unwrap_or("nothing");
             return refuse(format!("its model is {kind}, but only byte-level BPE can be converted"));
@@ -267,24 +293,19 @@ fn pre_of_class(files: &TokenizerFiles, path: &Path) -> Result<&'static str> {
     })
 }
 
-fn join_merge(merge: &MergeJson) -> String {
-    match merge {
-        MergeJson::Joined(merge) => merge.clone(),
-        MergeJson::Pair(left, right) => format!("{} {}", escape_space(left), escape_space(right)),
-    }
-}
-
 /// merges.txt: a merge a line, after an optional line with a version.
 fn read_merges(path: &Path) -> Result<Option<Vec<String>>> {
-    let Some(text) = read_optional(path)? else { return Ok(None) };
+    let Some(text) = small_file::read_optional_text(path)? else { return Ok(None) };
     let mut merges = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || (number == 0 && line.starts_with('#')) {
             continue;
         }
-        match line.split_whitespace().collect::<Vec<_>>()[..] {
-            [left, right] => merges.push(format!("{left} {right}")),
+        limits::check(path, "merges", merges.len() + 1, MAX_MERGES)?;
+        let mut sides = line.split_whitespace();
+        match (sides.next(), sides.next(), sides.next()) {
+            (Some(left), Some(right), None) => merges.push(format!("{left} {right}")),
             _ => {
                 let detail = format!("line {}: `{line}` is not a merge of two tokens", number + 1);
                 return Err(Error::Tokenizer { path: path.to_path_buf(), detail });

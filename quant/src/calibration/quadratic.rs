@@ -1,31 +1,23 @@
 //! What errors cost: quadratic forms in a statistic.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
-
 use super::BlockSymmetric;
+use crate::product::{Matrix, add_product};
 
 impl BlockSymmetric {
     /// `e M eᵀ` for each row `e` of `errors` (`[rows, size]`), with what lies outside the blocks of `M` taken as zero.
     pub fn quadratic_forms(&self, errors: &[f32]) -> Vec<f64> {
         let rows = errors.len() / self.size().max(1);
-        let errors = MatRef::from_row_major_slice(errors, rows, self.size());
         let mut sums = vec![0.0; rows];
         for index in 0..self.blocks() {
             let dense = self.dense_block(index);
             let len = dense.len().isqrt();
-            let part = errors.subcols(index * self.block_len(), len);
+            let columns = index * self.block_len()..index * self.block_len() + len;
             let mut product = vec![0.0; rows * len];
-            matmul(
-                MatMut::from_row_major_slice_mut(&mut product, rows, len),
-                Accum::Replace,
-                part,
-                MatRef::from_row_major_slice(&dense, len, len),
-                1.0,
-                Par::Seq,
-            );
-            for (row, (sum, product)) in sums.iter_mut().zip(product.chunks_exact(len)).enumerate() {
-                let terms = product.iter().zip(part.row(row).iter());
+            let part = Matrix::new(errors, rows, self.size()).columns(columns.clone());
+            add_product(part, Matrix::new(&dense, len, len), &mut product, len);
+            let rows = product.chunks_exact(len).zip(errors.chunks_exact(self.size()));
+            for (sum, (product, errors)) in sums.iter_mut().zip(rows) {
+                let terms = product.iter().zip(&errors[columns.clone()]);
                 *sum += terms.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
             }
         }

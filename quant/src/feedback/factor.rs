@@ -1,8 +1,6 @@
 //! Triangular factors of inverses: how an error in one place is best made up for in the later ones.
 
-use faer::linalg::triangular_inverse::invert_lower_triangular;
-use faer::{Mat, Par, Side};
-
+use super::triangular::{cholesky, invert_lower};
 use crate::Error;
 use crate::calibration::BlockSymmetric;
 
@@ -138,18 +136,20 @@ fn inverse_factor(len: usize, upper: &[f32], mean: f64, damping: f64) -> Result<
     };
     let last = len - 1;
     // Rounding of the sums may leave a matrix barely indefinite: more damping mends that.
-    for attempt in 0..6 {
-        let damping = damping * 10f64.powi(attempt);
-        let flipped =
-            Mat::from_fn(len, len, |i, j| at(last - i, last - j) + if i == j { damping } else { 0.0 });
-        let Ok(cholesky) = flipped.llt(Side::Lower) else { continue };
-        let mut inverse = Mat::<f64>::zeros(len, len);
-        invert_lower_triangular(inverse.as_mut(), cholesky.L(), Par::Seq);
+    for times in [1.0, 1e1, 1e2, 1e3, 1e4, 1e5] {
+        let mut flipped = vec![0.0; len * len];
+        for (i, row) in flipped.chunks_exact_mut(len).enumerate() {
+            row[..=i].iter_mut().enumerate().for_each(|(j, x)| *x = at(last - i, last - j));
+            row[i] += damping * times;
+        }
+        if !cholesky(&mut flipped, len) {
+            continue;
+        }
+        let inverse = invert_lower(&flipped, len);
         let mut out = vec![0.0; len * len];
-        for i in 0..len {
-            for j in i..len {
-                out[i * len + j] = inverse[(last - i, last - j)] as f32;
-            }
+        for (i, row) in out.chunks_exact_mut(len).enumerate() {
+            let inverse = &inverse[(last - i) * len..][..len - i];
+            row[i..].iter_mut().zip(inverse.iter().rev()).for_each(|(out, &x)| *out = x as f32);
         }
         if out.iter().all(|x| x.is_finite()) {
             return Ok(out);

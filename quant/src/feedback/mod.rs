@@ -15,6 +15,7 @@ mod grid;
 mod pack;
 mod search;
 mod sweep;
+mod triangular;
 
 pub use factor::{ColumnFactor, RowFactor};
 pub use sweep::{Effort, encode_group};

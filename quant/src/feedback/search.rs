@@ -17,7 +17,8 @@ pub(super) fn fit(grid: &Grid, x: &[f32], importance: &[f32]) -> Affine {
         return Affine::default();
     }
     if grid.max_offset.is_some() {
-        fit_affine(grid, x, importance, low.min(0.0), high)
+        // Not `min`, which returns either of two zeros: their sign would reach the bytes.
+        fit_affine(grid, x, importance, if low < 0.0 { low } else { 0.0 }, high)
     } else {
         fit_symmetric(grid, x, importance, if high >= -low { high } else { low })
     }

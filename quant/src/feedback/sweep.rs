@@ -213,7 +213,9 @@ impl Line<'_> {
             if fit.scale.abs() > peak.abs() {
                 peak = fit.scale;
             }
-            offset = offset.max(fit.offset);
+            if fit.offset > offset {
+                offset = fit.offset;
+            }
         }
         let extreme = if low < 0 { low } else { high };
         let dmin = grid.max_offset.map_or(0.0, |max| half(offset / max as f32));

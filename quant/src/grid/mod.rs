@@ -68,7 +68,7 @@ impl Grid {
 /// same. Rows do not influence each other, so any split into calls gives the same blocks.
 ///
 /// # Errors
-/// When lengths do not match, or a scale exceeds the range of an F16 scale.
+/// When lengths do not match, or a scale or what it stands for with its codes exceeds the range of F16 scales.
 pub fn quantize(
     grid: &Grid,
     values: &[f32],
@@ -108,8 +108,28 @@ pub fn quantize_with(
     out.zero_points.clear();
     out.zero_points.resize(rows * blocks, 0);
     search::quantize_rows(level, grid, values, cols, importance, out);
-    match out.scales.iter().position(|s| !s.is_finite()) {
-        Some(at) => Err(Error::NotRepresentable { dtype: grid.scale_type, row: at / blocks }),
+    check_range(grid, out, cols)
+}
+
+/// Fails unless every value that the blocks of rows of `cols` values stand for is finite in the type of the scales,
+/// in which it is computed.
+///
+/// # Errors
+/// [`Error::NotRepresentable`] with the row.
+pub fn check_range(grid: &Grid, blocks: &Blocks, cols: usize) -> Result<(), Error> {
+    let codes = blocks.codes.chunks_exact(grid.block_size);
+    let bad = |(scale, (codes, zero_point)): (&f32, (&[u8], &u8))| {
+        // Nearly all scales are so small that no code can take them out of range.
+        if grid.stored(scale * grid.max_code() as f32).is_finite() {
+            return false;
+        }
+        let largest = codes.iter().map(|code| code.abs_diff(*zero_point)).max().unwrap_or(0);
+        // An infinite scale times zero is no number either.
+        !grid.stored(scale * f32::from(largest)).is_finite()
+    };
+    let mut all = blocks.scales.iter().zip(codes.zip(&blocks.zero_points));
+    match all.position(bad) {
+        Some(at) => Err(Error::NotRepresentable { dtype: grid.scale_type, row: at / grid.blocks(cols) }),
         None => Ok(()),
     }
 }

@@ -109,6 +109,23 @@ fn an_f16_scale_out_of_range_is_an_error() {
 }
 
 #[test]
+fn a_value_out_of_the_range_of_its_f16_scale_is_an_error() {
+    // The scale of 1e5 fits, but what code times scale makes of it does not.
+    for (bits, symmetric) in [(4, true), (4, false), (8, true), (8, false)] {
+        let grid = Grid { scale_type: DType::F16, ..grid(bits, symmetric) };
+        let mut values = [1.0; 96];
+        values[70] = 1e5;
+        let found = quantize(&grid, &values, 32, None, &mut Blocks::default());
+        assert!(matches!(found, Err(Error::NotRepresentable { row: 2, .. })), "{bits} {symmetric}");
+        values[70] = 6e4;
+        quantize(&grid, &values, 32, None, &mut Blocks::default()).expect("in range");
+        let grid = Grid { scale_type: DType::F32, ..grid };
+        values[70] = 1e5;
+        quantize(&grid, &values, 32, None, &mut Blocks::default()).expect("in range of f32");
+    }
+}
+
+#[test]
 fn packing_puts_the_low_nibble_first() {
     let mut out = Vec::new();
     pack_rows(4, &[1, 2, 3, 4, 5, 6], 3, &mut out);

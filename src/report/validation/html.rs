@@ -2,19 +2,28 @@
 
 use anyhow::{Result, anyhow};
 use minijinja::value::Serde;
-use minijinja::{AutoEscape, Environment, Value, context};
+use minijinja::{AutoEscape, Environment, Value, context, escape_formatter};
 
 use super::{MEAN_KL, ValidationReport, plots};
+use crate::report::figure;
+use crate::terminal::{one_line, visible};
 
 const TEMPLATE: &str = include_str!("report.html.jinja");
 
 pub fn render(r: &ValidationReport) -> Result<String> {
     let mut environment = Environment::new();
+    // Signs for the direction of writing would work in the page as they do in a terminal.
+    environment.set_formatter(|out, state, value| match value.as_str() {
+        Some(text) if !value.is_safe() => escape_formatter(out, state, &Value::from(visible(text))),
+        _ => escape_formatter(out, state, value),
+    });
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
-    environment.add_filter("digits", |value: f64, digits: usize| format!("{value:.digits$}"));
+    // A number that is not finite is null in JSON, which the template gets.
+    environment
+        .add_filter("digits", |value: Option<f64>, digits: usize| figure(value.unwrap_or(f64::NAN), digits));
+    environment.add_filter("share", |value: Option<f64>, ideal: f64, limit: f64| share(value, ideal, limit));
     environment.add_filter("bytes", crate::report::human_bytes);
-    environment.add_filter("percent_of", |value: f64, whole: f64| 100.0 * (value / whole).clamp(0.0, 1.0));
-    environment.add_filter("visible", visible);
+    environment.add_filter("visible", with_spaces);
     environment.add_template("report.html", TEMPLATE)?;
     let plot = |svg: Result<String>| svg.map(Value::from_safe_string);
     let layers = match &r.layers {
@@ -31,7 +40,13 @@ pub fn render(r: &ValidationReport) -> Result<String> {
     page.map_err(|e| anyhow!("the HTML report: {e}"))
 }
 
+/// How much of what is allowed is used up, in percent; all of it where that is no number.
+fn share(value: Option<f64>, ideal: f64, limit: f64) -> String {
+    let used = (value.unwrap_or(f64::NAN) - ideal) / (limit - ideal);
+    figure(if used.is_finite() { 100.0 * used.clamp(0.0, 1.0) } else { 100.0 }, 1)
+}
+
 /// White space of a token as signs, which otherwise nobody sees at its edges.
-fn visible(token: &str) -> String {
-    token.replace('\n', "↵").replace('\t', "⇥").replace(' ', "␣")
+fn with_spaces(token: &str) -> String {
+    one_line(&token.replace('\n', "↵").replace('\t', "⇥").replace(' ', "␣")).into_owned()
 }

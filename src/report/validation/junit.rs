@@ -6,20 +6,24 @@ use anyhow::Result;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use super::ValidationReport;
+use crate::report::{figure, finite};
+use crate::terminal::one_line;
 
 pub fn render(r: &ValidationReport) -> Result<String> {
-    let mut suite = TestSuite::new(format!("{} against {}", r.candidate.path, r.reference.path));
+    // XML has no name for most control characters, and a CI prints the rest.
+    let name = format!("{} against {}", one_line(&r.candidate.path), one_line(&r.reference.path));
+    let mut suite = TestSuite::new(name);
     suite.set_time(Duration::from_secs_f64(r.seconds));
     for (key, value) in [
         ("plmconv.version", r.version.to_string()),
         ("tokens_scored", r.tokens_scored.to_string()),
-        ("perplexity.candidate", r.perplexity.candidate.value.to_string()),
-        ("perplexity.reference", r.perplexity.reference.value.to_string()),
+        ("perplexity.candidate", finite(r.perplexity.candidate.value, |p| p.to_string())),
+        ("perplexity.reference", finite(r.perplexity.reference.value, |p| p.to_string())),
     ] {
         suite.add_property((key, value.as_str()));
     }
     for check in &r.checks {
-        let found = format!("{:.6}, {} {}", check.value, check.relation, check.limit);
+        let found = format!("{}, {} {}", figure(check.value, 6), check.relation, check.limit);
         let status = if check.passed {
             TestCaseStatus::success()
         } else {

@@ -11,6 +11,7 @@ use plmconv_validate::divergence::WorstToken;
 use plmconv_validate::statistics::Estimate;
 use serde::Serialize;
 
+use super::figure;
 use crate::evaluation::{Comparison, Description, ReferenceSide};
 
 /// Version of the JSON form; raised when a key changes its meaning or goes. docs/validation.md describes it.
@@ -223,8 +224,9 @@ impl ValidationReport {
     /// What was exceeded, in one line.
     pub fn failures(&self) -> String {
         let failed = self.checks.iter().filter(|c| !c.passed);
-        let lines: Vec<_> =
-            failed.map(|c| format!("{} {:.6} ({} {})", c.name, c.value, c.relation, c.limit)).collect();
+        let lines: Vec<_> = failed
+            .map(|c| format!("{} {} ({} {})", c.name, figure(c.value, 6), c.relation, c.limit))
+            .collect();
         lines.join(", ")
     }
 
@@ -262,8 +264,14 @@ impl ValidationReport {
 /// The divergence first, whose ideal is 0; that of the others is 1.
 fn checks(c: &Comparison) -> Vec<Check> {
     let (d, limits) = (&c.divergence, c.limits);
-    let at_most =
-        |name, value: f64, limit| Check { name, value, limit, relation: "at most", passed: value <= limit };
+    // What is not finite never passes, whatever the limit.
+    let at_most = |name, value: f64, limit| Check {
+        name,
+        value,
+        limit,
+        relation: "at most",
+        passed: value.is_finite() && value <= limit,
+    };
     let top1 = d.same_top.value;
     vec![
         at_most(MEAN_KL, d.kld.value, limits.max_kld),
@@ -273,7 +281,7 @@ fn checks(c: &Comparison) -> Vec<Check> {
             value: top1,
             limit: limits.min_top1,
             relation: "at least",
-            passed: top1 >= limits.min_top1,
+            passed: top1.is_finite() && top1 >= limits.min_top1,
         },
     ]
 }
@@ -302,7 +310,7 @@ fn worst(c: &Comparison, w: &WorstToken) -> WorstReport {
     }
 }
 
-/// Half decades from 1e-8 to 100; what lies below or above counts into the first or last bin.
+/// Half decades from 1e-8 to 100; what lies below or above counts into the first or last bin, NaN into the last.
 fn histogram(values: &[f32]) -> Vec<Bin> {
     const FIRST: i32 = -16;
     const LAST: i32 = 4;
@@ -310,7 +318,9 @@ fn histogram(values: &[f32]) -> Vec<Bin> {
     let mut bins: Vec<Bin> =
         (FIRST..LAST).map(|i| Bin { from: edge(i), to: edge(i + 1), tokens: 0 }).collect();
     for &value in values {
-        let index = bins.partition_point(|bin| bin.to <= value as f64).min(bins.len() - 1);
+        // NaN is below no end of a bin, so it counts as large.
+        let below = |bin: &Bin| (value as f64) < bin.to;
+        let index = bins.iter().position(below).unwrap_or(bins.len() - 1);
         bins[index].tokens += 1;
     }
     bins
@@ -322,7 +332,7 @@ fn along_text(values: &[f32]) -> Vec<Stretch> {
         first: i * step,
         tokens: chunk.len(),
         mean: chunk.iter().map(|x| *x as f64).sum::<f64>() / chunk.len() as f64,
-        max: chunk.iter().fold(0.0, |m, x| m.max(*x as f64)),
+        max: chunk.iter().fold(0.0, |m, &x| if x as f64 <= m { m } else { x as f64 }),
     });
     stretches.collect()
 }
@@ -339,5 +349,15 @@ mod tests {
         let stretches = along_text(&values);
         assert_eq!(stretches.iter().map(|s| s.tokens).sum::<usize>(), 1000);
         assert!(stretches.len() <= STRETCHES);
+    }
+
+    #[test]
+    fn nan_is_not_overlooked() {
+        let values = [0.1, f32::NAN, f32::INFINITY, 1e-3];
+        let bins = histogram(&values);
+        assert_eq!(bins[bins.len() - 1].tokens, 2);
+        let stretches = along_text(&values);
+        assert_eq!(stretches.iter().filter(|s| !s.mean.is_finite()).count(), 2);
+        assert!(stretches[1].max.is_nan() && stretches[2].max == f64::INFINITY);
     }
 }

@@ -50,35 +50,62 @@ fn shown(bins: &[Bin], mean: f64, limit: f64) -> &[Bin] {
 /// Mean divergence of each stretch.
 pub fn along_text(stretches: &[Stretch]) -> Result<String> {
     let end = stretches.last().map_or(1, |s| s.first + s.tokens) as f64;
-    let top = stretches.iter().map(|s| s.mean).fold(0.0, f64::max).max(1e-12) * 1.1;
-    draw(
+    let top = top(stretches.iter().map(|s| s.mean));
+    let plot = draw(
         (0.0..end, 0.0..top),
         ("scored token", "mean KL divergence"),
         |x| format!("{x}"),
         |chart| {
-            let points = stretches.iter().map(|s| (s.first as f64 + s.tokens as f64 / 2.0, s.mean));
-            chart.draw_series(LineSeries::new(points, BLUE.stroke_width(2)))?;
+            // A line from one stretch to the next, with gaps where there is no number.
+            let point = |s: &Stretch| (s.first as f64 + s.tokens as f64 / 2.0, s.mean);
+            for stretches in stretches.split(|s| !is_drawn(s.mean)) {
+                chart.draw_series(LineSeries::new(stretches.iter().map(point), BLUE.stroke_width(2)))?;
+            }
             Ok(())
         },
-    )
+    )?;
+    let missing = stretches.iter().filter(|s| !is_drawn(s.mean)).map(|s| format!("from token {}", s.first));
+    Ok(plot + &not_drawn(missing))
 }
 
 /// Relative squared error of the residual stream after each layer.
 pub fn layers(layers: &[LayerReport]) -> Result<String> {
-    let top = layers.iter().map(|l| l.relative_error).fold(0.0, f64::max).max(1e-12) * 1.1;
+    let top = top(layers.iter().map(|l| l.relative_error));
     let end = layers.len() as f64 - 0.5;
-    draw(
+    let plot = draw(
         (-0.5..end, 0.0..top),
         ("layer", "relative squared error"),
         |x| format!("{x}"),
         |chart| {
-            chart.draw_series(layers.iter().map(|l| {
+            chart.draw_series(layers.iter().filter(|l| is_drawn(l.relative_error)).map(|l| {
                 let x = l.layer as f64;
                 Rectangle::new([(x - 0.4, 0.0), (x + 0.4, l.relative_error)], BLUE.filled())
             }))?;
             Ok(())
         },
-    )
+    )?;
+    let missing = layers.iter().filter(|l| !is_drawn(l.relative_error)).map(|l| format!("layer {}", l.layer));
+    Ok(plot + &not_drawn(missing))
+}
+
+/// True for what an axis can hold. Beyond that a number says nothing, and the axis' own sums overflow.
+fn is_drawn(value: f64) -> bool {
+    value.is_finite() && value.abs() < 1e30
+}
+
+/// The upper end of an axis.
+fn top(values: impl Iterator<Item = f64>) -> f64 {
+    values.filter(|value| is_drawn(*value)).fold(1e-12, f64::max) * 1.1
+}
+
+/// A line under a plot that says what is not in it.
+fn not_drawn(mut places: impl Iterator<Item = String>) -> String {
+    let Some(first) = places.next() else { return String::new() };
+    let more = match places.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("<p>not finite, so not drawn: {first}{more}</p>")
 }
 
 type Chart<'a, 'b> = ChartContext<
@@ -134,6 +161,22 @@ fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_finite_is_said() {
+        let layer = |layer, relative_error| LayerReport { layer, relative_error, added: 0.0 };
+        let some = layers(&[layer(0, 0.5), layer(1, f64::INFINITY), layer(2, f64::NAN)]).expect("drawn");
+        assert!(some.contains("not drawn: layer 1 and 1 more") && some.contains("<svg"));
+        let none = layers(&[layer(0, f64::NAN), layer(1, 1e300), layer(2, f64::MAX)]).expect("drawn");
+        assert!(none.contains("not drawn: layer 0 and 2 more"));
+        let stretch = |first, mean| Stretch { first, tokens: 2, mean, max: mean };
+        let line = along_text(&[stretch(0, 0.1), stretch(2, f64::NAN), stretch(4, 0.2)]).expect("drawn");
+        assert!(line.contains("not drawn: from token 2"));
+        assert!(along_text(&[]).is_ok() && layers(&[layer(0, 0.0)]).is_ok());
+        let bins = [Bin { from: 1e-3, to: 1e-2, tokens: 3 }, Bin { from: 1e-2, to: 1e-1, tokens: 0 }];
+        assert!(histogram(&bins, f64::NAN, f64::INFINITY).is_ok());
+        assert!(histogram(&bins, 0.0, -1.0).is_ok());
+    }
 
     #[test]
     fn only_the_filled_part_of_the_axis_is_shown() {

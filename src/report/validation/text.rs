@@ -1,7 +1,8 @@
 //! For people at a terminal.
 
 use super::{ValidationReport, WorstReport};
-use crate::report::{print_table, table};
+use crate::report::{Table, figure, finite};
+use crate::terminal::one_line;
 
 /// Worst tokens shown; the other forms have all.
 const SHOWN: usize = 8;
@@ -9,8 +10,8 @@ const SHOWN: usize = 8;
 const CONTEXT: usize = 48;
 
 pub fn print(r: &ValidationReport) {
-    say!("{}: {}", if r.passed { "PASS" } else { "FAIL" }, r.candidate.path);
-    say!("against {}", r.reference.path);
+    say!("{}: {}", if r.passed { "PASS" } else { "FAIL" }, one_line(&r.candidate.path));
+    say!("against {}", one_line(&r.reference.path));
     let dtype = r.candidate.dtype.as_deref().unwrap_or("?");
     say!(
         "{} tokens scored in {} windows of {} (text: {}); limits of {dtype}\n",
@@ -19,26 +20,26 @@ pub fn print(r: &ValidationReport) {
         r.text.ctx,
         r.text.origin
     );
-    let mut checks = table(&["check", "found", "limit", ""], &[1]);
+    let mut checks = Table::new(&["check", "found", "limit", ""], &[1]);
     for c in &r.checks {
         let verdict = if c.passed { "ok" } else { "FAILED" };
         let limit = format!("{} {}", c.relation, c.limit);
-        checks.add_row([c.name, &format!("{:.6}", c.value), &limit, verdict]);
+        checks.add_row([c.name, &figure(c.value, 6), &limit, verdict]);
     }
-    print_table(&checks);
+    checks.print();
     say!();
     print_statistics(r);
     if let Some(layers) = &r.layers {
         say!();
-        let mut rows = table(&["layer", "relative error", "added"], &[0, 1, 2]);
+        let mut rows = Table::new(&["layer", "relative error", "added"], &[0, 1, 2]);
         for l in layers {
             rows.add_row([
                 l.layer.to_string(),
-                format!("{:.3e}", l.relative_error),
-                format!("{:+.3e}", l.added),
+                finite(l.relative_error, |x| format!("{x:.3e}")),
+                finite(l.added, |x| format!("{x:+.3e}")),
             ]);
         }
-        print_table(&rows);
+        rows.print();
     }
     if !r.worst_tokens.is_empty() {
         say!("\ntokens that diverge most");
@@ -48,13 +49,9 @@ pub fn print(r: &ValidationReport) {
 }
 
 fn print_statistics(r: &ValidationReport) {
-    let mut rows = table(&["measure", "value", "± error"], &[1, 2]);
+    let mut rows = Table::new(&["measure", "value", "± error"], &[1, 2]);
     let mut row = |name: &str, value: f64, error: Option<f64>| {
-        rows.add_row([
-            name.to_string(),
-            format!("{value:.6}"),
-            error.map(|e| format!("{e:.6}")).unwrap_or_default(),
-        ]);
+        rows.add_row([name.to_string(), figure(value, 6), error.map(|e| figure(e, 6)).unwrap_or_default()]);
     };
     let (p, k, change) = (&r.perplexity, &r.kl_divergence, &r.probability_change);
     row("perplexity, candidate", p.candidate.value, Some(p.candidate.standard_error));
@@ -70,7 +67,7 @@ fn print_statistics(r: &ValidationReport) {
     row("top-1 agreement", r.top1_agreement.value, Some(r.top1_agreement.standard_error));
     row("RMS of probability change", change.rms.value, Some(change.rms.standard_error));
     row("mean of probability change", change.mean.value, Some(change.mean.standard_error));
-    print_table(&rows);
+    rows.print();
 }
 
 fn print_worst(w: &WorstReport) {

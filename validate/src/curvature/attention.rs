@@ -1,10 +1,11 @@
 //! Causal attention of the expanded form, and its gradient.
 
-use faer::{MatMut, MatRef};
+use plmconv_quant::product::{Matrix, add_product};
 use rayon::prelude::*;
 
-use super::products::{times, times_transposed};
 use super::rows::Shape;
+use crate::attention::softmax;
+use crate::kernels::Kernels;
 
 /// What the backward run needs of the forward run, for one window and head.
 pub(super) struct Head {
@@ -98,26 +99,16 @@ fn forward_head(
         shape.turn(i, &mut k[nope..], false);
         state.value[i * value..(i + 1) * value].copy_from_slice(&kv[nope..]);
     }
-    times_transposed(
-        MatRef::from_row_major_slice(&state.query, t, key_len),
-        MatRef::from_row_major_slice(&state.key, t, key_len),
-        MatMut::from_row_major_slice_mut(&mut state.shares, t, t),
-    );
-    let scale = 1.0 / (key_len as f32).sqrt();
+    let keys = Matrix::new(&state.key, t, key_len);
+    add_product(Matrix::new(&state.query, t, key_len), keys.transposed(), &mut state.shares, t);
+    let (kernels, scale) = (Kernels::best(), 1.0 / (key_len as f32).sqrt());
     for (i, row) in state.shares.chunks_exact_mut(t).enumerate() {
         let (seen, future) = row.split_at_mut(i + 1);
-        let peak = seen.iter().copied().fold(f32::MIN, f32::max);
-        seen.iter_mut().for_each(|s| *s = ((*s - peak) * scale).exp());
-        let sum: f32 = seen.iter().sum();
-        seen.iter_mut().for_each(|s| *s /= sum);
+        softmax(&kernels, seen, scale);
         future.fill(0.0);
     }
     let mut out = vec![0.0; t * value];
-    times(
-        MatRef::from_row_major_slice(&state.shares, t, t),
-        MatRef::from_row_major_slice(&state.value, t, value),
-        MatMut::from_row_major_slice_mut(&mut out, t, value),
-    );
+    add_product(Matrix::new(&state.shares, t, t), Matrix::new(&state.value, t, value), &mut out, value);
     (state, out)
 }
 
@@ -157,30 +148,21 @@ fn backward_head(shape: &Shape, state: &Head, window: usize, head: usize, gradie
     for (i, row) in by_output.chunks_exact_mut(value).enumerate() {
         row.copy_from_slice(&gradient[((window * t + i) * shape.heads + head) * value..][..value]);
     }
-    let by_output = MatRef::from_row_major_slice(&by_output, t, value);
-    let shares = MatRef::from_row_major_slice(&state.shares, t, t);
+    let by_output = Matrix::new(&by_output, t, value);
     let mut by_value = vec![0.0; t * value];
-    times(shares.transpose(), by_output, MatMut::from_row_major_slice_mut(&mut by_value, t, value));
+    add_product(Matrix::new(&state.shares, t, t).transposed(), by_output, &mut by_value, value);
     let mut by_score = vec![0.0; t * t];
-    times_transposed(
-        by_output,
-        MatRef::from_row_major_slice(&state.value, t, value),
-        MatMut::from_row_major_slice_mut(&mut by_score, t, t),
-    );
+    add_product(by_output, Matrix::new(&state.value, t, value).transposed(), &mut by_score, t);
     let scale = 1.0 / (key_len as f32).sqrt();
     for (row, shares) in by_score.chunks_exact_mut(t).zip(state.shares.chunks_exact(t)) {
         let mean: f32 = row.iter().zip(shares).map(|(g, p)| g * p).sum();
         row.iter_mut().zip(shares).for_each(|(g, p)| *g = (*g - mean) * p * scale);
     }
-    let by_score = MatRef::from_row_major_slice(&by_score, t, t);
+    let by_score = Matrix::new(&by_score, t, t);
     let mut by_query = vec![0.0; t * key_len];
     let mut by_key = vec![0.0; t * key_len];
-    let (query, key) = (
-        MatRef::from_row_major_slice(&state.query, t, key_len),
-        MatRef::from_row_major_slice(&state.key, t, key_len),
-    );
-    times(by_score, key, MatMut::from_row_major_slice_mut(&mut by_query, t, key_len));
-    times(by_score.transpose(), query, MatMut::from_row_major_slice_mut(&mut by_key, t, key_len));
+    add_product(by_score, Matrix::new(&state.key, t, key_len), &mut by_query, key_len);
+    add_product(by_score.transposed(), Matrix::new(&state.query, t, key_len), &mut by_key, key_len);
     for i in 0..t {
         for gradient in [&mut by_query, &mut by_key] {
             shape.turn(i, &mut gradient[i * key_len + shape.nope..(i + 1) * key_len], true);

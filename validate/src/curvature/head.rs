@@ -1,15 +1,14 @@
 //! The output head: tokens drawn from the model's prediction, and the gradient they cause.
 
-use faer::prelude::ReborrowMut;
-use faer::{MatMut, MatRef};
 use plmconv_formats::{Model, Role, TensorKey};
+use plmconv_quant::product::{Matrix, add_product};
 use rayon::prelude::*;
 
 use super::moments::SiteMoments;
-use super::products;
 use super::rows::{Dense, Shape, read_rows_into, read_vector, rms_norm, rms_norm_backward};
 use super::spill::Spill;
 use crate::error::{Error, Result};
+use crate::kernels::Kernels;
 
 /// Rows of the vocabulary multiplied at a time.
 const TILE_ROWS: usize = 8 << 10;
@@ -31,6 +30,7 @@ pub(super) fn backward(
     let mut site = SiteMoments::new(TensorKey::global(Role::TokenEmbedding), None, shape.hidden);
     let mut probabilities = vec![0.0; TOKENS.min(count) * model.config.vocab_size];
     let mut embedding = Embedding::new(model);
+    let kernels = Kernels::best();
     for first in (0..count).step_by(TOKENS) {
         let tokens = TOKENS.min(count - first);
         let mut hidden = vec![0.0; tokens * shape.hidden];
@@ -42,7 +42,7 @@ pub(super) fn backward(
         let weights: Vec<f32> = probabilities
             .par_chunks_exact_mut(vocab)
             .enumerate()
-            .map(|(t, row)| soften_and_draw(row, uniform(seed, (first + t) as u64)))
+            .map(|(t, row)| soften_and_draw(&kernels, row, uniform(seed, (first + t) as u64)))
             .collect();
         if weights.iter().any(|w| !w.is_finite()) {
             return Err(Error::NonFiniteCalibration { layer: shape.layers, what: "logits" });
@@ -85,18 +85,20 @@ impl<'a> Embedding<'a> {
     /// Replaces `out` by the logits, `[tokens, vocab]`, of the hidden states `x`.
     fn logits(&mut self, x: &[f32], out: &mut [f32]) -> Result<()> {
         let vocab = self.model.config.vocab_size;
-        let mut out = MatMut::from_row_major_slice_mut(out, x.len() / self.tile.cols, vocab);
+        let x = Matrix::new(x, x.len() / self.tile.cols, self.tile.cols);
+        out.fill(0.0);
         self.for_tiles(|first, tile| {
-            products::forward_into(x, tile, out.rb_mut().subcols_mut(first, tile.rows));
+            add_product(x, tile.matrix().transposed(), &mut out[first..], vocab);
         })
     }
 
     /// `[tokens, hidden]`: the gradient by the logits times the embedding.
     fn by_input(&mut self, by_logits: &[f32], tokens: usize) -> Result<Vec<f32>> {
-        let by_logits = MatRef::from_row_major_slice(by_logits, tokens, self.model.config.vocab_size);
-        let mut out = vec![0.0; tokens * self.tile.cols];
+        let by_logits = Matrix::new(by_logits, tokens, self.model.config.vocab_size);
+        let hidden = self.tile.cols;
+        let mut out = vec![0.0; tokens * hidden];
         self.for_tiles(|first, tile| {
-            products::backward_from(by_logits.subcols(first, tile.rows), tile, &mut out);
+            add_product(by_logits.columns(first..first + tile.rows), tile.matrix(), &mut out, hidden);
         })?;
         Ok(out)
     }
@@ -104,9 +106,9 @@ impl<'a> Embedding<'a> {
 
 /// Turns a row of logits into probabilities less one at the token that `uniform` (from 0 to 1) draws: the gradient
 /// of that token's negative log-probability. Returns `sum p (1 - p)`.
-fn soften_and_draw(row: &mut [f32], uniform: f64) -> f32 {
+fn soften_and_draw(kernels: &Kernels, row: &mut [f32], uniform: f64) -> f32 {
     let peak = row.iter().copied().fold(f32::MIN, f32::max);
-    row.iter_mut().for_each(|l| *l = (*l - peak).exp());
+    kernels.exp_minus(row, peak);
     let sum: f64 = row.iter().map(|&p| f64::from(p)).sum();
     let (mut squares, mut below, mut drawn) = (0.0, 0.0, None);
     for (token, p) in row.iter_mut().enumerate() {

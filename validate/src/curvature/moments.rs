@@ -1,9 +1,8 @@
 //! Sums of outer products over tokens.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use plmconv_formats::TensorKey;
 use plmconv_quant::calibration::BlockSymmetric;
+use plmconv_quant::product::{Matrix, add_product};
 use rayon::prelude::*;
 
 /// Columns of the largest block of inputs that is kept.
@@ -11,8 +10,8 @@ pub const INPUT_BLOCK: usize = 2048;
 /// Rows of the largest block of outputs that is kept.
 pub const OUTPUT_BLOCK: usize = 1024;
 
-/// Rows of a block that a thread accumulates at a time.
-const TILE: usize = 192;
+/// Rows of a block that are computed at a time: what lies left of the diagonal within them is thrown away.
+const ROWS: usize = 192;
 /// Columns whose squares a thread adds up at a time.
 const COLUMNS: usize = 256;
 
@@ -90,40 +89,23 @@ impl SiteMoments {
 /// Adds `xᵀ x` (`x`: `[tokens, size]`).
 fn add_outer_products(into: &mut BlockSymmetric, x: &[f32]) {
     let (size, block_len) = (into.size(), into.block_len());
-    let tokens = x.len() / size;
-    let x = MatRef::from_row_major_slice(x, tokens, size);
-    // Tiles of whole rows of the packed triangles; a sum belongs to one tile, so to one thread.
-    let mut tiles = Vec::new();
+    let x = Matrix::new(x, x.len() / size, size);
     let mut rest = into.values_mut();
+    let mut product = Vec::new();
     for block in (0..size).step_by(block_len) {
         let end = (block + block_len).min(size);
-        for first in (block..end).step_by(TILE) {
-            let last = (first + TILE).min(end);
-            let len = (first..last).map(|row| end - row).sum();
-            let (tile, after) = rest.split_at_mut(len);
-            rest = after;
-            tiles.push((first, last, end, tile));
-        }
-    }
-    tiles.into_par_iter().for_each(|(first, last, end, tile)| {
-        let (rows, cols) = (last - first, end - first);
-        let mut product = vec![0.0; rows * cols];
-        matmul(
-            MatMut::from_row_major_slice_mut(&mut product, rows, cols),
-            Accum::Replace,
-            x.subcols(first, rows).transpose(),
-            x.subcols(first, cols),
-            1.0,
-            Par::Seq,
-        );
-        let mut at = 0;
-        for (row, product) in product.chunks_exact(cols).enumerate() {
-            for value in &product[row..] {
-                tile[at] += value;
-                at += 1;
+        for first in (block..end).step_by(ROWS) {
+            let (last, cols) = ((first + ROWS).min(end), end - first);
+            product.clear();
+            product.resize((last - first) * cols, 0.0);
+            add_product(x.columns(first..last).transposed(), x.columns(first..end), &mut product, cols);
+            for (row, product) in product.chunks_exact(cols).enumerate() {
+                let (triangle, after) = rest.split_at_mut(cols - row);
+                rest = after;
+                triangle.iter_mut().zip(&product[row..]).for_each(|(sum, product)| *sum += product);
             }
         }
-    });
+    }
 }
 
 #[cfg(test)]

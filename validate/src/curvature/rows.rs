@@ -1,11 +1,12 @@
 //! Rows of values: normalization and its gradient, RoPE, reading weights.
 
-use faer::MatRef;
 use plmconv_formats::{Config, Model, Role, TensorKey};
 use plmconv_quant::codec;
+use plmconv_quant::product::Matrix;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::rope::turns;
 
 /// Sizes of the network, and the common length of the windows.
 #[derive(Clone, Debug)]
@@ -27,13 +28,6 @@ pub(super) struct Shape {
 
 impl Shape {
     pub fn new(config: &Config, window: usize) -> Shape {
-        let pairs = config.qk_rope_head_dim / 2;
-        let turn = |at: usize| {
-            let (position, pair) = ((at / pairs) as f64, (at % pairs) as f64);
-            let exponent = -2.0 * pair / config.qk_rope_head_dim as f64;
-            let angle = position * f64::from(config.rope_theta).powf(exponent);
-            (angle.cos() as f32, angle.sin() as f32)
-        };
         Shape {
             window,
             layers: config.num_hidden_layers,
@@ -46,7 +40,7 @@ impl Shape {
             value: config.v_head_dim,
             eps: config.rms_norm_eps,
             rope_interleave: config.rope_interleave,
-            turns: (0..window * pairs).map(turn).collect(),
+            turns: turns(config.qk_rope_head_dim, config.rope_theta, window),
         }
     }
 
@@ -77,8 +71,8 @@ pub(super) struct Dense {
 }
 
 impl Dense {
-    pub fn matrix(&self) -> MatRef<'_, f32> {
-        MatRef::from_row_major_slice(&self.values, self.rows, self.cols)
+    pub fn matrix(&self) -> Matrix<'_, f32> {
+        Matrix::new(&self.values, self.rows, self.cols)
     }
 
     pub fn load(model: &Model, key: TensorKey) -> Result<Dense> {

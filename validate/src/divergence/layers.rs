@@ -61,7 +61,9 @@ impl LayerProbe {
     }
 
     pub fn finish(self) -> Vec<LayerDivergence> {
-        let errors = self.difference.iter().zip(&self.square).map(|(d, s)| d / s.max(f64::MIN_POSITIVE));
+        // Of a reference that is zero: infinite, except for a candidate that is zero too.
+        let relative = |(d, s): (&f64, &f64)| if *d == 0.0 && *s == 0.0 { 0.0 } else { d / s };
+        let errors = self.difference.iter().zip(&self.square).map(relative);
         let mut before = 0.0;
         let layers = errors.enumerate().map(|(layer, relative_error)| {
             let added = relative_error - before;

@@ -1,6 +1,7 @@
 //! One scored position: two distributions over the vocabulary, seen some columns at a time.
 
 use crate::reference::TopK;
+use crate::statistics::at_least_zero;
 
 /// Exponentials below exp(-45) of the largest are nothing to an f64 sum.
 const NEGLIGIBLE: f32 = -45.0;
@@ -88,7 +89,7 @@ impl Pair {
         let (reference, candidate) = (self.reference.log_sum(), self.candidate.log_sum());
         Scored {
             // sum p (log p - log q); rounding may take a zero below zero.
-            kld: (self.weighted / self.reference.sum - reference + candidate).max(0.0),
+            kld: at_least_zero(self.weighted / self.reference.sum - reference + candidate),
             nll_reference: reference - self.reference.target as f64,
             nll_candidate: candidate - self.candidate.target as f64,
             top_reference: self.reference.top,
@@ -136,7 +137,7 @@ impl TopKPair {
             kld += p_rest * (p_rest / q_rest).ln();
         }
         Scored {
-            kld: kld.max(0.0),
+            kld: at_least_zero(kld),
             nll_reference: -self.reference.target_log_prob as f64,
             nll_candidate: log_sum - self.candidate.target as f64,
             top_reference: self.reference.ids.first().copied().unwrap_or(0),

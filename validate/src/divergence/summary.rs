@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::layers::LayerDivergence;
 use super::proportion;
 use super::row::Scored;
-use crate::statistics::{Estimate, Mean, percentile};
+use crate::statistics::{Estimate, Mean, at_least_zero, percentile};
 use crate::windows::Windows;
 
 /// Tokens kept before a bad one.
@@ -141,7 +141,10 @@ impl Summary {
             tokens_scored: count,
             perplexity_candidate: candidate.exp(),
             perplexity_reference: reference.exp(),
-            log_ratio: Estimate { value: candidate.value - reference.value, error: variance.max(0.0).sqrt() },
+            log_ratio: Estimate {
+                value: candidate.value - reference.value,
+                error: at_least_zero(variance).sqrt(),
+            },
             correlation: if errors > 0.0 { covariance / errors } else { 1.0 },
             kld: Estimate::of(&self.kld),
             kld_median: percentile(&sorted, 0.5),

@@ -1,64 +1,32 @@
-//! AVX2 with FMA. A tile is computed as sub-tiles of 6 tokens by 16 outputs: 12 of the 16 registers.
+//! AVX2. An integer tile is computed as sub-tiles of 6 tokens by 16 outputs: 12 of the 16 registers.
 
 use std::arch::x86_64::*;
+
+use plmconv_quant::simd::{Avx2, Level};
 
 use super::{
     GROUP, IntOperands, Kernels, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile, avx2_encoded, body,
 };
 
-pub(super) const TABLE: Kernels = Kernels {
-    tile_f32,
-    tile_i16,
-    dot,
-    dot_encoded: avx2_encoded::dot,
-    exp_minus,
-    sparse,
-    round_group,
-    interleave_weights,
-};
+pub(super) fn table(token: Avx2) -> Kernels {
+    Kernels {
+        level: Level::Avx2(token),
+        tile_i16,
+        dot,
+        dot_encoded: avx2_encoded::dot,
+        exp_minus,
+        sparse,
+        round_group,
+        interleave_weights,
+    }
+}
 
 /// Tokens of a sub-tile.
 const TOKENS: usize = 6;
 /// Outputs of a sub-tile.
 const OUTPUTS: usize = 16;
 
-pub(super) fn is_available() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn tile_f32(activations: &[f32], weights: &[f32], tile: &mut Tile) {
-    let k = weights.len() / TILE_OUTPUTS;
-    assert!(activations.len() >= k * TILE_TOKENS);
-    for token in (0..TILE_TOKENS).step_by(TOKENS) {
-        for output in (0..TILE_OUTPUTS).step_by(OUTPUTS) {
-            let mut sums = [[_mm256_setzero_ps(); 2]; TOKENS];
-            for step in 0..k {
-                // SAFETY: step < k, and the sub-tile lies within the tile.
-                unsafe {
-                    let a = activations.as_ptr().add(step * TILE_TOKENS + token);
-                    let w = weights.as_ptr().add(step * TILE_OUTPUTS + output);
-                    let row = [_mm256_loadu_ps(w), _mm256_loadu_ps(w.add(8))];
-                    unroll!(t in [0 1 2 3 4 5] {
-                        let value = _mm256_set1_ps(*a.add(t));
-                        sums[t][0] = _mm256_fmadd_ps(value, row[0], sums[t][0]);
-                        sums[t][1] = _mm256_fmadd_ps(value, row[1], sums[t][1]);
-                    });
-                }
-            }
-            unroll!(t in [0 1 2 3 4 5] {
-                let row = &mut tile[token + t][output..output + OUTPUTS];
-                // SAFETY: `row` holds two vectors.
-                unsafe {
-                    _mm256_storeu_ps(row.as_mut_ptr(), sums[t][0]);
-                    _mm256_storeu_ps(row.as_mut_ptr().add(8), sums[t][1]);
-                }
-            });
-        }
-    }
-}
-
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2")]
 fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
     let groups = operands.groups();
     *tile = [[0.0; TILE_OUTPUTS]; TILE_TOKENS];
@@ -71,7 +39,7 @@ fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
     }
 }
 
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2")]
 fn add_group(operands: &IntOperands<'_>, group: usize, token: usize, output: usize, tile: &mut Tile) {
     let mut sums = [[_mm256_setzero_si256(); 2]; TOKENS];
     for step in group * GROUP / 2..(group + 1) * GROUP / 2 {
@@ -103,17 +71,17 @@ fn add_group(operands: &IntOperands<'_>, group: usize, token: usize, output: usi
     });
 }
 
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2")]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     body::dot(a, b)
 }
 
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2")]
 fn exp_minus(values: &mut [f32], max: f32) -> f32 {
     body::exp_minus(values, max)
 }
 
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2")]
 fn sparse(indices: &[u32], values: &[f32], weights: &[f32], out: &mut [f32; SPARSE_OUTPUTS]) {
     let (rows, _) = weights.as_chunks::<SPARSE_OUTPUTS>();
     const VECTORS: usize = SPARSE_OUTPUTS / 8;
@@ -128,7 +96,7 @@ fn sparse(indices: &[u32], values: &[f32], weights: &[f32], out: &mut [f32; SPAR
         unroll!(v in [0 1 2 3 4 5 6 7] {
             // SAFETY: a row holds VECTORS vectors.
             let weights = unsafe { _mm256_loadu_ps(row.as_ptr().add(8 * v)) };
-            sums[v] = _mm256_fmadd_ps(value, weights, sums[v]);
+            sums[v] = _mm256_add_ps(sums[v], _mm256_mul_ps(value, weights));
         });
     }
     unroll!(v in [0 1 2 3 4 5 6 7] {
@@ -137,12 +105,12 @@ fn sparse(indices: &[u32], values: &[f32], weights: &[f32], out: &mut [f32; SPAR
     });
 }
 
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2")]
 fn interleave_weights(rows: &[f32], out: &mut [i16], scales: &mut [f32]) {
     body::interleave_weights(rows, out, scales)
 }
 
-#[target_feature(enable = "avx2,fma")]
+#[target_feature(enable = "avx2")]
 fn round_group(group: &[f32; GROUP], out: &mut [i16; GROUP]) -> f32 {
     body::round_group(group, out)
 }

@@ -2,61 +2,29 @@
 
 use std::arch::x86_64::*;
 
+use plmconv_quant::simd::{Avx2, Avx512, Level};
+
 use super::{
     GROUP, IntOperands, Kernels, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile, avx2_encoded, body,
 };
 
-pub(super) const TABLE: Kernels = Kernels {
-    tile_f32,
-    tile_i16,
-    dot,
-    dot_encoded: avx2_encoded::dot,
-    exp_minus,
-    sparse,
-    round_group,
-    interleave_weights,
-};
+/// None on a CPU without VNNI.
+pub(super) fn table(token: Avx512) -> Option<Kernels> {
+    let available = Avx2::detect().is_some() && is_x86_feature_detected!("avx512vnni");
+    available.then_some(Kernels {
+        level: Level::Avx512(token),
+        tile_i16,
+        dot,
+        dot_encoded: avx2_encoded::dot,
+        exp_minus,
+        sparse,
+        round_group,
+        interleave_weights,
+    })
+}
 
 /// Vectors of a tile's row.
 const WIDTH: usize = TILE_OUTPUTS / 16;
-
-pub(super) fn is_available() -> bool {
-    super::avx2::is_available()
-        && is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vnni")
-}
-
-#[target_feature(enable = "avx512f")]
-fn tile_f32(activations: &[f32], weights: &[f32], tile: &mut Tile) {
-    let k = weights.len() / TILE_OUTPUTS;
-    assert!(activations.len() >= k * TILE_TOKENS);
-    let mut sums = [[_mm512_setzero_ps(); WIDTH]; TILE_TOKENS];
-    let (mut a, mut w) = (activations.as_ptr(), weights.as_ptr());
-    for _ in 0..k {
-        // SAFETY: k steps of TILE_TOKENS and TILE_OUTPUTS values lie within the slices.
-        unsafe {
-            let row = [_mm512_loadu_ps(w), _mm512_loadu_ps(w.add(16))];
-            unroll!(token in [0 1 2 3 4 5 6 7 8 9 10 11] {
-                let value = _mm512_set1_ps(*a.add(token));
-                sums[token][0] = _mm512_fmadd_ps(value, row[0], sums[token][0]);
-                sums[token][1] = _mm512_fmadd_ps(value, row[1], sums[token][1]);
-            });
-            a = a.add(TILE_TOKENS);
-            w = w.add(TILE_OUTPUTS);
-        }
-    }
-    unroll!(token in [0 1 2 3 4 5 6 7 8 9 10 11] {
-        let row = tile[token].as_mut_ptr();
-        // SAFETY: a row of the tile is two vectors.
-        unsafe {
-            _mm512_storeu_ps(row, sums[token][0]);
-            _mm512_storeu_ps(row.add(16), sums[token][1]);
-        }
-    });
-}
 
 /// Adds the products of pairs of 16-bit values to 32-bit sums. `_mm512_dpwssd_epi32` means the same, but LLVM
 /// takes it apart into a multiplication and an addition, which halves the speed.
@@ -136,7 +104,7 @@ fn sparse(indices: &[u32], values: &[f32], weights: &[f32], out: &mut [f32; SPAR
         unroll!(v in [0 1 2 3] {
             // SAFETY: a row holds VECTORS vectors.
             let weights = unsafe { _mm512_loadu_ps(row.as_ptr().add(16 * v)) };
-            sums[v] = _mm512_fmadd_ps(value, weights, sums[v]);
+            sums[v] = _mm512_add_ps(sums[v], _mm512_mul_ps(value, weights));
         });
     }
     unroll!(v in [0 1 2 3] {

@@ -1,9 +1,11 @@
 //! Plain Rust: the twin that every other kernel is tested against.
 
+use plmconv_quant::simd::Level;
+
 use super::{GROUP, IntOperands, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile, body, encoded};
 
 pub(super) const TABLE: Kernels = Kernels {
-    tile_f32,
+    level: Level::Generic,
     tile_i16,
     dot: body::dot,
     dot_encoded: encoded::dot,
@@ -12,19 +14,6 @@ pub(super) const TABLE: Kernels = Kernels {
     round_group: body::round_group,
     interleave_weights: body::interleave_weights,
 };
-
-pub(super) fn tile_f32(activations: &[f32], weights: &[f32], tile: &mut Tile) {
-    *tile = [[0.0; TILE_OUTPUTS]; TILE_TOKENS];
-    let (activations, _) = activations.as_chunks::<TILE_TOKENS>();
-    let (weights, _) = weights.as_chunks::<TILE_OUTPUTS>();
-    for (a, w) in activations.iter().zip(weights) {
-        for (row, &a) in tile.iter_mut().zip(a) {
-            for (sum, &w) in row.iter_mut().zip(w) {
-                *sum += a * w;
-            }
-        }
-    }
-}
 
 pub(super) fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
     *tile = [[0.0; TILE_OUTPUTS]; TILE_TOKENS];

@@ -3,7 +3,7 @@
 //! Every kernel works on the same packed layouts, so packing and threading never ask which one runs:
 //! a tile is [`TILE_TOKENS`] tokens by [`TILE_OUTPUTS`] outputs, operands are interleaved along k.
 //!
-//! Integer tiles give the same bits in every kernel. Float tiles agree to rounding (fused or not).
+//! All kernels give the same bits.
 
 /// Repeats a block for every listed number. Accumulators stay in registers only if every index is a constant,
 /// and whether the compiler unrolls a loop over them depends on its level of optimization.
@@ -33,13 +33,22 @@ mod tests;
 use std::fmt;
 use std::str::FromStr;
 
+use plmconv_quant::product;
+use plmconv_quant::simd::Level;
+#[cfg(target_arch = "aarch64")]
+use plmconv_quant::simd::Neon;
+#[cfg(target_arch = "x86_64")]
+use plmconv_quant::simd::{Avx2, Avx512};
+
+pub(crate) use product::Tile;
+
 use crate::error::{Error, Result};
 pub(crate) use encoded::{BLOCK as ENCODED_BLOCK, Encoding, IntRow};
 
-/// Tokens of a tile. With [`TILE_OUTPUTS`] it fills 24 of AVX-512's 32 registers with accumulators.
-pub(crate) const TILE_TOKENS: usize = 12;
+/// Tokens of a tile.
+pub(crate) const TILE_TOKENS: usize = product::TILE_ROWS;
 /// Outputs (weight rows) of a tile.
-pub(crate) const TILE_OUTPUTS: usize = 32;
+pub(crate) const TILE_OUTPUTS: usize = product::TILE_COLS;
 /// Columns that share a scale in integer tiles.
 pub(crate) const GROUP: usize = 64;
 /// Largest magnitude of an integer operand.
@@ -53,9 +62,6 @@ const _: () = {
     let norm = MAX_NORM as i64 + 5;
     assert!(norm * norm < i32::MAX as i64);
 };
-
-/// A tile of results, `[TILE_TOKENS][TILE_OUTPUTS]`.
-pub(crate) type Tile = [[f32; TILE_OUTPUTS]; TILE_TOKENS];
 
 /// Operands of an integer tile.
 #[derive(Clone, Copy)]
@@ -85,7 +91,7 @@ impl IntOperands<'_> {
 pub enum Kernel {
     /// Plain Rust.
     Generic,
-    /// AVX2 with FMA.
+    /// AVX2 with FMA and F16C.
     Avx2,
     /// AVX-512 F, BW, VL with VNNI.
     Avx512,
@@ -112,9 +118,16 @@ impl Kernel {
         self.table().is_some()
     }
 
-    /// The fastest one this CPU runs.
+    /// The fastest one this CPU runs, within what [`Level::detect`] allows.
     pub fn best() -> Kernel {
-        Kernel::ALL.into_iter().rev().find(|k| k.is_available()).unwrap_or(Kernel::Generic)
+        let most = match Level::detect() {
+            Level::Generic => Kernel::Generic,
+            Level::Avx2(_) => Kernel::Avx2,
+            Level::Avx512(_) => Kernel::Avx512,
+            Level::Neon(_) => Kernel::Neon,
+        };
+        let allowed = Kernel::ALL.into_iter().rev().skip_while(|kernel| *kernel != most);
+        allowed.into_iter().find(|kernel| kernel.is_available()).unwrap_or(Kernel::Generic)
     }
 
     /// `auto` or a kernel's name.
@@ -129,11 +142,11 @@ impl Kernel {
         match self {
             Kernel::Generic => Some(generic::TABLE),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => avx2::is_available().then_some(avx2::TABLE),
+            Kernel::Avx2 => Avx2::detect().map(avx2::table),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => avx512::is_available().then_some(avx512::TABLE),
+            Kernel::Avx512 => Avx512::detect().and_then(avx512::table),
             #[cfg(target_arch = "aarch64")]
-            Kernel::Neon => neon::is_available().then_some(neon::TABLE),
+            Kernel::Neon => Neon::detect().map(neon::table),
             #[allow(unreachable_patterns)]
             _ => None,
         }
@@ -163,7 +176,8 @@ type SparseSum = unsafe fn(&[u32], &[f32], &[f32], &mut [f32; SPARSE_OUTPUTS]);
 /// way to a table is [`Kernels::new`], which asks the CPU.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernels {
-    tile_f32: unsafe fn(&[f32], &[f32], &mut Tile),
+    /// For products in f32, which are [`plmconv_quant::product`]'s.
+    level: Level,
     tile_i16: unsafe fn(IntOperands<'_>, &mut Tile),
     dot: unsafe fn(&[f32], &[f32]) -> f32,
     dot_encoded: unsafe fn(Encoding, &[u8], &IntRow) -> f32,
@@ -177,6 +191,11 @@ pub(crate) struct Kernels {
 pub(crate) const SPARSE_OUTPUTS: usize = 64;
 
 impl Kernels {
+    /// The functions of the fastest kernel.
+    pub fn best() -> Kernels {
+        Kernel::best().table().unwrap_or(generic::TABLE)
+    }
+
     /// The functions of `kernel`.
     ///
     /// # Errors
@@ -190,9 +209,7 @@ impl Kernels {
     /// `activations`: `[k][TILE_TOKENS]`, `weights`: `[k][TILE_OUTPUTS]`.
     #[inline]
     pub fn tile_f32(&self, activations: &[f32], weights: &[f32], tile: &mut Tile) {
-        assert_eq!(activations.len() / TILE_TOKENS, weights.len() / TILE_OUTPUTS);
-        // SAFETY: the table exists, so the CPU has its features; lengths are checked above.
-        unsafe { (self.tile_f32)(activations, weights, tile) }
+        product::tile(self.level, activations, weights, tile);
     }
 
     /// The same with integer operands: exact 32-bit sums within a group, scaled and added in f32.

@@ -2,59 +2,28 @@
 
 use std::arch::aarch64::*;
 
+use plmconv_quant::simd::{Level, Neon};
+
 use super::{GROUP, IntOperands, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile, body, encoded};
 
-pub(super) const TABLE: Kernels = Kernels {
-    tile_f32,
-    tile_i16,
-    // NEON is part of the base target: the compiler has vectorized these with it already.
-    dot: body::dot,
-    dot_encoded: encoded::dot,
-    exp_minus: body::exp_minus,
-    sparse: body::sparse,
-    round_group: body::round_group,
-    interleave_weights: body::interleave_weights,
-};
+pub(super) fn table(token: Neon) -> Kernels {
+    Kernels {
+        level: Level::Neon(token),
+        tile_i16,
+        // NEON is part of the base target: the compiler has vectorized these with it already.
+        dot: body::dot,
+        dot_encoded: encoded::dot,
+        exp_minus: body::exp_minus,
+        sparse: body::sparse,
+        round_group: body::round_group,
+        interleave_weights: body::interleave_weights,
+    }
+}
 
 /// Tokens of a sub-tile.
 const TOKENS: usize = 6;
 /// Outputs of a sub-tile.
 const OUTPUTS: usize = 16;
-
-pub(super) fn is_available() -> bool {
-    std::arch::is_aarch64_feature_detected!("neon")
-}
-
-#[target_feature(enable = "neon")]
-fn tile_f32(activations: &[f32], weights: &[f32], tile: &mut Tile) {
-    let k = weights.len() / TILE_OUTPUTS;
-    assert!(activations.len() >= k * TILE_TOKENS);
-    for token in (0..TILE_TOKENS).step_by(TOKENS) {
-        for output in (0..TILE_OUTPUTS).step_by(OUTPUTS) {
-            let mut sums = [[vdupq_n_f32(0.0); 4]; TOKENS];
-            for step in 0..k {
-                // SAFETY: step < k, and the sub-tile lies within the tile.
-                unsafe {
-                    let a = activations.as_ptr().add(step * TILE_TOKENS + token);
-                    let w = weights.as_ptr().add(step * TILE_OUTPUTS + output);
-                    let row = [vld1q_f32(w), vld1q_f32(w.add(4)), vld1q_f32(w.add(8)), vld1q_f32(w.add(12))];
-                    unroll!(t in [0 1 2 3 4 5] {
-                        unroll!(v in [0 1 2 3] {
-                            sums[t][v] = vfmaq_n_f32(sums[t][v], row[v], *a.add(t));
-                        });
-                    });
-                }
-            }
-            for (t, sums) in sums.iter().enumerate() {
-                let row = &mut tile[token + t][output..output + OUTPUTS];
-                for (v, &sum) in sums.iter().enumerate() {
-                    // SAFETY: `row` holds four vectors.
-                    unsafe { vst1q_f32(row.as_mut_ptr().add(4 * v), sum) };
-                }
-            }
-        }
-    }
-}
 
 #[target_feature(enable = "neon")]
 fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {

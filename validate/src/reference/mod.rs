@@ -10,21 +10,25 @@ mod write;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use plmconv_formats::DType;
 use plmconv_formats::safetensors::SafetensorsFile;
-use plmconv_formats::source::{RowSource, StoredTensor};
+use plmconv_formats::source::{InputFile, RowSource, StoredTensor};
 use plmconv_quant::codec;
 
 pub use write::{ReferenceOptions, write_reference};
 
 use crate::error::{Error, Result};
+use crate::readback::check_sample;
 use crate::windows::{Windows, scored};
 
 /// Metadata key of the model's digest.
 pub const MODEL_DIGEST: &str = "plmconv.model_sha256";
 /// Metadata key of the text's digest.
 pub const TEXT_DIGEST: &str = "plmconv.text_sha256";
+/// The longest window; ids of one are read at a time.
+const MAX_CTX: usize = 1 << 20;
 const VOCAB_SIZE: &str = "plmconv.vocab_size";
 
 /// An opened file of reference outputs; logits stay on disk.
@@ -76,8 +80,13 @@ impl Reference {
     /// # Errors
     /// Not a safetensors file, tensors missing, of another type or shape, token ids outside the vocabulary.
     pub fn open(path: impl AsRef<Path>) -> Result<Reference> {
-        let path = path.as_ref();
-        let file = SafetensorsFile::open(path)?;
+        Reference::from_input(InputFile::open(path.as_ref())?)
+    }
+
+    /// [`open`](Self::open) for a file that is open already.
+    fn from_input(input: Arc<InputFile>) -> Result<Reference> {
+        let file = SafetensorsFile::from_input(input)?;
+        let path = file.path();
         let fail = |detail: String| Error::Reference { path: path.to_path_buf(), detail };
         let find = |name: &str| {
             let info = file.tensors.iter().find(|t| t.name == name)?;
@@ -91,6 +100,9 @@ impl Reference {
         };
         if windows == 0 || ctx < 4 {
             return Err(fail(format!("`input_ids` has shape {shape:?}: windows have at least 4 tokens")));
+        }
+        if ctx > MAX_CTX {
+            return Err(fail(format!("`input_ids` has windows of {ctx} tokens, more than {MAX_CTX}")));
         }
         let positions = scored(ctx);
         let (vocab_size, outputs) = if let Some((shape, rows)) = find("logits") {
@@ -133,19 +145,20 @@ impl Reference {
             }
             (vocab_size, Outputs::TopK { ids: top_ids, log_probs, targets })
         };
-        let tokens = read_integers(&ids, 0..ids.rows())
-            .ok_or_else(|| fail(format!("`input_ids` are {}, expected I64 or I32", ids.dtype())))??;
-        if let Some(bad) = tokens.iter().find(|t| **t < 0 || **t as u64 >= vocab_size as u64) {
-            return Err(fail(format!("token id {bad} is outside the vocabulary of {vocab_size}")));
+        let mut tokens = Vec::with_capacity(windows * ctx);
+        // By window: eight bytes of an id, and these twice, become four.
+        for window in 0..windows {
+            let ids = read_integers(&ids, window..window + 1)
+                .ok_or_else(|| fail(format!("`input_ids` are {}, expected I64 or I32", ids.dtype())))??;
+            for id in ids {
+                let valid = u32::try_from(id).ok().filter(|id| (*id as usize) < vocab_size);
+                let token = valid.ok_or_else(|| {
+                    fail(format!("token id {id} is outside the vocabulary of {vocab_size}"))
+                })?;
+                tokens.push(token);
+            }
         }
-        Ok(Reference {
-            path: path.to_path_buf(),
-            ctx,
-            tokens: tokens.into_iter().map(|t| t as u32).collect(),
-            vocab_size,
-            metadata: file.metadata,
-            outputs,
-        })
+        Ok(Reference { path: path.to_path_buf(), ctx, tokens, vocab_size, metadata: file.metadata, outputs })
     }
 
     /// The windows that were stored; a candidate is run on these.
@@ -181,6 +194,20 @@ impl Reference {
             return Ok(());
         }
         Err(self.fail("the text's windows are not those that the reference was made from"))
+    }
+
+    /// Reads what stands for the first and the last window, as a comparison would, and a sample of what is between.
+    fn check_sample(&self) -> Result<()> {
+        let last = self.tokens.len() / self.ctx - 1;
+        match &self.outputs {
+            Outputs::Logits { rows, .. } => check_sample(rows),
+            Outputs::TopK { log_probs, targets, .. } => {
+                self.read_top_k(0..1)?;
+                self.read_top_k(last..last + 1)?;
+                check_sample(log_probs)?;
+                check_sample(targets)
+            }
+        }
     }
 
     fn fail(&self, detail: impl Into<String>) -> Error {

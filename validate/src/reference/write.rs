@@ -4,8 +4,9 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use plmconv_formats::atomic::AtomicFile;
+use plmconv_formats::source::InputFile;
 
-use super::VOCAB_SIZE;
+use super::{Reference, VOCAB_SIZE};
 use crate::error::{Error, Result};
 use crate::evaluator::Evaluator;
 use crate::perplexity::{Progress, hidden_of};
@@ -47,7 +48,8 @@ impl Part {
 /// Runs all windows and stores what the model says of the scored positions; returns its perplexity.
 ///
 /// # Errors
-/// Whatever running the model or writing the file may end with; then no file has the name.
+/// Whatever running the model or writing the file may end with, and a file that does not read back; then no file has
+/// the name.
 pub fn write_reference(
     evaluator: &Evaluator,
     windows: &Windows<'_>,
@@ -101,8 +103,16 @@ pub fn write_reference(
         }
         progress(Progress { windows_done: batch.end, windows: count, perplexity: Estimate::of(&nll).exp() });
     }
+    read_back(&file)?;
     file.commit()?;
     Ok(Estimate::of(&nll).exp())
+}
+
+/// Opens the file as a comparison will.
+fn read_back(file: &AtomicFile) -> Result<()> {
+    let path = file.target();
+    let copy = file.file().try_clone().map_err(plmconv_formats::Error::io(path))?;
+    Reference::from_input(InputFile::from_file(path, copy)?)?.check_sample()
 }
 
 struct Output<'a> {
@@ -172,4 +182,37 @@ fn most_likely(row: &[f32], k: usize) -> Vec<u32> {
     }
     ids.sort_unstable_by(order);
     ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One window of four tokens, of which the last is scored, over a vocabulary of three.
+    fn written(path: &Path, logits: [f32; 3], ids: [i64; 4]) -> AtomicFile {
+        let file = AtomicFile::create(path, false).expect("create");
+        let parts =
+            vec![Part::new("input_ids", "I64", 8, &[1, 4]), Part::new("logits", "F32", 4, &[1, 4, 3])];
+        let mut output = Output { file: &file, parts };
+        output.write_header(&[]).expect("write");
+        output.append("input_ids", &bytes_of(ids.iter().map(|id| id.to_le_bytes()))).expect("write");
+        for _ in 0..4 {
+            output.append("logits", &bytes_of(logits.iter().map(|x| x.to_le_bytes()))).expect("write");
+        }
+        file
+    }
+
+    #[test]
+    fn what_does_not_read_back_is_told() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("reference.safetensors");
+        let good = [0.5, -1.0, 2.0];
+        read_back(&written(&path, good, [0, 1, 2, 0])).expect("whole");
+        let found = read_back(&written(&path, [0.5, f32::NAN, 2.0], [0, 1, 2, 0])).expect_err("NaN");
+        assert!(matches!(found, Error::ReadBack { .. }), "{found}");
+        assert!(read_back(&written(&path, good, [0, 1, 3, 0])).is_err(), "a token that is none");
+        let file = written(&path, good, [0, 1, 2, 0]);
+        file.file().set_len(file.file().metadata().expect("a file").len() - 1).expect("cut");
+        assert!(read_back(&file).is_err(), "cut");
+    }
 }

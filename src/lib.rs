@@ -1,0 +1,67 @@
+//! The program `plmconv` as a library, so that main.rs is a call and the fuzz targets reach what reads files.
+//! Nothing here is an interface that stays.
+
+#![doc(hidden)]
+// `terminal` is where all printing goes through.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
+#[macro_use]
+mod terminal;
+
+mod args;
+mod budget;
+mod commands;
+mod error;
+pub mod evaluation;
+mod guidance;
+mod interrupt;
+mod layouts;
+pub mod onnx;
+mod outputs;
+mod passes;
+mod pipeline;
+pub mod plan;
+mod progress;
+mod readback;
+mod recipe;
+mod report;
+pub mod resume;
+mod sensitivity;
+pub mod statistics;
+mod verification;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use plmconv_quant::simd::Level;
+
+/// The environment variable that names the instruction set to use: it changes the speed, and no byte of any output.
+const INSTRUCTIONS: &str = "PLMCONV_SIMD";
+
+/// Parses the arguments, runs the command, and says which code the process ends with.
+pub fn run() -> ExitCode {
+    match choose_instructions().and_then(|()| execute(std::env::args_os())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => error::report(&e),
+    }
+}
+
+/// Runs the command of these arguments, the first of which is the program's name. Ends the process where they are
+/// none.
+pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
+    let cli = args::Cli::try_parse_from(arguments).unwrap_or_else(|error| error::usage(&error));
+    commands::run(cli.command)
+}
+
+/// Takes the instruction set that [`INSTRUCTIONS`] names, if it is set.
+fn choose_instructions() -> anyhow::Result<()> {
+    if let Some(name) = std::env::var_os(INSTRUCTIONS) {
+        let level: Level = name.to_string_lossy().parse().map_err(|e| {
+            let hint = format!("unset {INSTRUCTIONS} to take the fastest one there is");
+            error::UsageError::with_hint(format!("{INSTRUCTIONS}: {e}"), hint)
+        })?;
+        level.choose();
+    }
+    Ok(())
+}
