@@ -1,15 +1,17 @@
 //! How a failure ends: the sentence, the hint, the exit code.
 
-use std::borrow::Cow;
+mod hint;
+mod place;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use plmconv_formats::Error as FormatError;
 use plmconv_quant::Error as QuantError;
-use plmconv_validate::Error as EvaluatorError;
+
+pub use place::{At, Place};
 
 use crate::interrupt;
-use crate::terminal::visible;
+use crate::terminal::is_hidden;
 use crate::verification::Verification;
 
 /// A mistake in what the user typed; ends with exit code 2.
@@ -104,6 +106,8 @@ impl NotReproduced {
 pub struct NotUtf8 {
     pub path: PathBuf,
     pub offset: usize,
+    /// It is UTF-16, by its first bytes.
+    pub is_utf16: bool,
 }
 
 /// Token ids mean different things to the two sides.
@@ -114,7 +118,7 @@ pub struct TokenizerMismatch;
 /// Prints the sentence and the hint to stderr and says which code the process ends with.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     tell!("error: {}", sentence(error));
-    if let Some(hint) = hint(error) {
+    if let Some(hint) = hint::of(error) {
         tell!("hint: {hint}");
     }
     exit_code(error)
@@ -123,18 +127,19 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 /// Prints clap's message, or the help that was asked for, and ends the process. An argument may be a name that a shell
 /// took from a folder.
 pub fn usage(error: &clap::Error) -> ! {
-    let text = error.render().to_string();
-    if let Cow::Owned(shown) = visible(&text) {
-        tell!("{}", shown.trim_end());
+    // With colours it would be printed as the argument has it.
+    if std::env::args_os().any(|argument| argument.to_string_lossy().contains(is_hidden)) {
+        tell!("{}", error.render().to_string().trim_end());
         std::process::exit(error.exit_code());
     }
     error.exit()
 }
 
-/// The chain of causes in one line; a cause that the error before it has already quoted is not said twice.
+/// The chain of causes in one line; a cause that the error before it has already quoted is not said twice, and a
+/// [`Place`] says nothing.
 fn sentence(error: &anyhow::Error) -> String {
     let mut sentence = String::new();
-    for cause in error.chain().map(ToString::to_string) {
+    for cause in error.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()) {
         if sentence.is_empty() {
             sentence = cause;
         } else if !sentence.ends_with(&cause) {
@@ -159,134 +164,4 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     } else {
         ExitCode::from(1)
     }
-}
-
-fn hint(error: &anyhow::Error) -> Option<String> {
-    if let Some(usage) = error.downcast_ref::<UsageError>() {
-        return usage.hint.clone();
-    }
-    match error.downcast_ref() {
-        Some(Interrupted::Kept(_)) => {
-            return Some("the same command with --resume goes on from there".into());
-        }
-        Some(Interrupted::InTheWay(_)) => {
-            return Some("go on with that by the command that kept it and --resume, or remove it".into());
-        }
-        Some(Interrupted::NothingWritten) | None => {}
-    }
-    if error.is::<DamagedWork>() {
-        return Some("leave --resume away to start over; the file is left alone".into());
-    }
-    if error.is::<ReadBack>() {
-        return Some("the disk may be failing, or this is a bug: try another folder with -o".into());
-    }
-    if let Some(different) = error.downcast_ref::<NotReproduced>() {
-        return different.hint.clone();
-    }
-    if error.is::<NotUtf8>() {
-        return Some("give a plain text file in UTF-8 (iconv -f LATIN1 -t UTF-8 converts one)".into());
-    }
-    if error.is::<TokenizerMismatch>() {
-        return Some(
-            "compare a model with the one it was made from; `plmconv inspect` shows the tokenizers".into(),
-        );
-    }
-    if let Some(error) = error.downcast_ref::<EvaluatorError>() {
-        return evaluator_hint(error);
-    }
-    format_hint(error.downcast_ref::<FormatError>()?)
-}
-
-fn evaluator_hint(error: &EvaluatorError) -> Option<String> {
-    Some(
-        match error {
-            EvaluatorError::Format(error) => return format_hint(error),
-            EvaluatorError::TextTooShort { .. } => "give a longer text, or shorter windows with --ctx",
-            EvaluatorError::WindowTooShort { .. } => "--ctx 512 is usual",
-            EvaluatorError::ContextLength { .. } => "choose shorter windows with --ctx",
-            EvaluatorError::Vocabulary { .. } => "compare a model with the one it was made from",
-            EvaluatorError::NonFinite { .. } | EvaluatorError::NonFiniteLogits { .. } => {
-                "the weights before that place are damaged, or too large for their type"
-            }
-            EvaluatorError::EmptySequence => "give a prompt of at least one token",
-            EvaluatorError::Reference { .. } => {
-                "`plmconv reference` writes such a file; docs/validation.md says what it holds"
-            }
-            EvaluatorError::RuntimeLibrary { .. } => {
-                "set ORT_DYLIB_PATH to ONNX Runtime's library, 1.18 or newer; `pip install onnxruntime` brings one: \
-                 onnxruntime/capi/libonnxruntime.so.*"
-            }
-            EvaluatorError::Runtime { .. } => {
-                "this needs a graph that `plmconv convert --to onnx` or `plmconv quantize --to onnx` wrote; --opset 23 \
-                 needs ONNX Runtime 1.23 or newer"
-            }
-            EvaluatorError::ReadBack { .. } => "the disk may be failing: try another folder with -o",
-            EvaluatorError::Spill(_) => {
-                "it stands beside the output until the run ends and takes 4 * tokens * hidden_size * (layers + 1) bytes"
-            }
-            EvaluatorError::Temperature { .. } => "--temp 0 always takes the most likely token",
-            _ => return None,
-        }
-        .into(),
-    )
-}
-
-fn format_hint(error: &FormatError) -> Option<String> {
-    Some(
-        match error {
-            FormatError::Changed { .. } => {
-                "what was read before the change and after it may not belong together, so nothing was written; run it \
-                 again when nothing else writes there"
-            }
-            FormatError::Exists { .. } => "add --force to replace it, or name another file with -o",
-            FormatError::NotAFile { .. } => "name a file instead",
-            FormatError::NotReplaced { .. } => {
-                "only an earlier export of plmconv is replaced, and no folder that holds anything else; name another \
-                 folder with -o"
-            }
-            FormatError::NoFolder { .. } => "make the folder first, or name another place",
-            FormatError::NotAFolder { .. } => "name a place in a folder",
-            FormatError::MixedShards { .. } => {
-                "files of two sets lie here under the names of one; fetch or write the set again"
-            }
-            FormatError::UnfinishedSet { .. } => {
-                "the command that wrote it finishes that first when it is run again with --force"
-            }
-            FormatError::NotFound { .. } => {
-                "check the spelling; MODEL is a folder with config.json, or a .gguf file"
-            }
-            FormatError::NoSnapshot { found, .. } => match found.last() {
-                Some(last) => return Some(format!("name one of them, e.g. {}", last.display())),
-                None => "the download may have stopped early; fetch the model again",
-            },
-            FormatError::UnknownFormat { .. } => {
-                "MODEL is a Hugging Face folder (config.json, *.safetensors, tokenizer.json) or a .gguf file"
-            }
-            FormatError::Architecture { .. } => {
-                "plmconv runs PLM models (model_type or general.architecture `plm`) only"
-            }
-            FormatError::BadMagic { .. } => "MODEL is a Hugging Face folder or a .gguf file",
-            FormatError::Truncated { .. } | FormatError::HeaderLength { .. } => {
-                "the download or copy may have stopped early; compare its size and fetch it again"
-            }
-            FormatError::UnknownPreTokenizer { .. } => {
-                "`convert` and `quantize` take llama.cpp's name of the nearest one, e.g. --tokenizer-pre qwen2, and what \
-                 they write can be run"
-            }
-            FormatError::UnknownSplits { .. } => {
-                "such a file can be converted, but not run here; llama.cpp's own tools run it"
-            }
-            FormatError::NoTokenizer { .. } => {
-                "copy tokenizer.json and tokenizer_config.json of the original model into the folder"
-            }
-            FormatError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                "free some space or choose another folder with -o; --dry-run prints the exact size"
-            }
-            FormatError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-                "choose a folder you may write to with -o"
-            }
-            _ => return None,
-        }
-        .into(),
-    )
 }

@@ -16,7 +16,7 @@ use plmconv_quant::feedback::{ColumnFactor, Effort, RowFactor};
 use sha2::{Digest, Sha256};
 
 use crate::args::DirectionArg;
-use crate::error::UsageError;
+use crate::error::{At, Place, UsageError};
 use crate::progress::Console;
 use crate::statistics::{Statistics, file_digest, model_digest};
 
@@ -72,7 +72,7 @@ impl Guidance {
     /// # Errors
     /// What is no importance matrix, or has no entry for any matrix of the model.
     pub fn from_imatrix(path: &Path, model: &Model, console: Console) -> Result<Guidance> {
-        let imatrix = Imatrix::open(path)?;
+        let imatrix = Imatrix::open(path).at(Place::Imatrix)?;
         report_coverage(path, &imatrix, model, console)?;
         let shorten = |text: &str| Value::String(text.chars().take(127).collect());
         let mut provenance = vec![("quantize.imatrix.file", shorten(&path.to_string_lossy()))];

@@ -14,6 +14,7 @@ mod commands;
 mod error;
 pub mod evaluation;
 mod guidance;
+mod input;
 mod interrupt;
 mod layouts;
 pub mod onnx;

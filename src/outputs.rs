@@ -8,7 +8,7 @@ use plmconv_formats::atomic::{check_file, check_folder, check_set, parent, same_
 use plmconv_formats::gguf::{ShardName, earlier_shards};
 use plmconv_formats::onnx::{OnnxFile, may_replace};
 
-use crate::error::UsageError;
+use crate::error::{At, Place, UsageError};
 
 /// Files and folders that a command reads. None of them is ever replaced by an output, whatever --force says.
 #[derive(Clone, Debug, Default)]
@@ -29,8 +29,7 @@ impl Inputs {
     /// It is an input, or what [`check_file`] says.
     pub fn check_file(&self, output: &Path, overwrite: bool) -> Result<()> {
         self.refuse(output)?;
-        check_file(output, overwrite)?;
-        Ok(())
+        check_file(output, overwrite).map(drop).at(Place::Output)
     }
 
     /// Checks that `shards` can be written as a set that the user calls `output`.
@@ -40,7 +39,8 @@ impl Inputs {
     pub fn check_shards(&self, output: &Path, shards: &[PathBuf], overwrite: bool) -> Result<()> {
         shards.iter().try_for_each(|shard| self.refuse(shard))?;
         let stem = output.file_stem().unwrap_or_default().to_string_lossy();
-        check_set(shards, overwrite, |name| ShardName::parse(name).is_some_and(|name| name.stem == stem))?;
+        check_set(shards, overwrite, |name| ShardName::parse(name).is_some_and(|name| name.stem == stem))
+            .at(Place::Output)?;
         let earlier = earlier_shards(output, shards.len());
         earlier.iter().try_for_each(|shard| self.refuse(shard))?;
         match earlier.first() {
@@ -67,8 +67,7 @@ impl Inputs {
                 return Err(FormatError::NotReplaced { path: output.into(), reason }.into());
             }
         }
-        check_folder(output, overwrite, may_replace)?;
-        Ok(())
+        check_folder(output, overwrite, may_replace).map(drop).at(Place::Output)
     }
 
     /// # Errors

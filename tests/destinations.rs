@@ -104,7 +104,7 @@ fn a_folder_that_is_no_export_is_never_replaced() {
     std::fs::write(dir.path().join("file"), b"precious").expect("write");
     refuses(dir.path(), export(&model, &dir.path().join("file")), "it is no folder");
     refuses(dir.path(), export(&model, &dir.path().join("file/out")), "not a folder");
-    refuses(dir.path(), export(&model, Path::new("/")), "the root");
+    refuses(dir.path(), export(&model, Path::new("/")), "it holds the input");
     refuses(dir.path(), export(&model, Path::new("/dev/null")), "a device");
 }
 
@@ -155,7 +155,6 @@ fn what_is_no_regular_file_is_never_replaced_by_one() {
         (path("link"), "it is a device"),
         ("/dev/null".into(), "it is a device"),
         ("/dev/stdout".into(), "it is"),
-        ("".into(), "it is an empty name"),
     ];
     for (output, said) in &cases {
         for command in [quantize(&tiny_plm(), output), calibrate(&text(), output), reference(&text(), output)]
@@ -322,7 +321,12 @@ fn the_destination_is_checked_before_the_work() {
             .args(["validate", "no-candidate", "--against", "no-reference"])
             .arg("--text")
             .arg(path("latin"));
-        command.arg(flag).arg(path("no/report")).assert().code(1).stderr(predicate::str::contains("no/"));
+        command
+            .arg(flag)
+            .arg(path("no/report"))
+            .assert()
+            .code(1)
+            .stderr(predicate::str::contains("no: no such file"));
     }
     assert_eq!(contents(dir.path()), before);
 }

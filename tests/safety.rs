@@ -128,20 +128,25 @@ fn a_source_that_changes_during_the_run_is_an_error() {
         std::fs::write(path, text.replace("100000", "100001")).expect("written");
     };
     let dir = tempfile::tempdir().expect("tempdir");
-    let runs: [&[&str]; 3] = [&["calibrate"], &["quantize", "q4"], &["quantize", "q4", "--to", "onnx"]];
+    let fast = ["--effort", "fast"];
+    let runs = [
+        vec!["calibrate"],
+        [&["quantize", "q4_0"][..], &fast].concat(),
+        [&["quantize", "q4", "--to", "onnx"][..], &fast].concat(),
+    ];
     for args in runs {
         for (what, change) in [("bytes", &overwrite as &dyn Fn(&Path)), ("config", &configure)] {
-            let (code, said) = with_a_change(dir.path(), args, change);
+            let (code, said) = with_a_change(dir.path(), &args, change);
             assert_eq!(code, Some(1), "{args:?} {what}: {said}");
             assert!(said.contains("changed while it was being read"), "{args:?} {what}: {said}");
             assert!(names(dir.path()).is_empty(), "{args:?} {what}: {:?}", names(dir.path()));
         }
-        let (code, said) = with_a_change(dir.path(), args, shrink);
+        let (code, said) = with_a_change(dir.path(), &args, shrink);
         assert_eq!(code, Some(1), "{args:?}: {said}");
         assert!(said.contains("truncated") && !said.contains("panicked"), "{args:?}: {said}");
         assert!(names(dir.path()).is_empty(), "{args:?}: {:?}", names(dir.path()));
         // A pipe is read once, and without a change all is well.
-        let (code, said) = with_a_change(dir.path(), args, |_| {});
+        let (code, said) = with_a_change(dir.path(), &args, |_| {});
         assert_eq!(code, Some(0), "{args:?}: {said}");
         let out = dir.path().join("out");
         if out.is_dir() { std::fs::remove_dir_all(out) } else { std::fs::remove_file(out) }.expect("removed");
@@ -280,7 +285,7 @@ fn what_half_precision_cannot_hold_is_refused_with_the_tensor() {
         // Its scale fits, but the weight that the graph computes with it does not.
         (1e5, &["quantize", "q4", "--to", "onnx", "--float-type", "f16"]),
         (1e5, &["quantize", "q8", "--to", "onnx", "--float-type", "f16", "--quant-format", "qdq"]),
-        (1e7, &["quantize", "q4_k_m"]),
+        (1e7, &["quantize", "q8_0"]),
         (1e5, &["quantize", "f16"]),
     ] {
         let mut bytes = whole.clone();

@@ -48,7 +48,7 @@ fn nothing_hidden_reaches_a_terminal() {
     shows(&[Path::new("quantize"), "q4".as_ref(), &gguf, "-o".as_ref(), &dir.path().join("o")], "\\u{1b}]0;");
     shows(&[inspect, &dir.path().join(HOSTILE)], "\\u{1b}]0;title\\u{7}");
     // clap's own message.
-    shows(&[inspect, HOSTILE.as_ref(), HOSTILE.as_ref()], "\\u{1b}]0;title");
+    shows(&[inspect, HOSTILE.as_ref(), HOSTILE.as_ref()], "\\u{9b}31m\\u{202e}y");
 
     let header = json!({HOSTILE: {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).to_string();
     let tensors = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0]].concat();
@@ -91,8 +91,11 @@ fn a_template_gets_what_transformers_gives_it() {
 #[test]
 fn a_hostile_template_is_one_error() {
     let cases = [
-        ("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}", "steps"),
-        ("{{ 'x'.replace('', 'y' * 100000000) }}", "text"),
+        (
+            "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+            "beyond what a template may do",
+        ),
+        ("{{ 'x'.replace('', 'y' * 100000000) }}", "makes too much text"),
         ("{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}", "namespace"),
         (&format!("{{{{ {}1 }}}}", "-".repeat(50_000)), "parts"),
         ("{{ raise_exception('\u{1b}]0;x\u{7}') }}", "\\u{1b}]0;x\\u{7}"),

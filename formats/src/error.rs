@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::DType;
+use crate::gguf::is_unfinished_shard;
 use crate::model::Foreign;
 
 /// What can be wrong with a model on disk, or with writing one.
@@ -117,10 +118,10 @@ pub enum Error {
     Normalizer { path: PathBuf, normalizer: String },
     #[error("`{name}` is not a pre-tokenizer that llama.cpp knows{}", did_you_mean(nearest))]
     UnknownPreTokenizerName { name: String, nearest: Vec<&'static str> },
-    #[error("{}: model card: {detail}", path.display())]
-    ModelCard { path: PathBuf, detail: String },
     #[error("{} already exists", path.display())]
     Exists { path: PathBuf },
+    #[error("{}: cannot be an output: it is {kind}", path.display())]
+    NotAnOutput { path: PathBuf, kind: &'static str },
     #[error("{}: not a folder", path.display())]
     NotAFolder { path: PathBuf },
     #[error("{}: no such file or folder", path.display())]
@@ -154,6 +155,8 @@ impl Error {
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
         move |source| match source.kind() {
+            // A set's first shard is missing while it is put in place, and stays so if the run is killed then.
+            std::io::ErrorKind::NotFound if is_unfinished_shard(&path) => Error::UnfinishedSet { path },
             std::io::ErrorKind::NotFound => match dangling_link(&path) {
                 Some(target) => Error::DanglingLink { path, target },
                 None => Error::NotFound { path },

@@ -19,6 +19,8 @@ pub enum Warning {
     NotQuantized { config: PathBuf, method: String },
     /// A file that is read for what it may add, but not in this state.
     Unreadable { path: PathBuf, detail: String },
+    /// A part of a model card that is left out, or read otherwise than it stands.
+    ModelCard { path: PathBuf, detail: String },
     /// A special token's id that stands for no token. `key` names the file where it is not the only one.
     BadTokenId { key: String, found: String, vocab_size: usize },
     /// A text is to be given a token that the model does not name: `bos` or `eos`.
@@ -62,6 +64,7 @@ impl fmt::Display for Warning {
                 config.display()
             ),
             Warning::Unreadable { path, detail } => write!(f, "{}: not used: {detail}", path.display()),
+            Warning::ModelCard { path, detail } => write!(f, "{}: {detail}", path.display()),
             Warning::BadTokenId { key, found, vocab_size } => {
                 write!(f, "`{key}` is {found}, but ids go from 0 to {}: it is left out", vocab_size - 1)
             }

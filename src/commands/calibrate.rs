@@ -13,8 +13,9 @@ use sha2::{Digest, Sha256};
 
 use super::write::thread_pool;
 use crate::args::{CalibrateArgs, SampleArgs};
-use crate::error::{Interrupted, UsageError};
+use crate::error::{At, Interrupted, Place, UsageError};
 use crate::evaluation::{load_model, read_text, text_digest, write_text};
+use crate::input::open_model;
 use crate::interrupt;
 use crate::outputs::Inputs;
 use crate::progress::Console;
@@ -26,14 +27,15 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     let output = follow_links(&args.output)?;
     inputs.check_file(&output, args.force)?;
     if !args.merge.is_empty() {
-        return merge(&args.merge, &output, args.force);
+        return merge(&args.merge, &output, args.force).at(Place::StatisticsOutput);
     }
     let console = Console { quiet: args.quiet, verbose: false };
     let path = args.model.as_ref().context("MODEL is missing")?;
-    let model = Model::open(path)?;
+    let model = open_model(path, console)?;
     let text = CalibrationText::read(&args.text, args.self_tokens, &args.sample)?;
     let destination = Destination { path: &output, overwrite: args.force, resume: args.resume };
-    thread_pool(args.threads)?.install(|| collect(&model, &text, destination, console))
+    thread_pool(args.threads)?
+        .install(|| collect(&model, &text, destination, console).at(Place::StatisticsOutput))
 }
 
 /// What runs through the model.
@@ -236,7 +238,8 @@ impl CalibrationText<'_> {
     fn write_windows(&self, model: &Model, console: Console) -> Result<Vec<Vec<u32>>> {
         let Some(count) = self.written else { return Ok(Vec::new()) };
         let options = Options { threads: rayon::current_num_threads(), ..Options::default() };
-        let tokens = write_text(&load_model(model.path(), options)?, count, self.sample.seed, console)?;
+        let tokens =
+            write_text(&load_model(model.path(), options, console)?, count, self.sample.seed, console)?;
         Ok(self.cut(&tokens, &TextTokenizer::from_model(model)?))
     }
 

@@ -8,7 +8,7 @@ use plmconv_validate::Options;
 
 use super::write;
 use crate::args::{QuantizeArgs, WindowArgs};
-use crate::error::{Interrupted, ParityFailure};
+use crate::error::{At, Interrupted, ParityFailure, Place};
 use crate::evaluation::{Request, Text, TextChoice, compare, windows_of};
 use crate::outputs::Inputs;
 use crate::pipeline::{REJECTED, Written};
@@ -54,9 +54,10 @@ pub fn run(args: &QuantizeArgs, model: Model, target: Target, inputs: &Inputs, t
 
 /// A text that cannot be used is told before an hour of quantizing.
 fn check_text(args: &QuantizeArgs, model: &Model, text: &Text) -> Result<()> {
-    let tokenizer = TextTokenizer::from_model(model)?;
+    let tokenizer = TextTokenizer::from_model(model).at(Place::Model)?;
     let tokens = tokenizer.encode(&text.content)?;
-    windows_of(&tokens, &tokenizer, args.check.validate_ctx, args.check.validate_chunks)?;
+    windows_of(&tokens, &tokenizer, args.check.validate_ctx, args.check.validate_chunks)
+        .at(Place::CheckWindows)?;
     Ok(())
 }
 
@@ -71,6 +72,7 @@ fn validate(args: &QuantizeArgs, written: &Path, text: &Text) -> Result<Validati
         limits: args.check.limits,
         options: Options { threads, ..Options::default() },
         console: args.output.console(),
-    })?;
+    })
+    .at(Place::CheckWindows)?;
     Ok(ValidationReport::new(&comparison, &args.model))
 }

@@ -1,12 +1,13 @@
 //! `plmconv convert MODEL --to gguf|onnx`
 
 use anyhow::Result;
-use plmconv_formats::{DType, Model};
+use plmconv_formats::DType;
 use plmconv_quant::policy::{FileType, Policy};
 
 use super::write;
 use crate::args::{ConvertArgs, FloatType, Format};
 use crate::error::UsageError;
+use crate::input::open_model;
 use crate::onnx;
 use crate::outputs::Inputs;
 use crate::plan::{Target, Types};
@@ -20,7 +21,7 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
 
 fn gguf(args: &ConvertArgs) -> Result<()> {
     let target = gguf_target(args)?;
-    write::run(Model::open(&args.model)?, target, &inputs(args), &args.output)
+    write::run(open_model(&args.model, args.output.console())?, target, &inputs(args), &args.output)
 }
 
 /// The GGUF that the arguments ask for.
@@ -38,7 +39,7 @@ pub fn gguf_target(args: &ConvertArgs) -> Result<Target> {
 
 fn onnx(args: &ConvertArgs) -> Result<()> {
     let target = onnx_target(args)?;
-    write::run_onnx(Model::open(&args.model)?, target, &inputs(args), &args.output)
+    write::run_onnx(open_model(&args.model, args.output.console())?, target, &inputs(args), &args.output)
 }
 
 /// The ONNX export that the arguments ask for.

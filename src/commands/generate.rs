@@ -7,11 +7,14 @@ use plmconv_formats::TextTokenizer;
 use plmconv_validate::generate::{GenerateOptions, generate};
 
 use crate::args::GenerateArgs;
+use crate::error::{At, Place};
 use crate::evaluation::{chat, open_runnable};
+use crate::progress::Console;
 use crate::report::stream::Stream;
 
 pub fn run(args: &GenerateArgs) -> Result<()> {
-    let model = open_runnable(&args.model, args.evaluator.options()?)?;
+    let console = Console { quiet: args.evaluator.quiet, verbose: false };
+    let model = open_runnable(&args.model, args.evaluator.options()?, console)?;
     let tokenizer = model.tokenizer();
     let prompt = prompt_tokens(tokenizer, args).context("the prompt")?;
     let options = GenerateOptions {
@@ -27,7 +30,7 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         Ok(()) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),
     };
-    generate(model.runner(), &prompt, &options, on_token)?;
+    generate(model.runner(), &prompt, &options, on_token).at(Place::Prompt)?;
     stream.finish();
     Ok(())
 }

@@ -4,30 +4,34 @@ use std::path::Path;
 
 use anyhow::Result;
 use plmconv_formats::gguf::GgufFile;
-use plmconv_formats::model::{Model, TensorKey};
+use plmconv_formats::model::{Foreign, TensorKey};
 use plmconv_formats::onnx::OnnxFile;
 use plmconv_formats::safetensors::SafetensorsFile;
-use plmconv_formats::source::RowSource;
+use plmconv_formats::source::{InputFile, RowSource};
 use plmconv_formats::{Config, Error as FormatError};
 
 use crate::args::InspectArgs;
+use crate::error::{At, Place};
+use crate::input::open_model;
 use crate::onnx::find_graph;
+use crate::progress::Console;
 use crate::report::inspect::{Inspection, Metadata, TensorLine, print};
 
 pub fn run(args: &InspectArgs) -> Result<()> {
     if let Some(text) = &args.sparsity {
         return super::sparsity::run(args, text);
     }
-    print(&inspect(&args.path)?, args.json, args.verbose)
+    let console = Console { quiet: args.evaluator.quiet, verbose: args.verbose };
+    print(&inspect(&args.path, console).at(Place::Model)?, args.json, args.verbose)
 }
 
-fn inspect(path: &Path) -> Result<Inspection> {
+fn inspect(path: &Path, console: Console) -> Result<Inspection> {
     if let Some(graph) = find_graph(path)? {
         return inspect_onnx(&graph);
     }
     let metadata = std::fs::metadata(path).map_err(FormatError::io(path))?;
     if metadata.is_dir() {
-        return inspect_folder(path);
+        return inspect_folder(path, console);
     }
     match SniffedFormat::of(path)? {
         SniffedFormat::Gguf => inspect_gguf(path),
@@ -43,24 +47,27 @@ enum SniffedFormat {
 impl SniffedFormat {
     /// By content, then by name: a truncated file should be told as what it was meant to be.
     fn of(path: &Path) -> Result<SniffedFormat> {
-        use std::io::Read;
-        let mut magic = Vec::new();
-        std::fs::File::open(path)
-            .and_then(|f| f.take(9).read_to_end(&mut magic))
-            .map_err(FormatError::io(path))?;
+        let file = InputFile::open(path)?;
+        let mut magic = vec![0; file.len().min(9) as usize];
+        file.read_exact_at(&mut magic, 0)?;
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         if magic.starts_with(&plmconv_formats::gguf::MAGIC) || extension.eq_ignore_ascii_case("gguf") {
             Ok(SniffedFormat::Gguf)
         } else if magic.get(8) == Some(&b'{') || extension.eq_ignore_ascii_case("safetensors") {
             Ok(SniffedFormat::Safetensors)
         } else {
-            Err(FormatError::UnknownFormat { path: path.into() }.into())
+            let path = path.to_path_buf();
+            Err(match Foreign::of_file(&path) {
+                Some(kind) => FormatError::Foreign { path, kind },
+                None => FormatError::UnknownFormat { path },
+            }
+            .into())
         }
     }
 }
 
-fn inspect_folder(path: &Path) -> Result<Inspection> {
-    let model = Model::open(path)?;
+fn inspect_folder(path: &Path, console: Console) -> Result<Inspection> {
+    let model = open_model(path, console)?;
     let tensors = model.tensors.iter().map(|t| TensorLine {
         name: t.key.hugging_face_name().unwrap_or_else(|| t.key.gguf_name()),
         role: Some(t.key),

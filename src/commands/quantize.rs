@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use plmconv_formats::{DType, Model};
+use anyhow::Result;
+use plmconv_formats::{DType, Model, small_file};
 use plmconv_quant::policy::{FileType, Policy, parse_override, parse_tensor_type, split_override};
 
 use super::calibrate::CalibrationText;
 use super::{calibrate, checked, write};
 use crate::args::{Format, LayoutArg, QuantizeArgs};
 use crate::budget::{Budget, Limit};
-use crate::error::{Interrupted, ParityFailure, UsageError};
+use crate::error::{At, Interrupted, ParityFailure, Place, UsageError};
 use crate::guidance::{self, Guidance};
+use crate::input::open_model;
 use crate::interrupt;
 use crate::onnx::{self, WeightType};
 use crate::outputs::Inputs;
@@ -30,7 +31,7 @@ pub fn run(args: &QuantizeArgs) -> Result<()> {
 
 fn gguf(args: &QuantizeArgs) -> Result<()> {
     let request = Request::new(args)?;
-    let model = Model::open(&args.model)?;
+    let model = open_model(&args.model, args.output.console())?;
     let target = &request.target;
     let output =
         target.output_path(&model, target.layout, request.file_type.map_or("auto", FileType::name))?;
@@ -110,7 +111,7 @@ impl Request<'_> {
 
 fn onnx(args: &QuantizeArgs) -> Result<()> {
     let target = unguided_onnx_target(args)?;
-    let model = Model::open(&args.model)?;
+    let model = open_model(&args.model, args.output.console())?;
     let (output, inputs) = (target.output_path(&model), inputs(args));
     if !args.output.dry_run {
         inputs.check_folder(&output, args.output.force)?;
@@ -296,7 +297,7 @@ fn guidance(
     let model = if passes.is_empty() {
         model
     } else {
-        rewritten = passes::apply(Model::open(&args.model)?, passes)?;
+        rewritten = passes::apply(Model::open(&args.model).at(Place::Model)?, passes)?;
         &rewritten
     };
     if let Some(path) = &args.stats {
@@ -384,7 +385,8 @@ fn policy(args: &QuantizeArgs, file_type: Option<FileType>) -> Result<Policy> {
 fn overrides(args: &QuantizeArgs) -> Result<Vec<String>> {
     let mut texts = args.tensor_type.clone();
     if let Some(path) = &args.tensor_type_file {
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let text =
+            small_file::utf8(path, small_file::read(path).at(Place::TensorTypes)?).at(Place::TensorTypes)?;
         let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
         texts.extend(lines.map(str::to_string));
     }

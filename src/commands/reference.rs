@@ -6,6 +6,7 @@ use anyhow::Result;
 use plmconv_validate::reference::{MODEL_DIGEST, ReferenceOptions, TEXT_DIGEST, write_reference};
 
 use crate::args::{DEFAULT_CTX, ReferenceArgs};
+use crate::error::{At, Place};
 use crate::evaluation::{
     TOKENIZER_DIGEST, load_model, model_digest, read_text, text_digest, tokens_of, windows_of,
 };
@@ -19,10 +20,10 @@ pub fn run(args: &ReferenceArgs) -> Result<()> {
     let inputs: Inputs = [&args.model, &args.text].into_iter().collect();
     inputs.check_file(&args.output, args.force)?;
     let text = read_text(&args.text)?;
-    let loaded = load_model(&args.model, options)?;
+    let loaded = load_model(&args.model, options, console)?;
     let tokens = tokens_of(&loaded.tokenizer, &text, console)?;
     let ctx = args.windows.ctx.unwrap_or(DEFAULT_CTX);
-    let windows = windows_of(&tokens, &loaded.tokenizer, ctx, args.windows.chunks)?;
+    let windows = windows_of(&tokens, &loaded.tokenizer, ctx, args.windows.chunks).at(Place::Windows)?;
     let options = ReferenceOptions {
         top_k: args.top_k.map(NonZeroUsize::get),
         metadata: vec![
@@ -38,7 +39,8 @@ pub fn run(args: &ReferenceArgs) -> Result<()> {
     let bar = console.window_bar(windows.count(), "running");
     let perplexity = write_reference(&loaded.evaluator, &windows, &args.output, &options, |p| {
         bar.set_position(p.windows_done as u64);
-    })?;
+    })
+    .at(Place::ReferenceOutput)?;
     bar.finish_and_clear();
     report::stored::print(&args.output, &windows, perplexity, args.json)
 }

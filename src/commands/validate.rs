@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::args::ValidateArgs;
-use crate::error::{ParityFailure, UsageError};
+use crate::error::{At, ParityFailure, Place, UsageError};
 use crate::evaluation::{Request, Text, TextChoice, compare};
 use crate::outputs::Inputs;
 use crate::progress::Console;
@@ -30,7 +30,8 @@ pub fn run(args: &ValidateArgs) -> Result<()> {
         limits: args.limits,
         options: args.evaluator.options()?,
         console: Console { quiet: args.evaluator.quiet, verbose: false },
-    })?;
+    })
+    .at(Place::Windows)?;
     let report = ValidationReport::new(&comparison, &args.against);
     report.print(args.json)?;
     forms.write(&report)?;

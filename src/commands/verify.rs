@@ -13,6 +13,7 @@ use super::{convert, quantize, write};
 use crate::args::{Cli, Command, QuantizeArgs, VerifyArgs};
 use crate::error::{NotReproduced, UsageError};
 use crate::guidance::Guidance;
+use crate::input::open_model;
 use crate::onnx::{self, OnnxPlan, find_graph};
 use crate::plan::{Arrangement, Plan, Target};
 use crate::recipe::Recipe;
@@ -26,7 +27,7 @@ pub fn run(args: &VerifyArgs) -> Result<()> {
         return Err(UsageError::with_hint("FILE and MODEL are the same", hint).into());
     }
     let started = Instant::now();
-    let model = Model::open(&args.model)?;
+    let model = open_model(&args.model, args.console())?;
     if model.tensors.iter().any(|tensor| tensor.source.dtype().is_quantized()) {
         args.console()
             .warn("MODEL is quantized itself: that FILE follows from it says nothing of the checkpoint");

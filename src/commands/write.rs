@@ -8,7 +8,7 @@ use plmconv_formats::{Layout, Model};
 use rayon::ThreadPool;
 
 use crate::args::{Format, LayoutArg, OutputArgs};
-use crate::error::UsageError;
+use crate::error::{At, Place, UsageError};
 use crate::onnx::{self, OnnxPlan};
 use crate::outputs::Inputs;
 use crate::passes::Pass;
@@ -70,7 +70,7 @@ pub fn refuse_flag(given: Option<&'static str>, format: Format) -> Result<()> {
 /// Writes `model` as a GGUF and prints what was written, or prints the plan.
 pub fn run(model: Model, target: Target, inputs: &Inputs, args: &OutputArgs) -> Result<()> {
     let Some((plan, written, elapsed)) = write(model, target, inputs, args)? else { return Ok(()) };
-    written.commit()?;
+    written.commit().at(Place::Output)?;
     report::written::print(&plan.outline(), elapsed, args.json, None)
 }
 
@@ -83,7 +83,7 @@ pub fn write(
     args: &OutputArgs,
 ) -> Result<Option<(Plan, Written, Duration)>> {
     let pool = thread_pool(args.threads)?;
-    let plan = pool.install(|| Plan::new(model, target))?;
+    let plan = pool.install(|| Plan::new(model, target)).at(Place::GgufMetadata)?;
     plan.warnings.iter().for_each(|warning| args.console().warn(&warning.to_string()));
     report_fallbacks(&plan, args.console());
     report_pair(&plan, args.console());
@@ -100,12 +100,12 @@ pub fn run_onnx(model: Model, target: onnx::Target, inputs: &Inputs, args: &Outp
         inputs.check_folder(&target.output_path(&model), args.force)?;
     }
     let pool = thread_pool(args.threads)?;
-    let plan = pool.install(|| OnnxPlan::new(model, target))?;
+    let plan = pool.install(|| OnnxPlan::new(model, target)).at(Place::Model)?;
     plan.sidecars.warnings.iter().for_each(|warning| args.console().warn(&warning.to_string()));
     let outline = plan.outline();
     let written = carry_out(&outline, args, &pool, |bar| onnx::write(&plan, bar, args.console()))?;
     let Some((folder, elapsed)) = written else { return Ok(()) };
-    folder.commit()?;
+    folder.commit().at(Place::Output)?;
     report::written::print(&outline, elapsed, args.json, None)
 }
 
@@ -123,7 +123,7 @@ fn carry_out<T: Send>(
     }
     let started = Instant::now();
     let bar = args.console().bar(outline.source_bytes, "quantizing");
-    let done = pool.install(|| work(&bar))?;
+    let done = pool.install(|| work(&bar)).at(Place::Output)?;
     bar.finish_and_clear();
     Ok(Some((done, started.elapsed())))
 }

@@ -81,8 +81,8 @@ pub struct Comparison {
 /// Sides that cannot be compared, a text that cannot be used, and whatever running a model may end with.
 pub fn compare(request: &Request<'_>) -> Result<Comparison> {
     interrupt::check()?;
-    let candidate = open_runnable(request.candidate, request.options)?;
-    let reference = ReferenceSide::open(request.reference, request.options)?;
+    let candidate = open_runnable(request.candidate, request.options, request.console)?;
+    let reference = ReferenceSide::open(request.reference, request.options, request.console)?;
     check_sides(&candidate, &reference)?;
     let (tokens, text, ctx) = tokens_for(request, &candidate, &reference)?;
     let windows = match (&reference, &tokens) {

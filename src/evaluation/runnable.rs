@@ -9,7 +9,9 @@ use plmconv_validate::{Options, Runner};
 #[cfg(feature = "ort")]
 use super::onnx::OnnxSession;
 use super::side::{Loaded, load_model};
+use crate::error::{At, Place};
 use crate::onnx::find_graph;
+use crate::progress::Console;
 
 /// A model with its tokenizer.
 pub enum Runnable {
@@ -35,10 +37,10 @@ pub struct Description {
 ///
 /// # Errors
 /// Whatever may be wrong with it; an ONNX export where this program was built without ONNX Runtime.
-pub fn open_runnable(path: &Path, options: Options) -> Result<Runnable> {
+pub fn open_runnable(path: &Path, options: Options, console: Console) -> Result<Runnable> {
     match find_graph(path)? {
-        Some(graph) => open_graph(graph, options),
-        None => Ok(Runnable::Loaded(Box::new(load_model(path, options)?))),
+        Some(graph) => open_graph(graph, options).at(Place::Model),
+        None => Ok(Runnable::Loaded(Box::new(load_model(path, options, console)?))),
     }
 }
 

@@ -8,8 +8,10 @@ use plmconv_formats::{DType, Model, TextTokenizer};
 use plmconv_validate::reference::Reference;
 use plmconv_validate::{Evaluator, Options};
 
-use crate::error::UsageError;
+use crate::error::{At, Place, UsageError};
+use crate::input::open_model;
 use crate::onnx::find_graph;
+use crate::progress::Console;
 
 /// A model in memory with its tokenizer.
 pub struct Loaded {
@@ -29,26 +31,19 @@ impl ReferenceSide {
     ///
     /// # Errors
     /// As [`load_model`], or a file of stored outputs that is none.
-    pub fn open(path: &Path, options: Options) -> Result<ReferenceSide> {
+    pub fn open(path: &Path, options: Options, console: Console) -> Result<ReferenceSide> {
         if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && !path.is_dir() {
-            return Ok(ReferenceSide::Stored(Box::new(Reference::open(path)?)));
+            return Ok(ReferenceSide::Stored(Box::new(Reference::open(path).at(Place::Reference)?)));
         }
-        Ok(ReferenceSide::Model(Box::new(load_model(path, options)?)))
+        Ok(ReferenceSide::Model(Box::new(load_model(path, options, console)?)))
     }
 }
 
 /// Reads a model and its tokenizer.
 ///
 /// # Errors
-/// Whatever may be wrong with either; outputs or an ONNX export where a model is needed.
-pub fn load_model(path: &Path, options: Options) -> Result<Loaded> {
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && path.is_file() {
-        return Err(UsageError::with_hint(
-            format!("{}: a model is needed here, not one safetensors file", path.display()),
-            "name the folder that holds config.json and the weights, or a .gguf file",
-        )
-        .into());
-    }
+/// Whatever may be wrong with either; an ONNX export where a model is needed.
+pub fn load_model(path: &Path, options: Options, console: Console) -> Result<Loaded> {
     if let Some(graph) = find_graph(path)? {
         return Err(UsageError::with_hint(
             format!("{}: an ONNX export, which plmconv's own evaluator does not read", graph.display()),
@@ -56,9 +51,9 @@ pub fn load_model(path: &Path, options: Options) -> Result<Loaded> {
         )
         .into());
     }
-    let model = Model::open(path)?;
-    let tokenizer = TextTokenizer::from_model(&model)?;
-    let evaluator = Evaluator::load(&model, options)?;
+    let model = open_model(path, console)?;
+    let tokenizer = TextTokenizer::from_model(&model).at(Place::Model)?;
+    let evaluator = Evaluator::load(&model, options).at(Place::Model)?;
     Ok(Loaded { model, tokenizer, evaluator })
 }
 

@@ -1,12 +1,14 @@
 //! Texts to measure on.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use plmconv_formats::{Error as FormatError, TextTokenizer};
 use plmconv_validate::Windows;
 
-use crate::error::NotUtf8;
+use crate::error::{At, NotUtf8, Place, UsageError};
 use crate::progress::Console;
 
 /// A text and where it was read, once: a pipe has nothing more to give.
@@ -44,14 +46,41 @@ pub fn tokens_of(tokenizer: &TextTokenizer, text: &str, console: Console) -> Res
     Ok(tokens)
 }
 
-/// Reads a text.
+/// More text than any measure needs; tokens take several times its length.
+const MOST_BYTES: u64 = 1 << 30;
+
+/// Reads a text, from a file or a pipe.
 ///
 /// # Errors
 /// Unreadable, or not UTF-8 (the first bad byte is named).
 pub fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(FormatError::io(path))?;
-    String::from_utf8(bytes)
-        .map_err(|e| NotUtf8 { path: path.into(), offset: e.utf8_error().valid_up_to() }.into())
+    if path == Path::new("-") && !path.exists() {
+        let hint = "name a file; what a pipe brings is read with /dev/stdin in its place";
+        return Err(UsageError::with_hint("`-` is no text", hint).into());
+    }
+    let bytes = read_bytes(path).at(Place::Text)?;
+    String::from_utf8(bytes).map_err(|e| {
+        let offset = e.utf8_error().valid_up_to();
+        let is_utf16 = e.as_bytes().starts_with(&[0xff, 0xfe]) || e.as_bytes().starts_with(&[0xfe, 0xff]);
+        NotUtf8 { path: path.into(), offset, is_utf16 }.into()
+    })
+}
+
+fn read_bytes(path: &Path) -> Result<Vec<u8>, FormatError> {
+    let file = File::open(path).map_err(FormatError::io(path))?;
+    let kind = file.metadata().map_err(FormatError::io(path))?;
+    if kind.is_dir() {
+        return Err(FormatError::NotAFile { path: path.into(), kind: "a folder" });
+    }
+    let mut bytes = Vec::new();
+    // A device may never end.
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(FormatError::io(path))?;
+    match bytes.len() as u64 {
+        len if len > MOST_BYTES => {
+            Err(FormatError::TooLarge { path: path.into(), len: kind.len().max(len), limit: MOST_BYTES })
+        }
+        _ => Ok(bytes),
+    }
 }
 
 /// Cuts a text's tokens into windows, `bos` first in each where the tokenizer wants it.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow};
 use plmconv_formats::source::RowSource;
 use plmconv_quant::codec;
 
+use crate::error::{At, Place};
 use crate::interrupt;
 
 /// Values a worker holds at a time: small enough that a thread's buffers stay in a few megabytes, large
@@ -63,7 +64,7 @@ impl Rows {
     /// Rows that cannot be read; NaN and infinity, with their place.
     pub fn load(&mut self, name: &str, source: &dyn RowSource, rows: Range<usize>) -> Result<()> {
         let cols = source.cols();
-        source.read_rows(rows.clone(), &mut self.stored)?;
+        source.read_rows(rows.clone(), &mut self.stored).at(Place::Model)?;
         self.values.resize(rows.len() * cols, 0.0);
         codec::decode(source.dtype(), &self.stored, &mut self.values).with_context(|| name.to_string())?;
         if let Some(at) = codec::first_non_finite(&self.values) {

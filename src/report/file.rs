@@ -8,6 +8,7 @@ use anyhow::Result;
 use plmconv_formats::Error as FormatError;
 use plmconv_formats::atomic::{AtomicFile, follow_links};
 
+use crate::error::{At, Place};
 use crate::outputs::Inputs;
 
 /// Where a report goes; made before the work that the report is about, so that a place that cannot be written is told
@@ -27,7 +28,7 @@ impl ReportFile {
         if is_stream(path) {
             return Ok(ReportFile::Stream(path.into()));
         }
-        Ok(ReportFile::Atomic(AtomicFile::create(path, true)?))
+        Ok(ReportFile::Atomic(AtomicFile::create(path, true).at(Place::Report)?))
     }
 
     /// Writes the report.
@@ -37,12 +38,14 @@ impl ReportFile {
     pub fn write(self, text: &str) -> Result<()> {
         match self {
             ReportFile::Atomic(file) => {
-                file.file().write_all(text.as_bytes()).map_err(FormatError::io(file.target()))?;
-                Ok(file.commit()?)
+                let written = file.file().write_all(text.as_bytes()).map_err(FormatError::io(file.target()));
+                written.at(Place::Report)?;
+                file.commit().at(Place::Report)
             }
             ReportFile::Stream(path) => {
                 let write = |mut file: File| file.write_all(text.as_bytes());
-                Ok(File::options().append(true).open(&path).and_then(write).map_err(FormatError::io(path))?)
+                let opened = File::options().append(true).open(&path);
+                opened.and_then(write).map_err(FormatError::io(path)).at(Place::Report)
             }
         }
     }

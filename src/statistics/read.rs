@@ -10,7 +10,7 @@ use plmconv_quant::calibration::{BlockSymmetric, mean_squares};
 use plmconv_validate::curvature::{INPUT_BLOCK, OUTPUT_BLOCK};
 
 use super::{KEY_DIGEST, KEY_LAYOUT, KEY_REQUEST, KEY_VERSION, VERSION};
-use crate::error::UsageError;
+use crate::error::{At, Place, UsageError};
 
 /// An opened statistics file.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Statistics {
     /// # Errors
     /// No GGUF, an importance matrix without the rest, another version or layout.
     pub fn open(path: &Path) -> Result<Statistics> {
-        Statistics::from_gguf(GgufFile::open(path)?)
+        Statistics::from_gguf(GgufFile::open(path).at(Place::Statistics)?)
     }
 
     /// The statistics in an opened file.

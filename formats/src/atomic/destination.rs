@@ -28,11 +28,11 @@ pub fn follow_links(path: &Path) -> Result<PathBuf> {
     for _ in 0..MAX_LINKS {
         let Ok(to) = std::fs::read_link(&at) else { return Ok(at) };
         if parent(&at).canonicalize().is_ok_and(|folder| folder.starts_with("/proc")) {
-            return Err(Error::NotAFile { path: path.to_path_buf(), kind: "an open file of a process" });
+            return Err(Error::NotAnOutput { path: path.to_path_buf(), kind: "an open file of a process" });
         }
         at = parent(&at).join(to);
     }
-    Err(Error::NotAFile { path: path.to_path_buf(), kind: "a link that leads back to itself" })
+    Err(Error::NotAnOutput { path: path.to_path_buf(), kind: "a link that leads back to itself" })
 }
 
 /// Whether two paths lead to one file, by whatever links and spellings.
@@ -61,7 +61,7 @@ fn is_same(a: &Path, b: &Path, _: &Metadata, _: &Metadata) -> bool {
 pub fn check_file(target: &Path, overwrite: bool) -> Result<PathBuf> {
     let destination = located(target)?;
     if let Some(kind) = std::fs::metadata(&destination).ok().and_then(|found| kind_of(&found)) {
-        return Err(Error::NotAFile { path: target.to_path_buf(), kind });
+        return Err(Error::NotAnOutput { path: target.to_path_buf(), kind });
     }
     clean_up(&destination, |name| is_called(&destination, name))?;
     check_parent(&destination)?;
@@ -111,14 +111,14 @@ fn located(target: &Path) -> Result<PathBuf> {
         && !found.is_dir()
         && let Some(kind) = kind_of(&found)
     {
-        return Err(Error::NotAFile { path: target.to_path_buf(), kind });
+        return Err(Error::NotAnOutput { path: target.to_path_buf(), kind });
     }
     if target.as_os_str().is_empty() {
-        return Err(Error::NotAFile { path: target.to_path_buf(), kind: "an empty name" });
+        return Err(Error::NotAnOutput { path: target.to_path_buf(), kind: "an empty name" });
     }
     let destination = follow_links(target)?;
     if ends_with_separator(&destination) {
-        return Err(Error::NotAFile { path: target.to_path_buf(), kind: "the name of a folder" });
+        return Err(Error::NotAnOutput { path: target.to_path_buf(), kind: "the name of a folder" });
     }
     Ok(destination)
 }

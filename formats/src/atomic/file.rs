@@ -263,7 +263,7 @@ mod tests {
         for path in [socket, folder, circle, device, new, PathBuf::new()] {
             for overwrite in [false, true] {
                 let refused = AtomicFile::create(&path, overwrite);
-                assert!(matches!(refused, Err(Error::NotAFile { .. })), "{}: {refused:?}", path.display());
+                assert!(matches!(refused, Err(Error::NotAnOutput { .. })), "{}: {refused:?}", path.display());
             }
         }
         assert_eq!(names(dir.path()), ["circle", "folder", "socket"]);

@@ -101,7 +101,7 @@ pub fn check_set(targets: &[PathBuf], overwrite: bool, related: impl Fn(&str) ->
     }
     for target in targets {
         if target.is_symlink() {
-            return Err(Error::NotAFile { path: target.clone(), kind: "a link, which a shard cannot be" });
+            return Err(Error::NotAnOutput { path: target.clone(), kind: "a link, which a shard cannot be" });
         }
         check_file(target, overwrite)?;
     }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use super::card::{ModelCard, Source};
 use super::name::{NameParts, size_label, title};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gguf::{Metadata, Value, string_array};
 use crate::hub;
 use crate::json;
@@ -47,8 +47,8 @@ pub(super) fn add_general(
     config: &Map<String, Json>,
     parameters: usize,
 ) -> Result<Vec<Warning>> {
-    let warnings = add_sampling(metadata, folder);
-    let card = ModelCard::read(folder)?;
+    let mut warnings = add_sampling(metadata, folder)?;
+    let mut card = ModelCard::read(folder);
     let guess = guesses(folder, config, parameters);
     let guessed = |of: fn(&NameParts) -> &Option<String>| guess.iter().find_map(|parts| of(parts).clone());
     let titled = |of: fn(&NameParts) -> &Option<String>| guessed(of).as_deref().map(title);
@@ -59,32 +59,33 @@ pub(super) fn add_general(
             metadata.set(format!("general.{key}"), Value::String(value));
         }
     };
-    put("name", card.text(&["name", "model_name"])?.or_else(|| titled(|p| &p.full_name)));
-    put("author", card.text(&["author", "model_author", "model_creator"])?);
-    put("version", card.text(&["version", "model_version"])?.or_else(|| guessed(|p| &p.version)));
-    let organization = card.text(&["organization", "model_organization"])?;
+    put("name", card.text(&["name", "model_name"]).or_else(|| titled(|p| &p.full_name)));
+    put("author", card.text(&["author", "model_author", "model_creator"]));
+    put("version", card.text(&["version", "model_version"]).or_else(|| guessed(|p| &p.version)));
+    let organization = card.text(&["organization", "model_organization"]);
     put("organization", organization.or_else(|| titled(|p| &p.organization)));
-    put("finetune", card.text(&["finetune", "model_finetune"])?.or_else(|| guessed(|p| &p.finetune)));
-    let basename = card.text(&["basename", "model_basename", "model_type"])?;
+    put("finetune", card.text(&["finetune", "model_finetune"]).or_else(|| guessed(|p| &p.finetune)));
+    let basename = card.text(&["basename", "model_basename", "model_type"]);
     put("basename", basename.or_else(|| guessed(|p| &p.basename)));
-    put("description", card.text(&["description", "model_description"])?);
-    let size = card.text(&["size_label", "model_size_label"])?.or_else(|| guessed(|p| &p.size_label));
+    put("description", card.text(&["description", "model_description"]));
+    let size = card.text(&["size_label", "model_size_label"]).or_else(|| guessed(|p| &p.size_label));
     put("size_label", size.or_else(|| Some(size_label(parameters)).filter(|_| parameters > 0)));
-    put("license", card.license()?);
-    put("license.name", card.text(&["license_name"])?);
-    put("license.link", card.text(&["license_link"])?);
+    put("license", card.license());
+    put("license.name", card.text(&["license_name"]));
+    put("license.link", card.text(&["license_link"]));
     for key in ["url", "doi", "uuid", "repo_url"] {
-        put(&format!("source.{key}"), card.text(&[key, &format!("model_{key}")])?);
+        put(&format!("source.{key}"), card.text(&[key, &format!("model_{key}")]));
     }
-    let base_models = card.sources(&["base_model", "base_models", "base_model_sources"], parameters)?;
+    let base_models = card.sources(&["base_model", "base_models", "base_model_sources"], parameters);
     add_sources(metadata, "base_model", base_models);
-    add_sources(metadata, "dataset", card.sources(&["datasets", "dataset", "dataset_sources"], parameters)?);
+    add_sources(metadata, "dataset", card.sources(&["datasets", "dataset", "dataset_sources"], parameters));
     for (key, names) in [("tags", ["tags", "pipeline_tag"]), ("languages", ["languages", "language"])] {
-        let texts = card.texts(&names)?;
+        let texts = card.texts(&names);
         if !texts.is_empty() {
             metadata.set(format!("general.{key}"), string_array(texts));
         }
     }
+    warnings.extend(card.into_warnings());
     Ok(warnings)
 }
 
@@ -121,11 +122,17 @@ fn add_sources(metadata: &mut Metadata, kind: &str, sources: Option<Vec<Source>>
 }
 
 /// Recommended sampler parameters, and what of them is left out: no reason to stop, whatever the file holds.
-fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Vec<Warning> {
+///
+/// # Errors
+/// The file is there but cannot be read, such as a link that leads nowhere.
+fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Result<Vec<Warning>> {
     let path = folder.join("generation_config.json");
     let config = match json::read_optional::<Map<String, Json>>(&path) {
         Ok(config) => config.unwrap_or_default(),
-        Err(error) => return vec![Warning::unreadable(path, &error)],
+        Err(error @ (Error::Json { .. } | Error::NotUtf8 { .. })) => {
+            return Ok(vec![Warning::unreadable(path, &error)]);
+        }
+        Err(error) => return Err(error),
     };
     let mut warnings = Vec::new();
     for (key, names, kind) in SAMPLING {
@@ -153,7 +160,7 @@ fn add_sampling(metadata: &mut Metadata, folder: &Path) -> Vec<Warning> {
             }
         }
     }
-    warnings
+    Ok(warnings)
 }
 
 /// generation_config.json's form of the sampler parameters in a GGUF's metadata.

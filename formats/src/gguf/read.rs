@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::head::Head;
-use super::split::{check_shard, explain_missing};
+use super::split::check_shard;
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC, Metadata, Value, ValueType};
 use crate::DType;
 use crate::error::{Error, Result};
@@ -52,7 +52,7 @@ impl GgufFile {
     /// Bad magic or version, truncation, duplicate, overlapping or overflowing tensors, unknown tensor types,
     /// missing shards.
     pub fn open(path: impl AsRef<Path>) -> Result<GgufFile> {
-        let mut whole = InputFile::open(path.as_ref()).and_then(read_one).map_err(explain_missing)?;
+        let mut whole = read_one(InputFile::open(path.as_ref())?)?;
         let shards = whole.metadata.unsigned("split.count").unwrap_or(1);
         if shards > 1 {
             whole.append_shards(shards)?;
@@ -131,7 +131,7 @@ impl GgufFile {
         }
         let shard_path = |shard| self.path.with_file_name(format!("{stem}-{shard:05}-of-{count:05}.gguf"));
         for (shard, path) in (2..=count).map(|shard| (shard, shard_path(shard))).collect::<Vec<_>>() {
-            let part = InputFile::open(path).and_then(read_one).map_err(explain_missing)?;
+            let part = read_one(InputFile::open(path)?)?;
             check_shard(self, &part, shard - 1)?;
             self.append(part)?;
         }

@@ -163,16 +163,10 @@ pub(super) fn check_shard(first: &GgufFile, shard: &GgufFile, number: usize) -> 
     says("split.count", first.metadata.unsigned("split.count").unwrap_or(1))
 }
 
-/// Where a shard is missing because a run was killed while it put the set in place, that is what is told.
-pub(super) fn explain_missing(error: Error) -> Error {
-    match error {
-        Error::NotFound { path } if is_shard(&path) && unfinished(&path) => Error::UnfinishedSet { path },
-        error => error,
-    }
-}
-
-fn is_shard(path: &Path) -> bool {
-    path.file_name().and_then(|name| name.to_str()).and_then(ShardName::parse).is_some()
+/// Whether a missing file is a shard of a set that a killed run was putting in place.
+pub(crate) fn is_unfinished_shard(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.and_then(ShardName::parse).is_some() && unfinished(path)
 }
 
 #[cfg(test)]

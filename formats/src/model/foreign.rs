@@ -242,7 +242,7 @@ pub(super) fn explain_file(path: &Path, error: Error) -> Error {
         _ => return error,
     };
     let is_gguf = start.starts_with(&MAGIC[..start.len().min(MAGIC.len())]);
-    match of_file(path, &start).filter(|_| !is_gguf) {
+    match Foreign::of_start(path, &start).filter(|_| !is_gguf) {
         Some(kind) => Error::Foreign { path: path.to_path_buf(), kind },
         None => error,
     }
@@ -269,31 +269,39 @@ fn read_start(path: &Path) -> Vec<u8> {
     file.read_exact_at(&mut start, 0).map_or_else(|_| Vec::new(), |()| start)
 }
 
-/// What a file that is not a GGUF is, by its first bytes, its name and its folder.
-pub fn of_file(path: &Path, start: &[u8]) -> Option<Foreign> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    let folder = crate::atomic::parent(path);
-    if name.ends_with(".onnx") {
-        return Some(Foreign::Onnx { graph: path.to_path_buf() });
+impl Foreign {
+    /// What a file that is no model is, by its first bytes, its name and its folder.
+    pub fn of_file(path: &Path) -> Option<Foreign> {
+        Foreign::of_start(path, &read_start(path))
     }
-    let is_safetensors = start.get(8) == Some(&b'{') || name.ends_with(".safetensors");
-    let of_model = [".json", ".safetensors", ".txt", ".jinja", ".md", ".bin"];
-    let beside_config =
-        folder.join("config.json").is_file() && of_model.iter().any(|end| name.ends_with(end));
-    if beside_config || name == "config.json" {
-        return Some(Foreign::PartOfModel { folder: folder.to_path_buf() });
-    }
-    if is_safetensors {
-        return Some(Foreign::LoneSafetensors);
-    }
-    let of_magic = MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, kind)| *kind);
-    let is_tar = start.get(257..262) == Some(&b"ustar"[..]);
-    let by_name = OTHER_WEIGHTS.iter().find(|(begin, end, _)| begin.is_empty() && name.ends_with(end));
-    match (of_magic, by_name) {
-        (_, Some((_, _, framework))) => Some(Foreign::OtherWeights { framework, file: name }),
-        (Some(Magic::Archive(kind)), None) => Some(Foreign::Archive { kind }),
-        (Some(Magic::Framework(framework)), None) => Some(Foreign::OtherWeights { framework, file: name }),
-        (None, None) => is_tar.then_some(Foreign::Archive { kind: "a tar archive" }),
+
+    fn of_start(path: &Path, start: &[u8]) -> Option<Foreign> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+        let folder = crate::atomic::parent(path);
+        if name.ends_with(".onnx") {
+            return Some(Foreign::Onnx { graph: path.to_path_buf() });
+        }
+        let is_safetensors = start.get(8) == Some(&b'{') || name.ends_with(".safetensors");
+        let of_model = [".json", ".safetensors", ".txt", ".jinja", ".md", ".bin"];
+        let beside_config =
+            folder.join("config.json").is_file() && of_model.iter().any(|end| name.ends_with(end));
+        if beside_config || name == "config.json" {
+            return Some(Foreign::PartOfModel { folder: folder.to_path_buf() });
+        }
+        if is_safetensors {
+            return Some(Foreign::LoneSafetensors);
+        }
+        let of_magic = MAGICS.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, kind)| *kind);
+        let is_tar = start.get(257..262) == Some(&b"ustar"[..]);
+        let by_name = OTHER_WEIGHTS.iter().find(|(begin, end, _)| begin.is_empty() && name.ends_with(end));
+        match (of_magic, by_name) {
+            (_, Some((_, _, framework))) => Some(Foreign::OtherWeights { framework, file: name }),
+            (Some(Magic::Archive(kind)), None) => Some(Foreign::Archive { kind }),
+            (Some(Magic::Framework(framework)), None) => {
+                Some(Foreign::OtherWeights { framework, file: name })
+            }
+            (None, None) => is_tar.then_some(Foreign::Archive { kind: "a tar archive" }),
+        }
     }
 }
 
@@ -350,7 +358,7 @@ impl Entries {
         if let Some(newest) = models().filter(|name| step(name).is_some()).max_by_key(|name| step(name)) {
             return Some(Foreign::Nested {
                 folder: folder.join(newest),
-                what: "the folder of a training run",
+                what: "the folder of a training run, without config.json",
             });
         }
         let mut models = models();

@@ -57,7 +57,7 @@ fn read_folder(folder: &Path) -> Result<Model> {
     check_head(folder, &config, &tensors, stored.head)?;
 
     let plain = foreign::quantization_method(folder)
-        .map(|method| Warning::NotQuantized { config: folder.join("config.json"), method });
+        .map(|method| Warning::NotQuantized { config: config_path.clone(), method });
     let warnings = [stale_index, renamed, plain].into_iter().flatten().collect();
     let origin = Origin::HuggingFace(folder.to_path_buf());
     let mut model = Model { config, tensors, origin, warnings, inputs };
@@ -136,7 +136,8 @@ pub(super) fn from_gguf(file: GgufFile) -> Result<Model> {
     }
     let broken = (!file.broken_texts.is_empty())
         .then(|| Warning::BrokenText { path: path.to_path_buf(), keys: file.broken_texts.clone() });
-    let (warnings, inputs) = (broken.into_iter().collect(), file.fingerprints().cloned().collect());
+    let warnings = broken.into_iter().collect();
+    let inputs = file.fingerprints().cloned().collect();
     Ok(Model { config, tensors, origin: Origin::Gguf(file), warnings, inputs })
 }
 

@@ -16,7 +16,7 @@ const NOT_WEIGHTS: [&str; 7] =
     [".", "adapter", "consolidated", "optimizer", "scheduler", "training", "random_states"];
 
 /// The files in a fixed order: `model.safetensors`, else the shards of the index, else whatever safetensors files
-/// there are. transformers takes the first before the second, too.
+/// there are; and a warning where the first hides the second, as it does for transformers.
 ///
 /// # Errors
 /// No weights, shards that are missing, an index that is malformed or leads out of the folder.

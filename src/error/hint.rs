@@ -1,0 +1,372 @@
+//! What to do about a failure: by the error and by the place where it came up.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use plmconv_formats::Error as FormatError;
+use plmconv_formats::model::Foreign;
+use plmconv_validate::Error as EvaluatorError;
+
+use super::{
+    DamagedWork, Interrupted, NotReproduced, NotUtf8, Place, ReadBack, TokenizerMismatch, UsageError,
+};
+
+/// The hint to print below the sentence, if there is one that helps.
+pub fn of(error: &anyhow::Error) -> Option<String> {
+    if let Some(usage) = error.downcast_ref::<UsageError>() {
+        return usage.hint.clone();
+    }
+    if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
+        return of_interrupted(interrupted).map(str::to_string);
+    }
+    if error.is::<DamagedWork>() {
+        return Some("leave --resume away to start over; the file is left alone".into());
+    }
+    if error.is::<ReadBack>() {
+        return Some("the disk may be failing, or this is a bug: try another folder with -o".into());
+    }
+    if let Some(different) = error.downcast_ref::<NotReproduced>() {
+        return different.hint.clone();
+    }
+    if let Some(NotUtf8 { is_utf16, .. }) = error.downcast_ref() {
+        let encoding = if *is_utf16 { "UTF-16" } else { "LATIN1" };
+        return Some(format!("give a plain text file in UTF-8 (iconv -f {encoding} -t UTF-8 converts one)"));
+    }
+    if error.is::<TokenizerMismatch>() {
+        let hint = "compare a model with the one it was made from; `plmconv inspect` shows the tokenizers";
+        return Some(hint.into());
+    }
+    let place = error.downcast_ref::<Place>().copied();
+    match error.downcast_ref::<EvaluatorError>() {
+        Some(EvaluatorError::Format(error)) => of_format(error, place),
+        Some(error) => of_evaluator(error, place).map(str::to_string),
+        None => of_format(error.downcast_ref::<FormatError>()?, place),
+    }
+}
+
+fn of_interrupted(interrupted: &Interrupted) -> Option<&'static str> {
+    match interrupted {
+        Interrupted::Kept(_) => Some("the same command with --resume goes on from there"),
+        Interrupted::InTheWay(_) => {
+            Some("go on with that by the command that kept it and --resume, or remove it")
+        }
+        Interrupted::NothingWritten => None,
+    }
+}
+
+fn of_evaluator(error: &EvaluatorError, place: Option<Place>) -> Option<&'static str> {
+    Some(match (error, place) {
+        (EvaluatorError::TextTooShort { .. }, Some(Place::CheckWindows)) => {
+            "give a longer text, or shorter windows with --validate-ctx"
+        }
+        (EvaluatorError::TextTooShort { .. }, Some(Place::Windows)) => {
+            "give a longer text, or shorter windows with --ctx"
+        }
+        (EvaluatorError::WindowTooShort { .. }, Some(Place::CheckWindows)) => "--validate-ctx 512 is usual",
+        (EvaluatorError::WindowTooShort { .. }, Some(Place::Windows)) => "--ctx 512 is usual",
+        (EvaluatorError::ContextLength { .. }, Some(Place::CheckWindows)) => {
+            "choose shorter windows with --validate-ctx"
+        }
+        (EvaluatorError::ContextLength { .. }, Some(Place::Prompt)) => {
+            "give a shorter prompt, or ask for fewer tokens with -n"
+        }
+        (EvaluatorError::ContextLength { .. }, Some(Place::Windows | Place::ReferenceOutput)) => {
+            "choose shorter windows with --ctx"
+        }
+        (EvaluatorError::EmptySequence, Some(Place::Prompt)) => "give a prompt of at least one token",
+        (EvaluatorError::Temperature { .. }, Some(Place::Prompt)) => {
+            "--temp 0 always takes the most likely token"
+        }
+        (EvaluatorError::Reference { .. }, Some(Place::Reference)) => {
+            "`plmconv reference` writes such a file; docs/validation.md says what it holds"
+        }
+        (EvaluatorError::Reference { .. }, Some(Place::Windows)) => {
+            "leave --text away to compare on the text that the reference was made from"
+        }
+        (EvaluatorError::ReadBack { .. }, _) => "the disk may be failing: try another folder with -o",
+        (EvaluatorError::Vocabulary { .. }, _) => "compare a model with the one it was made from",
+        (EvaluatorError::NonFinite { .. } | EvaluatorError::NonFiniteLogits { .. }, _) => {
+            "the weights before that place are damaged, or too large for their type"
+        }
+        (EvaluatorError::RuntimeLibrary { .. }, _) => {
+            "set ORT_DYLIB_PATH to ONNX Runtime's library, 1.18 or newer; `pip install onnxruntime` brings one: \
+             onnxruntime/capi/libonnxruntime.so.*"
+        }
+        (EvaluatorError::Runtime { .. }, _) => {
+            "this needs a graph that `plmconv convert --to onnx` or `plmconv quantize --to onnx` wrote; --opset 23 \
+             needs ONNX Runtime 1.23 or newer"
+        }
+        (EvaluatorError::Spill(_), _) => {
+            "it stands beside the output until the run ends and takes 4 * tokens * hidden_size * (layers + 1) bytes"
+        }
+        _ => return None,
+    })
+}
+
+fn of_format(error: &FormatError, place: Option<Place>) -> Option<String> {
+    let hint = match error {
+        FormatError::Foreign { kind, .. } => return Some(of_foreign(kind)),
+        FormatError::NotFound { path } => return of_absent(path, place?),
+        FormatError::Io { source, .. } => of_io(source.kind(), place?)?,
+        FormatError::DanglingLink { .. } if is_input(place) => {
+            "a download that stopped early leaves such links; fetch it again (hf download goes on where it stopped)"
+        }
+        FormatError::DanglingLink { .. } => "remove the link, or make what it leads to",
+        FormatError::LfsPointer { .. } => {
+            "the repository was cloned without git-lfs: `git lfs install`, then `git lfs pull` in its folder"
+        }
+        FormatError::WebPage { .. } => {
+            "a page about the file was saved instead of the file; `hf download` fetches files"
+        }
+        FormatError::NotAFile { .. } => of_irregular(place?),
+        FormatError::NotUtf8 { .. } => "save it as UTF-8 (iconv -f UTF-16 -t UTF-8 converts UTF-16)",
+        FormatError::MissingShard { .. } | FormatError::NoWeights { .. } => {
+            "the download may have stopped early; fetch the model again (hf download goes on where it stopped)"
+        }
+        FormatError::Weights { .. } => "keep the files of one model only in the folder",
+        FormatError::Changed { .. } => {
+            "what was read before the change and after it may not belong together, so nothing was written; run it \
+             again when nothing else writes there"
+        }
+        FormatError::Exists { .. } => "add --force to replace it, or name another file with -o",
+        FormatError::NotAnOutput { kind: "a folder", .. } => "name a file in it",
+        FormatError::NotAnOutput { .. } => "name another place for the output",
+        FormatError::NotReplaced { .. } => {
+            "only an earlier export of plmconv is replaced, and no folder that holds anything else; name another \
+             folder with -o"
+        }
+        FormatError::NoFolder { .. } if place == Some(Place::Report) => "make the folder first",
+        FormatError::NoFolder { .. } => "make the folder first, or name another place with -o",
+        FormatError::NotAFolder { .. } if place == Some(Place::Report) => "name a file in a folder",
+        FormatError::NotAFolder { .. } => "name a place in a folder with -o",
+        FormatError::MixedShards { .. } => {
+            "files of two sets lie here under the names of one; fetch or write the set again"
+        }
+        FormatError::UnfinishedSet { .. } => {
+            "the command that wrote it finishes that first when it is run again with --force"
+        }
+        FormatError::NoSnapshot { found, .. } => match found.last() {
+            Some(last) => return Some(format!("name one of them, e.g. {}", last.display())),
+            None => "the download may have stopped early; fetch the model again",
+        },
+        FormatError::UnknownFormat { .. } | FormatError::BadMagic { .. } => expected_at(place?)?,
+        FormatError::Architecture { .. } => {
+            "plmconv reads PLM models only (model_type or general.architecture `plm`)"
+        }
+        FormatError::BigEndian { .. } => {
+            "convert the checkpoint again, or turn the file with llama.cpp's gguf_convert_endian.py"
+        }
+        FormatError::Truncated { .. } | FormatError::HeaderLength { .. } => match place? {
+            Place::Statistics => "the copy may have stopped early; copy it or run plmconv calibrate again",
+            _ => "the download or copy may have stopped early; compare its size and fetch it again",
+        },
+        FormatError::NoTokenizer { .. } => {
+            "copy tokenizer.json and tokenizer_config.json from the base model"
+        }
+        FormatError::UnknownPreTokenizer { .. } if place == Some(Place::GgufMetadata) => {
+            "name llama.cpp's nearest pre-tokenizer with --tokenizer-pre, e.g. --tokenizer-pre qwen2"
+        }
+        FormatError::UnknownPreTokenizer { .. } => {
+            "`convert` and `quantize` take llama.cpp's name of the nearest one, e.g. --tokenizer-pre qwen2, and what \
+             they write can be run"
+        }
+        FormatError::UnknownSplits { .. } => {
+            "such a file can be converted, but not run here; llama.cpp's own tools run it"
+        }
+        _ => return None,
+    };
+    Some(hint.into())
+}
+
+/// Whether the place is something that is read.
+fn is_input(place: Option<Place>) -> bool {
+    !matches!(place, Some(Place::Output | Place::StatisticsOutput | Place::ReferenceOutput | Place::Report))
+}
+
+const MODEL: &str =
+    "a model is a Hugging Face folder (config.json, *.safetensors, tokenizer.json) or a .gguf file";
+
+/// What a place wants to be given.
+fn expected_at(place: Place) -> Option<&'static str> {
+    Some(match place {
+        Place::Model | Place::GgufMetadata => MODEL,
+        Place::Text => "a text is a file in UTF-8",
+        Place::Statistics => "`plmconv calibrate` writes statistics",
+        Place::Imatrix => "llama-imatrix writes an importance matrix, as .gguf or .dat",
+        Place::Reference => "`plmconv reference` writes stored outputs; a model can be a reference too",
+        Place::TensorTypes => "it is a text file with one PATTERN=TYPE per line",
+        _ => return None,
+    })
+}
+
+fn of_absent(path: &Path, place: Place) -> Option<String> {
+    if place == Place::Model
+        && let Some(id) = hub_id(path)
+    {
+        let name = id.rsplit('/').next().unwrap_or(id);
+        return Some(format!(
+            "plmconv reads local files; if this is a model on the Hugging Face hub, download it first \
+             (hf download {id} --local-dir {name}) and name that folder"
+        ));
+    }
+    if is_input(Some(place)) {
+        return expected_at(place).map(|expected| format!("check the spelling; {expected}"));
+    }
+    Some("make the folder first, or choose another place".into())
+}
+
+/// The id of a repository on the hub, if the path looks like one: `organization/name`, or a page's address.
+fn hub_id(path: &Path) -> Option<&str> {
+    const FILES: [&str; 7] = [".json", ".safetensors", ".gguf", ".onnx", ".txt", ".bin", ".md"];
+    let text = path.to_str()?;
+    let prefixes =
+        ["https://huggingface.co/", "http://huggingface.co/", "https:/huggingface.co/", "hf.co/", "hf://"];
+    let address = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
+    let id = address.unwrap_or(text).trim_end_matches('/');
+    let id = id.find("/tree/").map_or(id, |end| &id[..end]);
+    let (organization, name) = id.split_once('/')?;
+    let is_name = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    let is_file = FILES.iter().any(|end| name.ends_with(end));
+    (is_name(organization) && is_name(name) && !is_file).then_some(id)
+}
+
+fn of_io(kind: ErrorKind, place: Place) -> Option<&'static str> {
+    Some(match (kind, is_input(Some(place))) {
+        (ErrorKind::PermissionDenied, true) => "you may not read it; chmod +r allows that",
+        (_, true) => return None,
+        (ErrorKind::StorageFull, _) if place == Place::Output => {
+            "free some space or choose another folder with -o; --dry-run prints the exact size"
+        }
+        (ErrorKind::StorageFull, _) if place == Place::Report => "free some space or choose another folder",
+        (ErrorKind::StorageFull, _) => "free some space or choose another folder with -o",
+        (ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::NotADirectory, _) => {
+            match place {
+                Place::Report => "choose a folder you may write to",
+                _ => "choose a folder you may write to with -o",
+            }
+        }
+        (ErrorKind::IsADirectory, _) => "name a file in that folder",
+        _ => return None,
+    })
+}
+
+fn of_irregular(place: Place) -> &'static str {
+    match expected_at(place) {
+        Some(_) if place == Place::Text => "name one text file",
+        Some(expected) => expected,
+        None if place == Place::Report => "name a file",
+        None => "name a file with -o",
+    }
+}
+
+fn of_foreign(kind: &Foreign) -> String {
+    let hint = match kind {
+        Foreign::Adapter { .. } | Foreign::UnmergedAdapter => {
+            "merge it into its base model first: peft's merge_and_unload(), then save_pretrained(FOLDER), and convert \
+             that folder"
+        }
+        Foreign::Quantized { .. } => {
+            "start from the checkpoint that it was quantized from (bf16, f16 or f32); plmconv quantizes itself"
+        }
+        Foreign::OtherWeights { .. } => {
+            "load the model in transformers and save it with save_pretrained(FOLDER), which writes safetensors"
+        }
+        Foreign::Ggufs { files } => match files.as_slice() {
+            [one] => return format!("name the file: {}", one.display()),
+            many => return format!("name one of them, e.g. {}", many[0].display()),
+        },
+        Foreign::Onnx { .. } => {
+            "convert the checkpoint that it was made from; `inspect` shows an export, and `validate` (as the \
+             candidate), `perplexity` and `generate` run one"
+        }
+        Foreign::Nested { folder, .. } | Foreign::PartOfModel { folder } => {
+            return format!("name the folder: {}", folder.display());
+        }
+        Foreign::TrainingState { .. } => {
+            "put it together first: zero_to_fp32.py (DeepSpeed) or `accelerate merge-weights` (FSDP)"
+        }
+        Foreign::LoneSafetensors | Foreign::GgufOf { .. } | Foreign::EmptyFolder => MODEL,
+        Foreign::Archive { .. } => "unpack it first, and name the folder",
+    };
+    hint.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::At;
+
+    fn hint(error: FormatError, place: Place) -> Option<String> {
+        of(&Err::<(), _>(error).at(place).expect_err("an error"))
+    }
+
+    fn denied() -> FormatError {
+        FormatError::Io { path: "x".into(), source: ErrorKind::PermissionDenied.into() }
+    }
+
+    const ALL: [Place; 14] = [
+        Place::Model,
+        Place::GgufMetadata,
+        Place::Output,
+        Place::Text,
+        Place::Windows,
+        Place::CheckWindows,
+        Place::Prompt,
+        Place::Statistics,
+        Place::StatisticsOutput,
+        Place::Imatrix,
+        Place::Reference,
+        Place::ReferenceOutput,
+        Place::TensorTypes,
+        Place::Report,
+    ];
+
+    #[test]
+    fn the_same_error_has_another_hint_at_another_place() {
+        assert!(hint(denied(), Place::Model).expect("a hint").contains("read"));
+        assert!(hint(denied(), Place::Output).expect("a hint").contains("write to with -o"));
+        let absent =
+            |place| hint(FormatError::NotFound { path: "no/such/x".into() }, place).unwrap_or_default();
+        assert!(absent(Place::Model).contains("config.json"));
+        assert!(absent(Place::Output).contains("make the folder"));
+        assert!(absent(Place::Text).contains("UTF-8"));
+        assert!(absent(Place::Statistics).contains("calibrate"));
+        for place in ALL.into_iter().filter(|place| !matches!(place, Place::Model | Place::GgufMetadata)) {
+            assert!(!absent(place).contains("config.json"), "{place:?}");
+        }
+    }
+
+    #[test]
+    fn flags_are_named_only_where_the_command_has_them() {
+        let full = |place| {
+            let source = ErrorKind::StorageFull.into();
+            hint(FormatError::Io { path: "x".into(), source }, place).unwrap_or_default()
+        };
+        for place in ALL {
+            assert_eq!(full(place).contains("--dry-run"), place == Place::Output, "{place:?}");
+            let pre = FormatError::UnknownPreTokenizer { path: "x".into(), regex: "y".into() };
+            let is_own = hint(pre, place).is_some_and(|hint| hint.starts_with("name llama.cpp's nearest"));
+            assert_eq!(is_own, place == Place::GgufMetadata, "{place:?}");
+        }
+        assert!(!full(Place::Report).contains("-o"));
+    }
+
+    #[test]
+    fn an_id_of_the_hub_is_recognised() {
+        for (path, id) in [
+            ("PLM-Team/PLM-1.8B-Instruct", "PLM-Team/PLM-1.8B-Instruct"),
+            ("https://huggingface.co/PLM-Team/PLM-1.8B-Instruct", "PLM-Team/PLM-1.8B-Instruct"),
+            ("https://huggingface.co/PLM-Team/PLM-1.8B-Instruct/tree/main", "PLM-Team/PLM-1.8B-Instruct"),
+            ("hf.co/a/b", "a/b"),
+        ] {
+            assert_eq!(hub_id(Path::new(path)), Some(id));
+        }
+        for path in ["./a/b", "/a/b", "../a", "a", "a/b/c", "model/config.json", "a/m.gguf", "a b/c", "a/*"] {
+            assert_eq!(hub_id(Path::new(path)), None, "{path}");
+        }
+    }
+}
