@@ -2,6 +2,7 @@
 
 mod evaluation;
 mod onnx;
+mod verification;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ pub use evaluation::{
     WindowArgs,
 };
 pub use onnx::{OnnxArgs, OnnxBlockArgs, OnnxFloat, OpsetArg, ProfileArg, QuantFormatArg};
+pub use verification::VerifyArgs;
 
 /// Convert, quantize, inspect and validate PLM models.
 #[derive(Debug, Parser)]
@@ -32,6 +34,7 @@ pub enum Command {
     Inspect(InspectArgs),
     Perplexity(PerplexityArgs),
     Validate(ValidateArgs),
+    Verify(VerifyArgs),
     Reference(ReferenceArgs),
     Generate(GenerateArgs),
 }

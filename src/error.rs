@@ -12,6 +12,7 @@ pub use place::{At, Place};
 
 use crate::interrupt;
 use crate::terminal::is_hidden;
+use crate::verification::Verification;
 
 /// A mistake in what the user typed; ends with exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,29 @@ pub struct ParityFailure {
     pub failed: String,
 }
 
+/// A file is not what its source gives; ends with exit code 3.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: not what {} gives: {summary}", file.display(), model.display())]
+pub struct NotReproduced {
+    file: PathBuf,
+    model: PathBuf,
+    /// How much differs.
+    summary: String,
+    hint: Option<String>,
+}
+
+impl NotReproduced {
+    /// The failure that a verification ends with.
+    pub fn new(verification: &Verification) -> NotReproduced {
+        NotReproduced {
+            file: verification.file.clone(),
+            model: verification.model.clone(),
+            summary: verification.summary(),
+            hint: verification.hint(),
+        }
+    }
+}
+
 /// A text that is no text.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: not UTF-8 text (byte {offset})", path.display())]
@@ -133,7 +157,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     );
     if policy || error.is::<UsageError>() {
         ExitCode::from(2)
-    } else if error.is::<ParityFailure>() {
+    } else if error.is::<ParityFailure>() || error.is::<NotReproduced>() {
         ExitCode::from(3)
     } else if error.is::<Interrupted>() {
         ExitCode::from(interrupt::exit_code())

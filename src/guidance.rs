@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use crate::args::DirectionArg;
 use crate::error::{At, Place, UsageError};
 use crate::progress::Console;
-use crate::statistics::{Statistics, model_digest};
+use crate::statistics::{Statistics, file_digest, model_digest};
 
 /// Rows of the embedding that are rounded at a time: they do not influence each other.
 const FREE_ROWS: usize = 1024;
@@ -32,6 +32,8 @@ pub struct Guidance {
     statistics: Option<Statistics>,
     /// `None`: no error feedback.
     effort: Option<Effort>,
+    /// SHA-256 of the file that it comes from.
+    digest: Option<String>,
     /// What llama-quantize writes about an importance matrix.
     provenance: Vec<(&'static str, Value)>,
     /// Left out of the feedback.
@@ -83,7 +85,7 @@ impl Guidance {
         }
         let entries = imatrix.entries.into_iter();
         let importance = entries.map(|e| (e.name, mean_squares(&e.sums, &e.counts))).collect();
-        Ok(Guidance { importance, provenance, ..Guidance::default() })
+        Ok(Guidance { importance, provenance, digest: Some(file_digest(path)?), ..Guidance::default() })
     }
 
     /// From statistics of `model`; without an effort only the importance is used.
@@ -102,7 +104,8 @@ impl Guidance {
                 importance.insert(name, values);
             }
         }
-        Ok(Guidance { importance, statistics: Some(statistics), effort, ..Guidance::default() })
+        let digest = Some(file_digest(path)?);
+        Ok(Guidance { importance, statistics: Some(statistics), effort, digest, ..Guidance::default() })
     }
 
     /// For an output of this layout.
@@ -149,9 +152,30 @@ impl Guidance {
     }
 
     /// Adds all that decides the rounding by statistics.
-    pub fn add_to(&self, hash: &mut Sha256) -> Result<()> {
-        hash.update(format!("{:?} {:?}", self.effort, self.without));
-        self.statistics.as_ref().map_or(Ok(()), |statistics| statistics.add_to(hash))
+    pub fn add_to(&self, hash: &mut Sha256) {
+        hash.update(format!("{:?} {:?} {:?}", self.effort, self.without, self.digest));
+    }
+
+    /// SHA-256 of the statistics' file or of the importance matrix.
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
+    }
+
+    /// What `--effort` is called, where there are statistics.
+    pub fn effort_name(&self) -> Option<&'static str> {
+        self.statistics.as_ref().map(|_| match self.effort {
+            None => "fast",
+            Some(Effort::Normal) => "normal",
+            Some(Effort::Max) => "max",
+        })
+    }
+
+    /// The direction that is left out of the feedback.
+    pub fn left_out(&self) -> Option<&'static str> {
+        self.without.map(|direction| match direction {
+            DirectionArg::Columns => "columns",
+            DirectionArg::Rows => "rows",
+        })
     }
 
     /// Adds what a file says about it.

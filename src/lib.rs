@@ -24,10 +24,12 @@ mod pipeline;
 pub mod plan;
 pub mod progress;
 mod readback;
+mod recipe;
 mod report;
 pub mod resume;
 mod sensitivity;
 pub mod statistics;
+mod verification;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

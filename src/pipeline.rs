@@ -21,7 +21,7 @@ use crate::readback;
 use crate::resume::{self, Finished, Part};
 
 pub use stream::write_all_at;
-use stream::{Rows, Writer, in_order, row_steps};
+use stream::{Rows, Sink, Writer, in_order, row_steps};
 
 /// Behind the name of an output that did not hold what it was checked for.
 pub const REJECTED: &str = ".rejected";
@@ -85,24 +85,7 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<Written> 
         }
         outputs.push(output);
     }
-    let written = in_order(&chunks, |buffers: &mut Buffers, chunk| {
-        let output = &outputs[chunk.shard];
-        let source = &chunk.planned.tensor.source;
-        if chunk.finished.get().is_some() {
-            chunk.feedback.iter().for_each(|feedback| feedback.finish_group());
-        } else {
-            let blocks = buffers.encode(chunk)?;
-            writer.write(output.file(), output.target(), blocks, chunk.offset)?;
-            if keeps {
-                chunk.finished.get_or_init(|| Part::new(chunk.number, chunk.offset, blocks));
-            }
-        }
-        if chunk.rows.end == source.rows() {
-            console.detail(bar, || format!("{:<36} {}", chunk.planned.name, chunk.planned.dtype));
-        }
-        bar.inc((chunk.rows.len() * source.row_bytes()) as u64);
-        Ok(())
-    });
+    let written = carry_out(&chunks, &Outputs { files: &outputs, writer }, keeps, bar, console);
     if let Err(error) = written {
         let is_interrupted = error.is::<Interrupted>();
         // What an earlier run had finished is kept whatever ended this one.
@@ -122,6 +105,53 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<Written> 
     let targets = plan.shards.iter().map(|shard| shard.path.clone()).collect();
     let earlier = if plan.is_split { earlier_shards(&plan.output, plan.shards.len()) } else { Vec::new() };
     Ok(Written { set: AtomicSet::new(outputs, earlier)?, targets })
+}
+
+/// Makes everything the plan says, as [`run`] does, for a sink that keeps nothing.
+pub fn produce(plan: &Plan, sink: &dyn Sink, bar: &ProgressBar, console: Console) -> Result<()> {
+    let _stoppable = interrupt::stoppable();
+    carry_out(&chunks(plan)?, sink, false, bar, console)?;
+    plan.check_unchanged()
+}
+
+/// Encodes the chunks that are not finished and hands them on; what is `kept` is noted.
+fn carry_out(
+    chunks: &[Chunk<'_>],
+    sink: &dyn Sink,
+    kept: bool,
+    bar: &ProgressBar,
+    console: Console,
+) -> Result<()> {
+    in_order(chunks, |buffers: &mut Buffers, chunk| {
+        let source = &chunk.planned.tensor.source;
+        if chunk.finished.get().is_some() {
+            chunk.feedback.iter().for_each(|feedback| feedback.finish_group());
+        } else {
+            let blocks = buffers.encode(chunk)?;
+            sink.put(chunk.shard, blocks, chunk.offset)?;
+            if kept {
+                chunk.finished.get_or_init(|| Part::new(chunk.number, chunk.offset, blocks));
+            }
+        }
+        if chunk.rows.end == source.rows() {
+            console.detail(bar, || format!("{:<36} {}", chunk.planned.name, chunk.planned.dtype));
+        }
+        bar.inc((chunk.rows.len() * source.row_bytes()) as u64);
+        Ok(())
+    })
+}
+
+/// The files that are written, in the order of the plan's shards.
+struct Outputs<'a> {
+    files: &'a [AtomicFile],
+    writer: Writer,
+}
+
+impl Sink for Outputs<'_> {
+    fn put(&self, file: usize, bytes: &[u8], offset: u64) -> Result<()> {
+        let output = &self.files[file];
+        self.writer.write(output.file(), output.target(), bytes, offset)
+    }
 }
 
 /// Starts one output; returns the chunks that are there already.

@@ -1,5 +1,9 @@
 //! Arguments and a model become a checked plan: every decision is made here, before a byte is written.
 
+mod stored_types;
+
+use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -20,8 +24,11 @@ use crate::guidance::Guidance;
 use crate::outputs::Inputs;
 use crate::passes::gate::Factors;
 use crate::passes::{self, Pass};
+use crate::recipe::{self, Recipe};
 use crate::report::outline::{FileLine, Outline, TensorLine};
 use crate::statistics::{add_rows, hex};
+
+pub use stored_types::StoredTypes;
 
 /// What to write: for each tensor its type, for each output file its layout.
 #[derive(Debug)]
@@ -62,8 +69,10 @@ pub struct PlannedTensor {
 #[derive(Debug)]
 pub struct Shard {
     pub path: PathBuf,
+    /// What the directory's head holds.
+    pub metadata: Metadata,
     pub directory: Directory,
-    pub tensors: std::ops::Range<usize>,
+    pub tensors: Range<usize>,
 }
 
 /// What decides the types.
@@ -75,6 +84,29 @@ pub enum Types {
     Budget(Budget),
     /// Every matrix keeps its own float type.
     Source,
+    /// Those that a file has.
+    Stored(StoredTypes),
+}
+
+/// Which files the tensors go into.
+#[derive(Debug)]
+pub enum Arrangement {
+    OneFile,
+    /// Shards of at most so many bytes of tensor data.
+    Shards(u64),
+    /// As in these files.
+    Like(Vec<Arranged>),
+}
+
+/// The order of an existing file, or of one shard of a set.
+#[derive(Debug)]
+pub struct Arranged {
+    pub path: PathBuf,
+    /// Keys of its metadata.
+    pub keys: Vec<String>,
+    pub tensors: Vec<String>,
+    /// What it shall have at these keys, or not have at all, whatever is derived.
+    pub given: Vec<(String, Option<Value>)>,
 }
 
 /// The choices that shape an output, resolved from the arguments.
@@ -85,8 +117,7 @@ pub struct Target {
     pub overwrite: bool,
     /// llama.cpp's name of the pre-tokenizer, where the user says it.
     pub tokenizer_pre: Option<String>,
-    /// Bytes of tensor data per shard.
-    pub split_max_size: Option<u64>,
+    pub arrangement: Arrangement,
     pub allow_requantize: bool,
     pub layout: Layout,
     /// Rewrites before anything else.
@@ -94,9 +125,28 @@ pub struct Target {
     pub guidance: Guidance,
     /// Go on with what an interrupted run had finished.
     pub resume: bool,
+    /// The version of plmconv that a recipe names.
+    pub made_by: String,
 }
 
 impl Target {
+    /// One new file under its default name, in these types and nothing else.
+    pub fn new(types: Types) -> Target {
+        Target {
+            types,
+            output: None,
+            overwrite: false,
+            tokenizer_pre: None,
+            arrangement: Arrangement::OneFile,
+            allow_requantize: false,
+            layout: Layout::Plm,
+            passes: Vec::new(),
+            guidance: Guidance::default(),
+            resume: false,
+            made_by: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+
     /// The name the user gave, with its links followed (a split's shards have names of their own), else
     /// `<name>-<TYPE>.gguf` or `<name>-latent-<TYPE>.gguf` in the current folder.
     ///
@@ -109,7 +159,12 @@ impl Target {
         };
         let default = || PathBuf::from(format!("{}-{layout}{file_type}.gguf", model_name(model.path())));
         let path = self.output.clone().unwrap_or_else(default);
-        Ok(if self.split_max_size.is_some() { path } else { follow_links(&path)? })
+        Ok(if self.is_split() { path } else { follow_links(&path)? })
+    }
+
+    /// Whether a set of shards is asked for.
+    pub fn is_split(&self) -> bool {
+        matches!(self.arrangement, Arrangement::Shards(_))
     }
 }
 
@@ -119,7 +174,7 @@ impl Plan {
     /// # Errors
     /// A model that the layout's graph cannot express, a quantized source without leave to requantize, a
     /// pattern that matches nothing.
-    pub fn new(model: Model, target: Target) -> Result<Plan> {
+    pub fn new(model: Model, mut target: Target) -> Result<Plan> {
         refuse_latent_source(&model)?;
         model.config.check_layout(model.path(), target.layout)?;
         if !target.allow_requantize {
@@ -128,35 +183,39 @@ impl Plan {
         // Described as it comes: its name and its size are the checkpoint's in any layout.
         let options = DescribeOptions { file_type: 0, tokenizer_pre: target.tokenizer_pre.clone() };
         let Description { mut metadata, warnings } = describe(&model, &options)?;
+        // The source's own, which is of another file.
+        metadata.remove(recipe::KEY);
         let (model, factors) = rewrite(model, &target)?;
         if model.config.layout == Layout::Latent {
             let sharpness: Vec<f32> = factors.iter().map(|f| f.b()).collect();
             metadata = latent_metadata(&metadata, &model.config, &sharpness);
         }
-        let mut tensors = assign_types(&model, &target.types)?;
         target.guidance.describe(&mut metadata);
-        if let Types::Budget(budget) = &target.types {
+        if let Some(recipe) = Recipe::of_gguf(&target) {
+            metadata.set(recipe::KEY, Value::String(recipe.to_string()));
+        }
+        let types = match std::mem::replace(&mut target.types, Types::Source) {
+            Types::Stored(stored) => stored.recognize(&model),
+            chosen => chosen,
+        };
+        let mut tensors = assign_types(&model, &types)?;
+        if let Types::Budget(budget) = &types {
             // No choice of types changes the head's length.
             let head = Directory::new(&metadata, entries(&tensors))?.head;
             budget.fit(&mut tensors, head.len() as u64)?;
         }
         compensate_gates(&mut tensors, &factors);
-        let named = match &target.types {
-            Types::Preset(policy) => Some(policy.file_type),
-            Types::Budget(budget) => budget.file_type,
-            Types::Source => None,
-        };
-        let file_type = named.unwrap_or_else(|| prevailing_file_type(&tensors));
-        set_file_type(&mut metadata, file_type.id());
-        let name = named.map_or("auto", FileType::name);
+        let (name, file_type) = name_types(&types, &tensors);
+        set_file_type(&mut metadata, file_type);
         let output = target.output_path(&model, model.config.layout, name)?;
-        let shards = lay_out(&output, metadata, &tensors, target.split_max_size)?;
+        let is_split = target.is_split();
+        let shards = lay_out(&output, metadata, &mut tensors, target.arrangement)?;
         Ok(Plan {
             file_type: name.to_string(),
             tensors,
             shards,
             output,
-            is_split: target.split_max_size.is_some(),
+            is_split,
             overwrite: target.overwrite,
             pair_factors: factors,
             guidance: target.guidance,
@@ -183,7 +242,7 @@ impl Plan {
         for tensor in &self.tensors {
             add_rows(&mut hash, &tensor.name, &*tensor.tensor.source)?;
         }
-        self.guidance.add_to(&mut hash)?;
+        self.guidance.add_to(&mut hash);
         Ok(hex(hash))
     }
 
@@ -316,23 +375,32 @@ pub fn refuse_quantized_source(model: &Model) -> Result<()> {
     }
 }
 
-fn assign_types(model: &Model, types: &Types) -> Result<Vec<PlannedTensor>> {
-    let described: Vec<TensorDesc> = model
-        .tensors
-        .iter()
+/// The model's tensors as a policy sees them.
+fn described(model: &Model) -> Vec<TensorDesc> {
+    let tensors = model.tensors.iter();
+    tensors
         .map(|t| TensorDesc { name: t.key.gguf_name(), shape: t.shape.clone(), source: t.source.dtype() })
-        .collect();
+        .collect()
+}
+
+/// Every matrix's own type; norms are always f32.
+fn source_types(model: &Model) -> Vec<Assigned> {
+    let tensors = model.tensors.iter();
+    tensors
+        .map(|t| if t.key.role.is_norm() { DType::F32 } else { t.source.dtype() })
+        .map(Assigned::kept)
+        .collect()
+}
+
+fn assign_types(model: &Model, types: &Types) -> Result<Vec<PlannedTensor>> {
+    let described = described(model);
     let chosen: Vec<Assigned> = match types {
         Types::Preset(policy) | Types::Budget(Budget { policy, .. }) => {
             let shape = ModelShape { layers: model.config.num_hidden_layers, query_heads_per_kv_head: 1 };
             policy.assign(&described, shape)?
         }
-        Types::Source => model
-            .tensors
-            .iter()
-            .map(|t| if t.key.role.is_norm() { DType::F32 } else { t.source.dtype() })
-            .map(Assigned::kept)
-            .collect(),
+        Types::Source => source_types(model),
+        Types::Stored(stored) => described.iter().map(|tensor| stored.of(tensor)).collect(),
     };
     let planned =
         model.tensors.iter().zip(described).zip(chosen).map(|((tensor, desc), assigned)| PlannedTensor {
@@ -346,6 +414,21 @@ fn assign_types(model: &Model, types: &Types) -> Result<Vec<PlannedTensor>> {
     Ok(planned.collect())
 }
 
+/// What types are called that are those of a file and of no choice that plmconv knows.
+pub const STORED: &str = "stored";
+
+/// What the user calls these types, and the value of `general.file_type`.
+fn name_types(types: &Types, tensors: &[PlannedTensor]) -> (&'static str, u32) {
+    let named = match types {
+        Types::Preset(policy) => Some(policy.file_type),
+        Types::Budget(budget) => budget.file_type,
+        Types::Source => None,
+        Types::Stored(StoredTypes { file_type: Some(id), .. }) => return (STORED, *id),
+        Types::Stored(_) => return (STORED, prevailing_file_type(tensors).id()),
+    };
+    (named.map_or("auto", FileType::name), named.unwrap_or_else(|| prevailing_file_type(tensors)).id())
+}
+
 /// The file type named after the type that most of the weights have (a k-quant's medium one, as llama.cpp guesses for
 /// a file that does not say).
 fn prevailing_file_type(tensors: &[PlannedTensor]) -> FileType {
@@ -356,32 +439,70 @@ fn prevailing_file_type(tensors: &[PlannedTensor]) -> FileType {
     named.max_by_key(|(dtype, _)| values_of(dtype)).expect("there are file types").1
 }
 
-/// Distributes the tensors over files of at most `max_size` bytes of data, as gguf-split does.
+/// Distributes the tensors over files; each shard of a set says which it is, as gguf-split has it.
 fn lay_out(
     output: &Path,
-    metadata: Metadata,
-    tensors: &[PlannedTensor],
-    max_size: Option<u64>,
+    mut whole: Metadata,
+    tensors: &mut [PlannedTensor],
+    arrangement: Arrangement,
 ) -> Result<Vec<Shard>> {
-    let ranges = match max_size {
-        Some(max_size) => split(tensors, max_size),
-        None => std::iter::once(0..tensors.len()).collect(),
+    let is_set = matches!(arrangement, Arrangement::Shards(_));
+    let (ranges, like) = match arrangement {
+        Arrangement::OneFile => (std::iter::once(0..tensors.len()).collect(), Vec::new()),
+        Arrangement::Shards(max_size) => (split(tensors, max_size), Vec::new()),
+        Arrangement::Like(files) => (sort_like(tensors, &files), files),
     };
+    let is_split = is_set || like.iter().any(Arranged::is_shard);
     let count = ranges.len();
     let mut shards = Vec::new();
     for (index, range) in ranges.into_iter().enumerate() {
-        let path = if max_size.is_some() { shard_path(output, index, count) } else { output.to_path_buf() };
-        let mut head = if index == 0 { metadata.clone() } else { Metadata::new() };
-        if max_size.is_some() {
-            head.set("split.no", Value::U16(index as u16));
-            head.set("split.count", Value::U16(count as u16));
-            head.set("split.tensors.count", Value::I32(tensors.len() as i32));
-            head.set(SET_ID, Value::String(UNKNOWN_SET_ID.into()));
+        // The first shard has it all.
+        let mut metadata = std::mem::take(&mut whole);
+        if is_split {
+            metadata.set("split.no", Value::U16(index as u16));
+            metadata.set("split.count", Value::U16(count as u16));
+            metadata.set("split.tensors.count", Value::I32(tensors.len() as i32));
+            metadata.set(SET_ID, Value::String(UNKNOWN_SET_ID.into()));
         }
-        let directory = Directory::new(&head, entries(&tensors[range.clone()]))?;
-        shards.push(Shard { path, directory, tensors: range });
+        let path = match like.get(index) {
+            Some(file) => file.arrange(&mut metadata),
+            None if is_split => shard_path(output, index, count),
+            None => output.to_path_buf(),
+        };
+        let directory = Directory::new(&metadata, entries(&tensors[range.clone()]))?;
+        shards.push(Shard { path, metadata, directory, tensors: range });
     }
     Ok(shards)
+}
+
+/// Brings the tensors into the order of these files, one range a file; those that are in none go last.
+fn sort_like(tensors: &mut [PlannedTensor], files: &[Arranged]) -> Vec<Range<usize>> {
+    let names = files.iter().enumerate().flat_map(|(file, f)| f.tensors.iter().map(move |name| (name, file)));
+    let places: HashMap<&String, (usize, usize)> =
+        names.enumerate().map(|(at, (name, file))| (name, (file, at))).collect();
+    let last = (files.len() - 1, usize::MAX);
+    let place = |tensor: &PlannedTensor| places.get(&tensor.name).copied().unwrap_or(last);
+    tensors.sort_by_key(place);
+    let end = |file| tensors.partition_point(|tensor| place(tensor).0 <= file);
+    (0..files.len()).map(|file| if file == 0 { 0 } else { end(file - 1) }..end(file)).collect()
+}
+
+impl Arranged {
+    fn is_shard(&self) -> bool {
+        self.keys.iter().any(|key| key == "split.count")
+    }
+
+    /// Gives `metadata` this file's order and what is given; returns the path.
+    fn arrange(&self, metadata: &mut Metadata) -> PathBuf {
+        for (key, value) in &self.given {
+            match value {
+                Some(value) => metadata.set(key, value.clone()),
+                None => drop(metadata.remove(key)),
+            }
+        }
+        metadata.sort_like(self.keys.iter().map(String::as_str));
+        self.path.clone()
+    }
 }
 
 fn entries(tensors: &[PlannedTensor]) -> impl Iterator<Item = (String, DType, Vec<usize>)> + '_ {
@@ -389,7 +510,7 @@ fn entries(tensors: &[PlannedTensor]) -> impl Iterator<Item = (String, DType, Ve
 }
 
 /// A shard is closed before the tensor that would take it over `max_size`.
-fn split(tensors: &[PlannedTensor], max_size: u64) -> Vec<std::ops::Range<usize>> {
+fn split(tensors: &[PlannedTensor], max_size: u64) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     let (mut start, mut size) = (0, 0u64);
     for (i, t) in tensors.iter().enumerate() {

@@ -20,6 +20,12 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
 }
 
 fn gguf(args: &ConvertArgs) -> Result<()> {
+    let target = gguf_target(args)?;
+    write::run(open_model(&args.model, args.output.console())?, target, &inputs(args), &args.output)
+}
+
+/// The GGUF that the arguments ask for.
+pub fn gguf_target(args: &ConvertArgs) -> Result<Target> {
     write::refuse_flag(args.onnx.given(), Format::Gguf)?;
     let preset = |file_type| Types::Preset(Policy::preset(file_type));
     let types = match args.dtype.unwrap_or(FloatType::Auto) {
@@ -28,11 +34,16 @@ fn gguf(args: &ConvertArgs) -> Result<()> {
         FloatType::Bf16 => preset(FileType::Bf16),
         FloatType::Auto => Types::Source,
     };
-    let target = Target { types, ..write::target(&args.output)? };
-    write::run(open_model(&args.model, args.output.console())?, target, &inputs(args), &args.output)
+    Ok(Target { types, ..write::target(&args.output)? })
 }
 
 fn onnx(args: &ConvertArgs) -> Result<()> {
+    let target = onnx_target(args)?;
+    write::run_onnx(open_model(&args.model, args.output.console())?, target, &inputs(args), &args.output)
+}
+
+/// The ONNX export that the arguments ask for.
+pub fn onnx_target(args: &ConvertArgs) -> Result<onnx::Target> {
     write::refuse_flag(args.output.gguf_only(), Format::Onnx)?;
     let float = match args.dtype.unwrap_or(FloatType::F32) {
         FloatType::F32 => DType::F32,
@@ -42,13 +53,12 @@ fn onnx(args: &ConvertArgs) -> Result<()> {
             return Err(UsageError::with_hint(message, "choose --dtype f32 or --dtype f16").into());
         }
     };
-    let target = onnx::Target {
+    Ok(onnx::Target {
         passes: write::passes(&args.output)?,
         output: args.output.output.clone(),
         overwrite: args.output.force,
         ..onnx::Target::new(&args.onnx, float, onnx::WeightType::Float)
-    };
-    write::run_onnx(open_model(&args.model, args.output.console())?, target, &inputs(args), &args.output)
+    })
 }
 
 fn inputs(args: &ConvertArgs) -> Inputs {

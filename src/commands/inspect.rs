@@ -145,7 +145,7 @@ fn inspect_onnx(path: &Path) -> Result<Inspection> {
         architecture: None,
         file_bytes: file.file_bytes,
         tensors: tensors.collect(),
-        metadata: Metadata::Texts(Vec::new()),
+        metadata: Metadata::Texts(file.metadata.clone()),
         config: None,
         onnx: Some(file),
     })

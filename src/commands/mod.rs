@@ -10,6 +10,7 @@ mod quantize;
 mod reference;
 mod sparsity;
 mod validate;
+mod verify;
 mod write;
 
 use anyhow::Result;
@@ -30,6 +31,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Validate(args) => validate::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Reference(args) => reference::run(&args),
         Command::Generate(args) => generate::run(&args),
     }

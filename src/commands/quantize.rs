@@ -30,24 +30,26 @@ pub fn run(args: &QuantizeArgs) -> Result<()> {
 }
 
 fn gguf(args: &QuantizeArgs) -> Result<()> {
-    write::refuse_flag(args.onnx.given().or(args.blocks.given()), Format::Gguf)?;
-    let limit = limit(args)?;
-    let file_type = file_type(args, limit)?;
-    let policy = policy(args, file_type)?;
-    let target = write::target(&args.output)?;
+    let request = Request::new(args)?;
     let model = open_model(&args.model, args.output.console())?;
-    let name = file_type.map_or("auto", FileType::name);
-    let output = target.output_path(&model, target.layout, name)?;
+    let target = &request.target;
+    let output =
+        target.output_path(&model, target.layout, request.file_type.map_or("auto", FileType::name))?;
     let inputs = inputs(args);
     if !args.output.dry_run {
-        match target.split_max_size {
-            // How many shards there will be is not known yet, but whether there may be any is.
-            Some(_) => inputs.check_shards(&output, &[shard_path(&output, 0, 1)], args.output.force)?,
-            None => inputs.check_file(&output, args.output.force)?,
+        // How many shards there will be is not known yet, but whether there may be any is.
+        if target.is_split() {
+            inputs.check_shards(&output, &[shard_path(&output, 0, 1)], args.output.force)?;
+        } else {
+            inputs.check_file(&output, args.output.force)?;
         }
     }
     let statistics = OwnStatistics::new(args, &output, &inputs)?;
-    statistics.close(write_gguf(args, model, limit, file_type, policy, target, &statistics))
+    let target = request.resolve(&model, &statistics, &|_| Ok(()));
+    statistics.close(target.and_then(|target| match &args.check.validate {
+        None => write::run(model, target, &inputs, &args.output),
+        Some(text) => checked::run(args, model, target, &inputs, text),
+    }))
 }
 
 /// All that the command reads.
@@ -56,34 +58,87 @@ fn inputs(args: &QuantizeArgs) -> Inputs {
     std::iter::once(&args.model).chain(&args.calibrate).chain(options.into_iter().flatten()).collect()
 }
 
-fn write_gguf(
-    args: &QuantizeArgs,
-    model: Model,
+/// The GGUF of `model` that the arguments ask for. Runs no calibration text; `check` sees the guidance before anything
+/// is measured by it.
+pub fn gguf_target(args: &QuantizeArgs, model: &Model, check: &CheckGuidance<'_>) -> Result<Target> {
+    Request::new(args)?.resolve(model, &OwnStatistics::none(), check)
+}
+
+/// Refuses guidance that is not the one wanted.
+type CheckGuidance<'a> = dyn Fn(&Guidance) -> Result<()> + 'a;
+
+/// What the arguments say of a GGUF before the model is opened.
+struct Request<'a> {
+    args: &'a QuantizeArgs,
     limit: Option<Limit>,
     file_type: Option<FileType>,
-    mut policy: Policy,
+    policy: Policy,
     target: Target,
-    statistics: &OwnStatistics,
-) -> Result<()> {
-    let guidance = guidance(args, &model, &target.passes, statistics)?;
-    let guidance = guidance.for_layout(target.layout).without(args.without);
-    policy.has_importance = guidance.is_some();
-    let types = match limit {
-        None => Types::Preset(policy),
-        Some(limit) => {
-            let sensitivity = sensitivity(args, &model, &guidance)?;
-            Types::Budget(Budget { policy, file_type, limit, sensitivity })
-        }
-    };
-    let target =
-        Target { types, allow_requantize: args.allow_requantize, guidance, resume: args.resume, ..target };
-    match &args.check.validate {
-        None => write::run(model, target, &inputs(args), &args.output),
-        Some(text) => checked::run(args, model, target, &inputs(args), text),
+}
+
+impl Request<'_> {
+    fn new(args: &QuantizeArgs) -> Result<Request<'_>> {
+        write::refuse_flag(args.onnx.given().or(args.blocks.given()), Format::Gguf)?;
+        let limit = limit(args)?;
+        let file_type = file_type(args, limit)?;
+        Ok(Request {
+            args,
+            limit,
+            file_type,
+            policy: policy(args, file_type)?,
+            target: write::target(&args.output)?,
+        })
+    }
+
+    /// With the guidance, and with types by budget where they are asked for.
+    fn resolve(self, model: &Model, statistics: &OwnStatistics, check: &CheckGuidance<'_>) -> Result<Target> {
+        let Request { args, limit, file_type, mut policy, target } = self;
+        let guidance = guidance(args, model, &target.passes, statistics)?;
+        check(&guidance)?;
+        let guidance = guidance.for_layout(target.layout).without(args.without);
+        policy.has_importance = guidance.is_some();
+        let types = match limit {
+            None => Types::Preset(policy),
+            Some(limit) => {
+                let sensitivity = sensitivity(args, model, &guidance)?;
+                Types::Budget(Budget { policy, file_type, limit, sensitivity })
+            }
+        };
+        let (allow_requantize, resume) = (args.allow_requantize, args.resume);
+        Ok(Target { types, allow_requantize, guidance, resume, ..target })
     }
 }
 
 fn onnx(args: &QuantizeArgs) -> Result<()> {
+    let target = unguided_onnx_target(args)?;
+    let model = open_model(&args.model, args.output.console())?;
+    let (output, inputs) = (target.output_path(&model), inputs(args));
+    if !args.output.dry_run {
+        inputs.check_folder(&output, args.output.force)?;
+    }
+    let statistics = OwnStatistics::new(args, &output, &inputs)?;
+    let target = with_guidance(target, args, &model, &statistics);
+    statistics.close(target.and_then(|target| write::run_onnx(model, target, &inputs, &args.output)))
+}
+
+/// The ONNX export of `model` that the arguments ask for, as [`gguf_target`].
+pub fn onnx_target(args: &QuantizeArgs, model: &Model, check: &CheckGuidance<'_>) -> Result<onnx::Target> {
+    let target = with_guidance(unguided_onnx_target(args)?, args, model, &OwnStatistics::none())?;
+    check(&target.guidance)?;
+    Ok(target)
+}
+
+fn with_guidance(
+    target: onnx::Target,
+    args: &QuantizeArgs,
+    model: &Model,
+    statistics: &OwnStatistics,
+) -> Result<onnx::Target> {
+    let guidance = guidance(args, model, &target.passes, statistics)?.without(args.without);
+    Ok(onnx::Target { guidance, ..target })
+}
+
+fn unguided_onnx_target(args: &QuantizeArgs) -> Result<onnx::Target> {
     write::refuse_flag(args.gguf_only(), Format::Onnx)?;
     let float = args.blocks.float_type.map_or(DType::F32, DType::from);
     let overrides = overrides(args)?;
@@ -92,7 +147,7 @@ fn onnx(args: &QuantizeArgs) -> Result<()> {
         Ok((pattern, WeightType::from_name(name, float)?))
     };
     let token_embedding = args.token_embedding_type.as_deref();
-    let target = onnx::Target {
+    Ok(onnx::Target {
         overrides: overrides.iter().map(override_type).collect::<Result<_>>()?,
         token_embedding: token_embedding.map(|name| WeightType::from_name(name, float)).transpose()?,
         passes: write::passes(&args.output)?,
@@ -100,18 +155,7 @@ fn onnx(args: &QuantizeArgs) -> Result<()> {
         output: args.output.output.clone(),
         overwrite: args.output.force,
         ..onnx::Target::new(&args.onnx, float, onnx_type(&args.file_type)?).with_blocks(&args.blocks)
-    };
-    let model = open_model(&args.model, args.output.console())?;
-    let (output, inputs) = (target.output_path(&model), inputs(args));
-    if !args.output.dry_run {
-        inputs.check_folder(&output, args.output.force)?;
-    }
-    let statistics = OwnStatistics::new(args, &output, &inputs)?;
-    let guided = guidance(args, &model, &target.passes, &statistics);
-    statistics.close(guided.and_then(|guidance| {
-        let guidance = guidance.without(args.without);
-        write::run_onnx(model, onnx::Target { guidance, ..target }, &inputs, &args.output)
-    }))
+    })
 }
 
 /// The type of most weights.
@@ -178,6 +222,11 @@ impl OwnStatistics {
     /// What a signal leaves there from now on.
     fn announce(&self) {
         interrupt::keeps(self.earlier.as_deref().or(self.path.as_deref()));
+    }
+
+    /// For what measures nothing.
+    fn none() -> OwnStatistics {
+        OwnStatistics { path: None, earlier: None, goes_on: false, dry_run: true }
     }
 
     /// Removes them, unless the run was interrupted and can go on with them.

@@ -9,29 +9,26 @@ use rayon::ThreadPool;
 
 use crate::args::{Format, LayoutArg, OutputArgs};
 use crate::error::{At, Place, UsageError};
-use crate::guidance::Guidance;
 use crate::onnx::{self, OnnxPlan};
 use crate::outputs::Inputs;
 use crate::passes::Pass;
 use crate::pipeline::{self, Written};
-use crate::plan::{Plan, Target, Types, parse_size};
+use crate::plan::{Arrangement, Plan, Target, Types, parse_size};
 use crate::progress::Console;
 use crate::report;
 use crate::report::outline::Outline;
 
 /// The part of a target that the common arguments say; the types are the command's.
 pub fn target(args: &OutputArgs) -> Result<Target> {
+    let split_max_size = args.split_max_size.as_deref().map(parse_size).transpose()?;
     Ok(Target {
-        types: Types::Source,
         output: args.output.clone(),
         overwrite: args.force,
         tokenizer_pre: args.tokenizer_pre.clone(),
-        split_max_size: args.split_max_size.as_deref().map(parse_size).transpose()?,
-        allow_requantize: false,
+        arrangement: split_max_size.map_or(Arrangement::OneFile, Arrangement::Shards),
         layout: args.layout.map_or(Layout::Plm, Layout::from),
         passes: passes(args)?,
-        guidance: Guidance::default(),
-        resume: false,
+        ..Target::new(Types::Source)
     })
 }
 

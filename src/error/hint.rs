@@ -7,7 +7,9 @@ use plmconv_formats::Error as FormatError;
 use plmconv_formats::model::Foreign;
 use plmconv_validate::Error as EvaluatorError;
 
-use super::{DamagedWork, Interrupted, NotUtf8, Place, ReadBack, TokenizerMismatch, UsageError};
+use super::{
+    DamagedWork, Interrupted, NotReproduced, NotUtf8, Place, ReadBack, TokenizerMismatch, UsageError,
+};
 
 /// The hint to print below the sentence, if there is one that helps.
 pub fn of(error: &anyhow::Error) -> Option<String> {
@@ -22,6 +24,9 @@ pub fn of(error: &anyhow::Error) -> Option<String> {
     }
     if error.is::<ReadBack>() {
         return Some("the disk may be failing, or this is a bug: try another folder with -o".into());
+    }
+    if let Some(different) = error.downcast_ref::<NotReproduced>() {
+        return different.hint.clone();
     }
     if let Some(NotUtf8 { is_utf16, .. }) = error.downcast_ref() {
         let encoding = if *is_utf16 { "UTF-16" } else { "LATIN1" };

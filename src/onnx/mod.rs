@@ -8,8 +8,8 @@ mod target;
 mod writer;
 
 pub use locate::find_graph;
-pub use plan::OnnxPlan;
+pub use plan::{OnnxPlan, stored_as};
 pub use target::{Target, WeightType};
 #[cfg(test)]
 pub use writer::fill;
-pub use writer::write;
+pub use writer::{produce, write};

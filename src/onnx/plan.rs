@@ -15,6 +15,7 @@ use super::target::{Target, WeightType};
 use crate::guidance::Guidance;
 use crate::passes;
 use crate::plan::{refuse_latent_source, refuse_quantized_source};
+use crate::recipe::{self, Recipe};
 use crate::report::outline::{FileLine, Outline, TensorLine};
 
 /// What to write.
@@ -55,6 +56,8 @@ impl OnnxPlan {
             (Profile::Latent | Profile::Genai, _) | (Profile::Hf, "") => "model.onnx".into(),
             (Profile::Hf, suffix) => format!("model_{suffix}.onnx"),
         };
+        spec.producer_version.clone_from(&target.made_by);
+        spec.metadata = vec![(recipe::KEY.into(), Recipe::of_onnx(&target).to_string())];
         assign_weights(&model, &target, &mut spec)?;
         if spec.float == DType::F16 {
             spec.ffn_shift = ffn_shifts(&model)?;

@@ -44,6 +44,8 @@ pub struct Target {
     pub allow_requantize: bool,
     pub output: Option<PathBuf>,
     pub overwrite: bool,
+    /// The version of plmconv that the graph and its recipe name.
+    pub made_by: String,
 }
 
 impl WeightType {
@@ -93,6 +95,7 @@ impl Target {
             allow_requantize: false,
             output: None,
             overwrite: false,
+            made_by: env!("CARGO_PKG_VERSION").into(),
         }
     }
 

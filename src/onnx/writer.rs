@@ -17,7 +17,7 @@ use plmconv_quant::grid::{Blocks, Grid, check_range, pack_columns, pack_rows, qu
 use super::assembly::Assembly;
 use super::plan::{OnnxPlan, stored_as};
 use crate::guidance::Feedback;
-use crate::pipeline::stream::{Rows, Writer, in_order, row_steps};
+use crate::pipeline::stream::{Rows, Sink, Writer, in_order, row_steps};
 use crate::progress::Console;
 use crate::readback;
 
@@ -37,18 +37,29 @@ pub fn fill(folder: &AtomicFolder, plan: &OnnxPlan, bar: &ProgressBar, console: 
     for sidecar in &plan.sidecars.files {
         write_small(folder, &sidecar.path, &sidecar.bytes)?;
     }
+    produce(plan, &data, bar, console)
+}
+
+/// Makes everything that stands in the external data and hands it to `sink`.
+pub fn produce(plan: &OnnxPlan, sink: &dyn Sink, bar: &ProgressBar, console: Console) -> Result<()> {
     for literal in &plan.export.literals {
-        data.write(literal.place, 0, &literal.bytes)?;
+        put(sink, literal.place, 0, &literal.bytes)?;
     }
     in_order(&steps(plan)?, |buffers: &mut Buffers, step| {
         let Step { item, rows, .. } = step;
-        buffers.write(step, &data)?;
+        buffers.write(step, sink)?;
         if rows.end == item.source.rows() {
             console.detail(bar, || format!("{:<52} {}", item.name, stored_as(item)));
         }
         bar.inc((rows.len() * item.source.row_bytes()) as u64);
         Ok(())
     })
+}
+
+/// Hands on `bytes` that stand `at` bytes into `place`.
+fn put(sink: &dyn Sink, place: Place, at: u64, bytes: &[u8]) -> Result<()> {
+    assert!(at + bytes.len() as u64 <= place.bytes, "a weight stays in its place");
+    sink.put(place.file, bytes, place.offset + at)
 }
 
 fn write_small(folder: &AtomicFolder, name: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
@@ -159,11 +170,12 @@ impl DataFiles {
         }
         Ok(DataFiles { files, writer: Writer::default() })
     }
+}
 
-    fn write(&self, place: Place, at: u64, bytes: &[u8]) -> Result<()> {
-        assert!(at + bytes.len() as u64 <= place.bytes, "a weight stays in its place");
-        let (file, path) = &self.files[place.file];
-        self.writer.write(file, path, bytes, place.offset + at)
+impl Sink for DataFiles {
+    fn put(&self, file: usize, bytes: &[u8], offset: u64) -> Result<()> {
+        let (file, path) = &self.files[file];
+        self.writer.write(file, path, bytes, offset)
     }
 }
 
@@ -176,17 +188,17 @@ struct Buffers {
 }
 
 impl Buffers {
-    fn write(&mut self, step: &Step<'_>, data: &DataFiles) -> Result<()> {
+    fn write(&mut self, step: &Step<'_>, sink: &dyn Sink) -> Result<()> {
         let Step { item, rows, .. } = step;
         self.rows.load(&item.name, &*item.source, rows.clone())?;
         if item.exponent != 0 {
             let factor = f32::powi(2.0, item.exponent);
             self.rows.values.iter_mut().for_each(|v| *v *= factor);
         }
-        self.encode(step, data).with_context(|| format!("tensor `{}`", item.name))
+        self.encode(step, sink).with_context(|| format!("tensor `{}`", item.name))
     }
 
-    fn encode(&mut self, step: &Step<'_>, data: &DataFiles) -> Result<()> {
+    fn encode(&mut self, step: &Step<'_>, sink: &dyn Sink) -> Result<()> {
         let Step { item, rounding, transposes, rows } = step;
         let cols = item.source.cols();
         match &item.content {
@@ -194,18 +206,18 @@ impl Buffers {
                 let row_bytes = cols * dtype.block_bytes();
                 self.bytes.resize(rows.len() * row_bytes, 0);
                 encode_rows(*dtype, &self.rows.values, cols, None, &mut self.bytes)?;
-                data.write(*place, (rows.start * row_bytes) as u64, &self.bytes)
+                put(sink, *place, (rows.start * row_bytes) as u64, &self.bytes)
             }
             Content::NBits { format, scale_type, codes, scales, zero_points } => {
                 let grid = grid(*format, *scale_type);
                 self.quantize(&grid, cols, rounding, rows.start)?;
-                self.write_rows(&grid, cols, rows.start, data, [*codes, *scales], *zero_points)
+                self.write_rows(&grid, cols, rows.start, sink, [*codes, *scales], *zero_points)
             }
             Content::Qdq { format, scale_type, codes, scales, zero_points } => {
                 let grid = grid(*format, *scale_type);
                 self.quantize(&grid, cols, rounding, rows.start)?;
                 let transposes = transposes.as_deref().expect("a weight that stands transposed has them");
-                self.write_columns(&grid, cols, rows, data, [*codes, *scales], *zero_points, transposes)
+                self.write_columns(&grid, cols, rows, sink, [*codes, *scales], *zero_points, transposes)
             }
         }
     }
@@ -237,21 +249,21 @@ impl Buffers {
         grid: &Grid,
         cols: usize,
         first_row: usize,
-        data: &DataFiles,
+        sink: &dyn Sink,
         [codes, scales]: [Place; 2],
         zero_points: Option<Place>,
     ) -> Result<()> {
         let blocks = grid.blocks(cols);
         let at = |row_bytes: usize| (first_row * row_bytes) as u64;
         pack_rows(grid.bits, &self.blocks.codes, blocks * grid.block_size, &mut self.bytes);
-        data.write(codes, at(blocks * grid.block_size * grid.bits as usize / 8), &self.bytes)?;
+        put(sink, codes, at(blocks * grid.block_size * grid.bits as usize / 8), &self.bytes)?;
         let scale_bytes = grid.scale_type.block_bytes();
         self.bytes.resize(self.blocks.scales.len() * scale_bytes, 0);
         encode_rows(grid.scale_type, &self.blocks.scales, blocks, None, &mut self.bytes)?;
-        data.write(scales, at(blocks * scale_bytes), &self.bytes)?;
+        put(sink, scales, at(blocks * scale_bytes), &self.bytes)?;
         let Some(place) = zero_points else { return Ok(()) };
         pack_rows(grid.bits, &self.blocks.zero_points, blocks, &mut self.bytes);
-        data.write(place, at((blocks * grid.bits as usize).div_ceil(8)), &self.bytes)
+        put(sink, place, at((blocks * grid.bits as usize).div_ceil(8)), &self.bytes)
     }
 
     /// Columns of the step's rows become stretches of the transposed tensors' rows.
@@ -261,7 +273,7 @@ impl Buffers {
         grid: &Grid,
         cols: usize,
         rows: &Range<usize>,
-        data: &DataFiles,
+        sink: &dyn Sink,
         [codes, scales]: [Place; 2],
         zero_points: Option<Place>,
         transposes: &Transposes,
@@ -269,21 +281,22 @@ impl Buffers {
         let blocks = grid.blocks(cols);
         let flip = if grid.symmetric { grid.middle() as u8 } else { 0 };
         let packed = rows.start * grid.bits as usize / 8;
-        let put = |assembly: &Assembly, place: Place, bytes: &[u8], at: usize| match assembly.put(bytes, at) {
-            Some(tensor) => data.write(place, 0, &tensor),
-            None => Ok(()),
-        };
+        let assemble =
+            |assembly: &Assembly, place: Place, bytes: &[u8], at: usize| match assembly.put(bytes, at) {
+                Some(tensor) => put(sink, place, 0, &tensor),
+                None => Ok(()),
+            };
         pack_columns(grid.bits, &self.blocks.codes, blocks * grid.block_size, cols, flip, &mut self.bytes);
-        put(&transposes.codes, codes, &self.bytes, packed)?;
+        assemble(&transposes.codes, codes, &self.bytes, packed)?;
         let scale_bytes = grid.scale_type.block_bytes();
         let transposed: Vec<f32> =
             (0..blocks).flat_map(|b| self.blocks.scales.iter().skip(b).step_by(blocks).copied()).collect();
         self.bytes.resize(transposed.len() * scale_bytes, 0);
         encode_rows(grid.scale_type, &transposed, rows.len(), None, &mut self.bytes)?;
-        put(&transposes.scales, scales, &self.bytes, rows.start * scale_bytes)?;
+        assemble(&transposes.scales, scales, &self.bytes, rows.start * scale_bytes)?;
         let (Some(place), Some(assembly)) = (zero_points, &transposes.zero_points) else { return Ok(()) };
         pack_columns(grid.bits, &self.blocks.zero_points, blocks, blocks, 0, &mut self.bytes);
-        put(assembly, place, &self.bytes, packed)
+        assemble(assembly, place, &self.bytes, packed)
     }
 }
 

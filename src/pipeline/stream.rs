@@ -75,6 +75,12 @@ impl Rows {
     }
 }
 
+/// Where finished bytes go, from all workers: into the files of an output, or beside those of one that is verified.
+pub trait Sink: Sync {
+    /// Takes `bytes`, which stand at `offset` of the output's file number `file`.
+    fn put(&self, file: usize, bytes: &[u8], offset: u64) -> Result<()>;
+}
+
 /// Writes into output files from all workers.
 #[derive(Debug, Default)]
 pub struct Writer {

@@ -20,6 +20,7 @@ pub mod sparsity;
 pub mod stored;
 pub mod stream;
 pub mod validation;
+pub mod verification;
 pub mod written;
 
 use std::fmt::Arguments;

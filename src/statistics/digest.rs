@@ -1,8 +1,12 @@
 //! Which model statistics belong to.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
 use anyhow::Result;
 use plmconv_formats::source::RowSource;
-use plmconv_formats::{Config, Model};
+use plmconv_formats::{Config, Error, Model};
 use plmconv_quant::codec;
 use sha2::{Digest, Sha256};
 
@@ -65,6 +69,20 @@ pub fn add_rows(hash: &mut Sha256, name: &str, source: &dyn RowSource) -> Result
         values.iter().for_each(|x| hash.update(x.to_le_bytes()));
     }
     Ok(())
+}
+
+/// SHA-256 of a whole file, as sha256sum prints it.
+pub fn file_digest(path: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut bytes = vec![0; 1 << 20];
+    loop {
+        let count = file.read(&mut bytes).map_err(Error::io(path))?;
+        if count == 0 {
+            return Ok(hex(hash));
+        }
+        hash.update(&bytes[..count]);
+    }
 }
 
 /// A digest as text.

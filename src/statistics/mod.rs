@@ -10,7 +10,7 @@ mod merge;
 mod read;
 mod write;
 
-pub use digest::{add_rows, hex, model_digest};
+pub use digest::{add_rows, file_digest, hex, model_digest};
 pub use merge::merge;
 pub use read::Statistics;
 pub use write::{Destination, Provenance, StatisticsWriter};

@@ -1,7 +1,5 @@
 //! Statistics are read matrix by matrix, when a matrix is quantized.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use anyhow::Result;
@@ -10,7 +8,6 @@ use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::imatrix::read_floats;
 use plmconv_quant::calibration::{BlockSymmetric, mean_squares};
 use plmconv_validate::curvature::{INPUT_BLOCK, OUTPUT_BLOCK};
-use sha2::{Digest, Sha256};
 
 use super::{KEY_DIGEST, KEY_LAYOUT, KEY_REQUEST, KEY_VERSION, VERSION};
 use crate::error::{At, Place, UsageError};
@@ -78,20 +75,6 @@ impl Statistics {
     /// Whether they are what a run of this request would measure.
     pub fn answers(&self, request: &str) -> bool {
         self.file.metadata.string(KEY_REQUEST) == Some(request)
-    }
-
-    /// Adds the whole file.
-    pub fn add_to(&self, hash: &mut Sha256) -> Result<()> {
-        let path = self.file.path();
-        let mut file = File::open(path).map_err(plmconv_formats::Error::io(path))?;
-        let mut bytes = vec![0; 1 << 20];
-        loop {
-            let count = file.read(&mut bytes).map_err(plmconv_formats::Error::io(path))?;
-            if count == 0 {
-                return Ok(());
-            }
-            hash.update(&bytes[..count]);
-        }
     }
 
     fn values(&self, name: &str) -> Result<Option<Vec<f32>>> {

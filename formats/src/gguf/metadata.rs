@@ -1,5 +1,7 @@
 //! GGUF metadata in file order.
 
+use std::collections::HashMap;
+
 use super::{ALIGNMENT_KEY, MetadataArray, Value, ValueType};
 
 /// Key-value pairs in the order in which they stand in the file.
@@ -34,6 +36,12 @@ impl Metadata {
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         let at = self.pairs.iter().position(|(k, _)| k == key)?;
         Some(self.pairs.remove(at).1)
+    }
+
+    /// Brings the pairs into the order of `keys`; those not among them go last, in the order they had.
+    pub fn sort_like<'k>(&mut self, keys: impl IntoIterator<Item = &'k str>) {
+        let places: HashMap<&str, usize> = keys.into_iter().zip(0..).collect();
+        self.pairs.sort_by_key(|(key, _)| places.get(key.as_str()).copied().unwrap_or(usize::MAX));
     }
 
     /// Without what is said of one file's layout: its alignment, and its place in a set of shards. Another file with
@@ -120,5 +128,20 @@ impl FromIterator<(String, Value)> for Metadata {
         let mut metadata = Metadata::new();
         metadata.pairs.extend(pairs);
         metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_take_the_order_of_other_keys_and_the_rest_stays() {
+        let mut metadata = Metadata::new();
+        for key in ["a", "b", "c", "d"] {
+            metadata.set(key, Value::Bool(true));
+        }
+        metadata.sort_like(["d", "unknown", "b"]);
+        assert!(metadata.iter().map(|(key, _)| key).eq(["d", "b", "a", "c"]));
     }
 }

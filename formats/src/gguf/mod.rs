@@ -14,7 +14,7 @@ pub use gguf_rs_lib::format::types::GGUFValueType as ValueType;
 pub use metadata::{Metadata, i32_array, integer, string_array};
 pub use read::{GgufFile, TensorInfo};
 pub(crate) use split::is_unfinished_shard;
-pub use split::{SET_ID, ShardName, UNKNOWN_SET_ID, earlier_shards, stamp_set};
+pub use split::{SET_ID, ShardName, UNKNOWN_SET_ID, earlier_shards, expected_set_id, stamp_set};
 pub use write::{Directory, DirectoryEntry};
 
 /// `GGUF`, the first four bytes.

@@ -61,6 +61,18 @@ impl GgufFile {
         Ok(whole)
     }
 
+    /// Opens a GGUF file, or all shards of a split by the first: each as it is, with its own metadata and tensors.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_shards(path: impl AsRef<Path>) -> Result<Vec<GgufFile>> {
+        let whole = GgufFile::open(path)?;
+        if whole.inputs.len() == 1 {
+            return Ok(vec![whole]);
+        }
+        whole.inputs.into_iter().map(|input| GgufFile::from_inputs([input])).collect()
+    }
+
     /// Opens one file, whatever set it may be a shard of.
     pub(super) fn open_shard(path: &Path) -> Result<GgufFile> {
         read_one(InputFile::open(path)?)

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{GgufFile, Metadata, ValueType};
 use crate::atomic::{parent, unfinished};
 use crate::error::{Error, Result};
+use crate::source::InputFile;
 
 /// Metadata key of a set's id, the same in all its shards: a digest of them all. llama.cpp's tools neither write nor read
 /// it, but two runs' shards under one name are told apart by it.
@@ -82,7 +83,7 @@ pub fn stamp_set<'a>(shards: impl Iterator<Item = (&'a File, &'a Path, &'a [u8])
     }
     let id: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     for (mut file, path, head) in shards {
-        let at = id_offset(head).expect("a shard's head has a place for the id");
+        let at = id_offset(head, UNKNOWN_SET_ID).expect("a shard's head has a place for the id");
         file.seek(SeekFrom::Start(at))
             .and_then(|_| file.write_all(id.as_bytes()))
             .map_err(Error::io(path))?;
@@ -90,14 +91,43 @@ pub fn stamp_set<'a>(shards: impl Iterator<Item = (&'a File, &'a Path, &'a [u8])
     Ok(())
 }
 
-/// Where the set's id stands in a shard's head.
-fn id_offset(head: &[u8]) -> Option<u64> {
+/// The id that complete shards should have, which have `id` in its place; each comes as its file and its head.
+///
+/// # Errors
+/// A shard that cannot be read.
+pub fn expected_set_id<'a>(
+    shards: impl Iterator<Item = (&'a InputFile, &'a [u8])>,
+    id: &str,
+) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut bytes = vec![0; CHUNK];
+    for (file, head) in shards {
+        let at = id_offset(head, id);
+        let mut from = 0;
+        while from < file.len() {
+            let count = (file.len() - from).min(CHUNK as u64) as usize;
+            file.read_exact_at(&mut bytes[..count], from)?;
+            for (place, zero) in at.iter().flat_map(|&at| (at..).zip(UNKNOWN_SET_ID.bytes())) {
+                if let Some(byte) = place.checked_sub(from).and_then(|at| bytes[..count].get_mut(at as usize))
+                {
+                    *byte = zero;
+                }
+            }
+            hash.update(&bytes[..count]);
+            from += count as u64;
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Where the set's id, which is `id`, stands in a shard's head.
+fn id_offset(head: &[u8], id: &str) -> Option<u64> {
     let mut pair = (SET_ID.len() as u64).to_le_bytes().to_vec();
     pair.extend_from_slice(SET_ID.as_bytes());
     pair.extend_from_slice(&(ValueType::String as u32).to_le_bytes());
-    pair.extend_from_slice(&(UNKNOWN_SET_ID.len() as u64).to_le_bytes());
+    pair.extend_from_slice(&(id.len() as u64).to_le_bytes());
     let before = pair.len() as u64;
-    pair.extend_from_slice(UNKNOWN_SET_ID.as_bytes());
+    pair.extend_from_slice(id.as_bytes());
     head.windows(pair.len()).position(|window| window == pair).map(|at| at as u64 + before)
 }
 

@@ -68,7 +68,7 @@ pub fn build(model: &Model, spec: &ExportSpec) -> Result<Export> {
     let proto = ModelProto {
         ir_version: Some(spec.opset.ir_version()),
         producer_name: Some(PRODUCER.into()),
-        producer_version: Some(env!("CARGO_PKG_VERSION").into()),
+        producer_version: Some(spec.producer_version.clone()),
         graph: Some(GraphProto {
             node: nodes,
             name: Some("plm".into()),
@@ -77,7 +77,11 @@ pub fn build(model: &Model, spec: &ExportSpec) -> Result<Export> {
             output: outputs.iter().map(Interface::to_proto).collect(),
         }),
         opset_import: opsets(spec),
-        metadata_props: Vec::new(),
+        metadata_props: spec
+            .metadata
+            .iter()
+            .map(|(key, text)| StringStringEntryProto::new(key, text))
+            .collect(),
     };
     Ok(Export { model: proto.encode_to_vec(), items, literals, data_bytes: layout.file_bytes })
 }

@@ -31,6 +31,8 @@ pub struct OnnxFile {
     pub ir_version: u64,
     /// Name and version of what wrote it.
     pub producer: String,
+    /// `metadata_props`, in file order.
+    pub metadata: Vec<(String, String)>,
     /// Version per domain; the default domain is called `ai.onnx`.
     pub opsets: BTreeMap<String, i64>,
     pub inputs: Vec<Port>,
@@ -159,6 +161,12 @@ impl Reader {
                     let domain = opset.domain.filter(|d| !d.is_empty()).unwrap_or("ai.onnx".into());
                     self.model.opsets.insert(domain, opset.version.unwrap_or_default());
                     self.check("operator sets", self.model.opsets.len(), MAX_OPERATORS)?;
+                }
+                (14, Payload::Bytes { end }) => {
+                    let entry: StringStringEntryProto = self.message(end)?;
+                    self.model
+                        .metadata
+                        .push((entry.key.unwrap_or_default(), entry.value.unwrap_or_default()));
                 }
                 (_, payload) => self.skip(payload),
             }

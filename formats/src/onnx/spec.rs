@@ -120,6 +120,10 @@ pub struct ExportSpec {
     pub file_name: String,
     /// External data starts another file beyond this many bytes.
     pub max_data_bytes: u64,
+    /// The version of plmconv that the graph names as its producer.
+    pub producer_version: String,
+    /// `metadata_props`, which runtimes ignore.
+    pub metadata: Vec<(String, String)>,
 }
 
 impl ExportSpec {
@@ -140,6 +144,8 @@ impl ExportSpec {
                 Profile::Hf => 2_000_000_000,
                 Profile::Latent | Profile::Genai => u64::MAX,
             },
+            producer_version: env!("CARGO_PKG_VERSION").into(),
+            metadata: Vec::new(),
         }
     }
 

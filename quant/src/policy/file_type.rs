@@ -97,6 +97,11 @@ impl FileType {
         self as u32
     }
 
+    /// The preset that `general.file_type` names.
+    pub fn from_id(id: u32) -> Option<FileType> {
+        FileType::all().find(|file_type| file_type.id() == id)
+    }
+
     /// The preset of this name or alias, case-insensitive.
     ///
     /// # Errors
@@ -140,9 +145,11 @@ mod tests {
         for file_type in FileType::all() {
             assert_eq!(FileType::from_name(file_type.name()).unwrap(), file_type);
             assert_eq!(file_type.name().to_ascii_uppercase().parse::<FileType>().unwrap(), file_type);
+            assert_eq!(FileType::from_id(file_type.id()), Some(file_type));
         }
         assert_eq!(FileType::from_name("Q4").unwrap(), FileType::Q4KM);
         assert_eq!(FileType::from_name("q8").unwrap(), FileType::Q8_0);
+        assert_eq!(FileType::from_id(4), None);
     }
 
     #[test]

@@ -1,0 +1,53 @@
+//! `verify`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::progress::Console;
+
+/// Make a file again from its source and compare every byte, without writing
+#[derive(Debug, Args)]
+#[command(after_help = "\
+FILE says itself how it was made: by its types, or by the recipe that plmconv wrote into it. Files of llama.cpp's
+convert_hf_to_gguf.py and llama-quantize are verified as well.
+
+Exit codes: 0 every byte is what MODEL gives, 1 a file that cannot be read, 2 usage, 3 something differs.
+
+Examples: plmconv verify PLM-1.8B-Instruct-q4_k_m.gguf ./PLM-1.8B-Instruct
+          plmconv verify guided.gguf ./PLM-1.8B-Instruct --stats stats.gguf")]
+pub struct VerifyArgs {
+    /// A GGUF (of a set the first shard), an ONNX graph, or the folder it was exported to
+    pub file: PathBuf,
+    /// What it was made from: a Hugging Face folder, or a PLM GGUF
+    pub model: PathBuf,
+    /// The statistics that guided its rounding
+    #[arg(long, value_name = "STATS", conflicts_with = "imatrix")]
+    pub stats: Option<PathBuf>,
+    /// The importance matrix that guided its rounding
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+    /// A metadata key, or a file of an exported folder, that may differ; repeatable
+    #[arg(long, value_name = "NAME")]
+    pub except: Vec<String>,
+    /// Worker threads [default: all cores]
+    #[arg(short = 'j', long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Write the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// No progress, only errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// A line for each tensor
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+impl VerifyArgs {
+    /// How much the user wants to be told.
+    pub fn console(&self) -> Console {
+        Console { quiet: self.quiet, verbose: self.verbose }
+    }
+}

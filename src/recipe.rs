@@ -1,0 +1,273 @@
+//! How a file can be made again, where its own bytes do not tell: written into it, and read by `plmconv verify`.
+//!
+//! A GGUF whose types are those of the preset it names, rounded to nearest (or by an importance matrix, which
+//! llama-quantize's own keys tell), carries none: it has exactly the metadata of llama.cpp's tools. Exceptions from the
+//! preset, statistics, passes, a budget and a pre-tokenizer that the user named are told by nothing else. An ONNX export
+//! always carries one.
+
+use std::fmt;
+
+use anyhow::{Context, Result, ensure};
+use plmconv_formats::Layout;
+use plmconv_formats::onnx::QuantFormat;
+use plmconv_quant::policy::{FileType, Policy};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::budget::{Budget, Limit};
+use crate::guidance::Guidance;
+use crate::onnx::{self, WeightType};
+use crate::passes::Pass;
+use crate::plan::{Target, Types};
+use crate::statistics::hex;
+
+/// The key of a GGUF's metadata, and of an ONNX model's.
+pub const KEY: &str = "plmconv.recipe";
+
+/// Hexadecimal digits of a recipe's check.
+const CHECK_DIGITS: usize = 16;
+
+/// All that decides a file's bytes, but for the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The version of plmconv that wrote the file.
+    pub version: String,
+    /// A command line in its one spelling, without the model, the output and other files.
+    pub arguments: Vec<String>,
+    /// SHA-256 of the statistics that guided the rounding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<String>,
+    /// SHA-256 of the importance matrix that did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imatrix: Option<String>,
+    /// The start of the SHA-256 of a recipe with this empty: no bit of it changes unseen.
+    check: String,
+}
+
+impl Recipe {
+    /// What a GGUF of this target carries, if it needs any.
+    pub fn of_gguf(target: &Target) -> Option<Recipe> {
+        let mut arguments = Arguments::default();
+        // Where they come from, how they are arranged and what may be overwritten decides nothing, or stands in the files.
+        let Target { types, guidance, layout, passes, tokenizer_pre, made_by, .. } = target;
+        let plain = match types {
+            Types::Preset(policy) => {
+                arguments.push(["quantize", policy.file_type.name()]);
+                arguments.push_exceptions(policy)
+            }
+            Types::Budget(Budget { policy, file_type, limit, .. }) => {
+                arguments.push(["quantize", file_type.map_or("auto", FileType::name)]);
+                arguments.push_exceptions(policy);
+                match limit {
+                    Limit::FileBytes(bytes) => arguments.push(["--target-size", &bytes.to_string()]),
+                    Limit::BitsPerWeight(bits) => arguments.push(["--target-bpw", &bits.to_string()]),
+                }
+                false
+            }
+            Types::Source => {
+                arguments.push(["convert", "--to", "gguf", "--dtype", "auto"]);
+                true
+            }
+            // Those of a file that carries no recipe.
+            Types::Stored(_) => return None,
+        };
+        if plain && guidance.statistics().is_none() && passes.is_empty() && tokenizer_pre.is_none() {
+            return None;
+        }
+        if *layout == Layout::Latent {
+            arguments.push(["--layout", "latent"]);
+        }
+        if let Some(name) = tokenizer_pre {
+            arguments.push(["--tokenizer-pre", name]);
+        }
+        arguments.push_guidance(guidance);
+        arguments.push_passes(passes);
+        Some(Recipe::new(made_by, arguments, guidance))
+    }
+
+    /// What an ONNX export of this target carries.
+    pub fn of_onnx(target: &onnx::Target) -> Recipe {
+        let mut arguments = Arguments::default();
+        let float = target.float.name().to_ascii_lowercase();
+        let type_name = |weights| match weights {
+            WeightType::Float => float.clone(),
+            WeightType::Bits(bits) => format!("q{bits}"),
+        };
+        match target.weights {
+            WeightType::Float => arguments.push(["convert", "--to", "onnx", "--dtype", &float]),
+            bits => {
+                arguments.push(["quantize", &type_name(bits), "--to", "onnx", "--float-type", &float]);
+                let quant_format = match target.quant_format {
+                    QuantFormat::NBits => "nbits",
+                    QuantFormat::Qdq => "qdq",
+                };
+                arguments.push(["--quant-format", quant_format]);
+                arguments.push(["--block-size", &target.block_size.to_string()]);
+                arguments.push(["--accuracy-level", &target.accuracy_level.to_string()]);
+                arguments.push((!target.symmetric).then_some("--asymmetric"));
+            }
+        }
+        arguments.push(["--profile", target.profile.name()]);
+        arguments.push(["--opset", &target.opset.version().to_string()]);
+        arguments.push(target.num_logits_to_keep.then_some("--num-logits-to-keep"));
+        if let Some(embedding) = target.token_embedding {
+            arguments.push(["--token-embedding-type", &type_name(embedding)]);
+        }
+        for (pattern, weights) in &target.overrides {
+            arguments.push(["--tensor-type", &format!("{pattern}={}", type_name(*weights))]);
+        }
+        arguments.push_guidance(&target.guidance);
+        arguments.push_passes(&target.passes);
+        Recipe::new(&target.made_by, arguments, &target.guidance)
+    }
+
+    fn new(version: &str, Arguments(arguments): Arguments, guidance: &Guidance) -> Recipe {
+        let digest = guidance.digest().map(str::to_string);
+        let (statistics, imatrix) = match guidance.statistics() {
+            Some(_) => (digest, None),
+            None => (None, digest),
+        };
+        let recipe = Recipe { version: version.into(), arguments, statistics, imatrix, check: String::new() };
+        Recipe { check: recipe.digits(), ..recipe }
+    }
+
+    /// Reads what [`Display`](fmt::Display) writes.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn parse(text: &str) -> Result<Recipe> {
+        let recipe: Recipe = serde_json::from_str(text)?;
+        ensure!(recipe.check == recipe.digits(), "its check is {}, not {}", recipe.check, recipe.digits());
+        // JSON leaves spaces and escapes free; a recipe does not.
+        let spelled = recipe.to_string();
+        ensure!(spelled == text, "it is spelled in another way than {spelled}");
+        Ok(recipe)
+    }
+
+    fn digits(&self) -> String {
+        let unchecked = Recipe { check: String::new(), ..self.clone() };
+        let mut hash = Sha256::new();
+        hash.update(unchecked.to_string());
+        let mut digits = hex(hash);
+        digits.truncate(CHECK_DIGITS);
+        digits
+    }
+
+    /// Whether this version of plmconv wrote it.
+    pub fn is_of_this_version(&self) -> bool {
+        self.version == env!("CARGO_PKG_VERSION")
+    }
+
+    /// The command that it stands for, less the files.
+    pub fn command(&self) -> String {
+        self.arguments.join(" ")
+    }
+}
+
+impl fmt::Display for Recipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).expect("strings and lists of strings"))
+    }
+}
+
+/// Reads a recipe of `file`, if it has one.
+///
+/// # Errors
+/// One that is damaged.
+pub fn read(file: &std::path::Path, text: Option<&str>) -> Result<Option<Recipe>> {
+    let Some(text) = text else { return Ok(None) };
+    let recipe = Recipe::parse(text).with_context(|| format!("{}: `{KEY}` is damaged", file.display()))?;
+    Ok(Some(recipe))
+}
+
+#[derive(Default)]
+struct Arguments(Vec<String>);
+
+impl Arguments {
+    fn push<'a>(&mut self, words: impl IntoIterator<Item = &'a str>) {
+        self.0.extend(words.into_iter().map(str::to_string));
+    }
+
+    /// True if there are none.
+    fn push_exceptions(&mut self, policy: &Policy) -> bool {
+        let before = self.0.len();
+        self.push(policy.pure.then_some("--pure"));
+        if let Some(dtype) = policy.token_embedding_type {
+            self.push(["--token-embedding-type", &dtype.name().to_ascii_lowercase()]);
+        }
+        for (pattern, dtype) in &policy.overrides {
+            self.push(["--tensor-type", &format!("{pattern}={}", dtype.name().to_ascii_lowercase())]);
+        }
+        self.0.len() == before
+    }
+
+    fn push_guidance(&mut self, guidance: &Guidance) {
+        if let Some(effort) = guidance.effort_name() {
+            self.push(["--effort", effort]);
+        }
+        if let Some(direction) = guidance.left_out() {
+            self.push(["--without", direction]);
+        }
+    }
+
+    fn push_passes(&mut self, passes: &[Pass]) {
+        let names: Vec<&str> = passes.iter().map(|pass| pass.name()).collect();
+        if !names.is_empty() {
+            self.push(["--passes", &names.join(",")]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plmconv_formats::DType;
+    use plmconv_quant::policy::parse_override;
+
+    use super::*;
+
+    fn target(types: Types) -> Target {
+        Target::new(types)
+    }
+
+    fn recipe() -> Recipe {
+        let overrides = vec![parse_override(r"blk\.0\.ffn_(up|down)=Q6_K").expect("an override")];
+        let policy = Policy { overrides, ..Policy::preset(FileType::Q4KM) };
+        Recipe::of_gguf(&target(Types::Preset(policy))).expect("it is not the plain preset")
+    }
+
+    #[test]
+    fn what_a_file_tells_itself_needs_no_recipe() {
+        let preset = |file_type| Types::Preset(Policy::preset(file_type));
+        assert_eq!(Recipe::of_gguf(&target(preset(FileType::Q4KM))), None);
+        assert_eq!(Recipe::of_gguf(&target(Types::Source)), None);
+        let latent = Target { layout: Layout::Latent, ..target(preset(FileType::Q4KM)) };
+        assert_eq!(Recipe::of_gguf(&latent), None);
+        let turned = Target { passes: vec![Pass::TurnValues, Pass::SortNeurons], ..latent };
+        let recipe = Recipe::of_gguf(&turned).expect("nothing else tells of passes");
+        assert_eq!(recipe.command(), "quantize q4_k_m --layout latent --passes turn-values,sort-neurons");
+        let embedding = Policy { token_embedding_type: Some(DType::Q8_0), ..Policy::preset(FileType::F16) };
+        let recipe = Recipe::of_gguf(&target(Types::Preset(embedding))).expect("an exception");
+        assert_eq!(recipe.command(), "quantize f16 --token-embedding-type q8_0");
+    }
+
+    #[test]
+    fn it_is_read_as_it_was_written() {
+        let recipe = recipe();
+        assert_eq!(Recipe::parse(&recipe.to_string()).expect("its own text"), recipe);
+        assert_eq!(recipe.command(), r"quantize q4_k_m --tensor-type blk\.0\.ffn_(up|down)=q6_k");
+        assert!(recipe.is_of_this_version());
+    }
+
+    #[test]
+    fn no_bit_changes_unseen() {
+        let text = recipe().to_string();
+        for bit in 0..text.len() * 8 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let Ok(changed) = String::from_utf8(bytes) else { continue };
+            assert!(Recipe::parse(&changed).is_err(), "{changed}");
+        }
+        assert!(Recipe::parse(&text.replace("\",\"", "\", \"")).is_err(), "spaces");
+    }
+}
