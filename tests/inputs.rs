@@ -417,7 +417,10 @@ fn a_gguf_of_other_tools_is_read() {
     let other = dir.path().join("other.gguf");
     std::fs::write(&other, [&head, &bytes[end..]].concat()).expect("write");
     let (_, said) = converted(&other);
-    assert!(said.contains("warning: ") && said.contains("`quantize.imatrix.file`: bytes that are not UTF-8"), "{said}");
+    assert!(
+        said.contains("warning: ") && said.contains("`quantize.imatrix.file`: bytes that are not UTF-8"),
+        "{said}"
+    );
 }
 
 #[test]

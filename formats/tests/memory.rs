@@ -255,7 +255,7 @@ fn graphs() {
     };
     assert_eq!(operators(4096).expect("opens").operators.len(), 4096);
     refused(operators(4097), "more than 4096 kinds of operators");
-    refused(onnx(field(5, &field(1, &[0; 2_000_000]))), "more than 16 axes");
+    refused(onnx(field(5, &field(1, &vec![0; 2_000_000]))), "more than 16 axes");
     refused(onnx(field(5, &[1 << 3, 0].repeat(2_000_000))), "more than 16 axes");
     refused(onnx(field(5, &field(13, &[]).repeat(2_000_000))), "no name");
 }

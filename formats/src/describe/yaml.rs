@@ -144,13 +144,16 @@ impl Builder {
                     None => {}
                 }
             }
-            Event::Alias(anchor) => {
-                if self.afford(self.anchors.get(&anchor).map_or(1, Yaml::size)) {
-                    let value = self.anchors.get(&anchor).cloned().unwrap_or(Yaml::Null);
-                    self.put(0, value);
-                }
-            }
+            Event::Alias(anchor) => self.put_alias(anchor),
             _ => {}
+        }
+    }
+
+    /// Puts a copy of what `anchor` names, unless that is too much.
+    fn put_alias(&mut self, anchor: usize) {
+        if self.afford(self.anchors.get(&anchor).map_or(1, Yaml::size)) {
+            let value = self.anchors.get(&anchor).cloned().unwrap_or(Yaml::Null);
+            self.put(0, value);
         }
     }
 }
