@@ -266,8 +266,8 @@ fn importance_matrices() {
     let dat = |count: i32| {
         let mut bytes = count.to_le_bytes().to_vec();
         for i in 0..count {
-            bytes.extend(4i32.to_le_bytes());
-            bytes.extend(i.to_le_bytes());
+            bytes.extend(7i32.to_le_bytes());
+            bytes.extend(format!("{i:07}").as_bytes());
             bytes.extend([1, 0, 0, 0, 0, 0, 0, 0]);
         }
         open("x.dat", bytes, |path| Imatrix::open(path))

@@ -175,7 +175,7 @@ fn onnx_type(name: &str) -> Result<WeightType> {
 struct OwnStatistics {
     /// Where this run's are.
     path: Option<PathBuf>,
-    /// Where an interrupted run's are, that this run does not go on with; they go when its output is complete.
+    /// Where an interrupted run's may be, that this run does not go on with. They stay: a user may have measured them.
     earlier: Option<PathBuf>,
     /// This run goes on with what an interrupted one had measured.
     goes_on: bool,
@@ -193,8 +193,8 @@ impl OwnStatistics {
         Ok(match &own.path {
             Some(path) if kept && !goes_on => {
                 args.output.console().warn(&format!(
-                    "{} holds what an interrupted run had measured: --resume goes on with it. This run starts over; \
-                     the file goes when this run is complete, and if this is interrupted, it stays",
+                    "{} or its .partial is there: --resume goes on with what an interrupted run measured. This run starts \
+                     over and leaves the file alone",
                     path.display()
                 ));
                 OwnStatistics { path: Some(with_suffix(output, ".new.statistics")), earlier: own.path, ..own }
@@ -247,7 +247,7 @@ impl OwnStatistics {
         };
         remove(path)?;
         if is_complete {
-            remove(earlier)?;
+            resume::discard(earlier);
         }
         // What was kept of these statistics has just been removed; what was kept of the output is still there.
         result.map_err(|error| match error.downcast_ref() {

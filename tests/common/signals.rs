@@ -2,14 +2,24 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use assert_cmd::Command;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag::register_conditional_shutdown;
 
 use super::names;
 
 /// Starts `command` and waits until `is_reached` says so; `None` if it ended before.
 pub fn started(command: &Command, is_reached: impl Fn() -> bool) -> Option<Child> {
+    // A signal that this process was started to ignore (in the background of a script, by nohup) the child would ignore,
+    // too; one with a handler it is given back as the default.
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        register_conditional_shutdown(signal, 128 + signal, Arc::new(AtomicBool::new(true)))
+            .expect("a handler");
+    }
     let mut process = std::process::Command::new(command.get_program());
     process.args(command.get_args()).stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
     let mut child = process.spawn().expect("starts");

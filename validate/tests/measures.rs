@@ -48,7 +48,10 @@ fn perplexity_is_that_of_the_golden_logits() {
     for options in [exact(), Options::default(), generic] {
         let found = perplexity(&evaluator(options), &windows, None, |_| {}).expect("runs");
         assert_eq!(found.tokens_scored, expected.len());
-        assert!((found.perplexity.value / mean.exp() - 1.0).abs() < 1e-5);
+        let (value, wanted) = (found.perplexity.value, mean.exp());
+        // Products of 16 bits: what 62 positions do not average out. A whole text agrees to 2e-7.
+        let bound = if options.exact { 1e-5 } else { 2e-5 };
+        assert!((value / wanted - 1.0).abs() < bound, "{options:?}: {value}, wanted {wanted}");
         let error = mean.exp() * (variance / (n - 1.0)).sqrt();
         assert!((found.perplexity.error / error - 1.0).abs() < 1e-4);
         let active = found.active_neurons.expect("the evaluator sees them");
