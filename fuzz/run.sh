@@ -76,9 +76,10 @@ if [ "$#" -eq 0 ]; then
     read -ra targets <<<"$names"
     set -- "${targets[@]}"
 fi
+# As many at a time as there are cores: a target uses one.
+export program limit
+export -f fuzz longest
 failed=0
-for target in "$@"; do
-    fuzz "$target" "$limit" || failed=1
-done
+printf '%s\n' "$@" | xargs -P "${JOBS:-$(nproc)}" -I {} bash -c 'fuzz "$1" "$limit"' bash {} || failed=1
 rm -rf /dev/shm/plmconv-fuzz-*
 exit "$failed"
