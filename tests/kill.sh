@@ -65,7 +65,7 @@ arguments() {
 
 # What stands in a folder, as one line: every file that is no leftover, with its digest. Times are no content.
 state() {
-    (cd "$1" && find . -type f -not -path '*/.plmconv-*' -not -name '*.partial' -not -name '*.statistics' | LC_ALL=C sort |
+    (cd "$1" && find . -type f -not -path '*/.plmconv-*' -not -name '*.partial' -not -name '*.partial.*statistics' | LC_ALL=C sort |
         while read -r file; do echo "$file $(sed -E 's/[0-9.]+ (s|tokens\/s|tokens a second)//g' "$file" | sha256sum)"; done) | tr '\n' ';'
 }
 

@@ -181,14 +181,14 @@ fn statistics_of_an_interrupted_quantization_are_used_again() {
     };
     run(&quantize(&whole, &[]), &[]).success();
     assert!(interrupted(&quantize(&parts, &[]), &parts, first_offset(&whole)), "while there was work left");
-    let left = ["parts.gguf.partial", "parts.gguf.statistics", "whole.gguf"];
+    let left = ["parts.gguf.partial", "parts.gguf.partial.statistics", "whole.gguf"];
     assert_eq!(names(dir.path()), left);
     let kept = std::fs::read(dir.path().join(left[1])).expect("kept");
 
     // Another calibration's statistics are not theirs; one that fails, or starts over, leaves them.
-    run(&quantize(&parts, &["--resume", "--seed", "1"]), &[])
-        .code(2)
-        .stderr(predicate::str::contains("parts.gguf.statistics").and(predicate::str::contains("--resume")));
+    run(&quantize(&parts, &["--resume", "--seed", "1"]), &[]).code(2).stderr(
+        predicate::str::contains("parts.gguf.partial.statistics").and(predicate::str::contains("--resume")),
+    );
     let full = quantize(&parts, &["--resume", "--tensor-type", "no_such=q8_0"]);
     run(&full, &[]).code(2).stderr(predicate::str::contains("matches no tensor"));
     let over = quantize(&parts, &["--seed", "1"]);

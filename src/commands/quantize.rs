@@ -175,7 +175,7 @@ fn onnx_type(name: &str) -> Result<WeightType> {
 struct OwnStatistics {
     /// Where this run's are.
     path: Option<PathBuf>,
-    /// Where an interrupted run's may be, that this run does not go on with. They stay: a user may have measured them.
+    /// Where an interrupted run's are, that this run does not go on with; they go when its output is complete.
     earlier: Option<PathBuf>,
     /// This run goes on with what an interrupted one had measured.
     goes_on: bool,
@@ -185,7 +185,7 @@ struct OwnStatistics {
 impl OwnStatistics {
     fn new(args: &QuantizeArgs, output: &Path, inputs: &Inputs) -> Result<OwnStatistics> {
         let measured = !args.calibrate.is_empty() || args.self_tokens.is_some();
-        let path = measured.then(|| with_suffix(output, ".statistics"));
+        let path = measured.then(|| with_suffix(output, ".partial.statistics"));
         path.iter().try_for_each(|path| inputs.refuse(path))?;
         let kept = path.as_ref().is_some_and(|path| path.exists() || partial_path(path).exists());
         let goes_on = kept && args.resume;
@@ -193,11 +193,15 @@ impl OwnStatistics {
         Ok(match &own.path {
             Some(path) if kept && !goes_on => {
                 args.output.console().warn(&format!(
-                    "{} or its .partial is there: --resume goes on with what an interrupted run measured. This run starts \
-                     over and leaves the file alone",
+                    "{} holds what an interrupted run had measured: --resume goes on with it. This run starts over; \
+                     the file goes when this run is complete, and if this is interrupted, it stays",
                     path.display()
                 ));
-                OwnStatistics { path: Some(with_suffix(output, ".new.statistics")), earlier: own.path, ..own }
+                OwnStatistics {
+                    path: Some(with_suffix(output, ".partial.new.statistics")),
+                    earlier: own.path,
+                    ..own
+                }
             }
             _ => own,
         })
@@ -247,7 +251,7 @@ impl OwnStatistics {
         };
         remove(path)?;
         if is_complete {
-            resume::discard(earlier);
+            remove(earlier)?;
         }
         // What was kept of these statistics has just been removed; what was kept of the output is still there.
         result.map_err(|error| match error.downcast_ref() {
