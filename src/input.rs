@@ -14,6 +14,6 @@ use crate::progress::Console;
 /// As [`Model::open`].
 pub fn open_model(path: &Path, console: Console) -> Result<Model> {
     let model = Model::open(path).at(Place::Model)?;
-    model.warnings.iter().for_each(|warning| console.warn(&warning.to_string()));
+    console.warn_of(&model.warnings);
     Ok(model)
 }

@@ -12,7 +12,7 @@ use plmconv_formats::atomic::{AtomicFile, AtomicSet};
 use plmconv_formats::gguf::{earlier_shards, stamp_set};
 use plmconv_quant::codec;
 
-use crate::error::Interrupted;
+use crate::error::{At, Interrupted, Place};
 use crate::guidance::Feedback;
 use crate::interrupt;
 use crate::plan::{Plan, PlannedTensor, Shard};
@@ -54,7 +54,7 @@ impl Written {
 
     /// Gives the outputs their names.
     pub fn commit(self) -> Result<()> {
-        self.set.commit()?;
+        self.set.commit().at(Place::Output)?;
         self.targets.iter().for_each(|target| resume::discard(target));
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use plmconv_formats::Warning;
 
 /// How much the user wants to be told.
 #[derive(Clone, Copy, Debug)]
@@ -66,5 +67,10 @@ impl Console {
         if !self.quiet {
             tell!("warning: {line}");
         }
+    }
+
+    /// What is odd about an input or left out of an output.
+    pub fn warn_of(self, warnings: &[Warning]) {
+        warnings.iter().for_each(|warning| self.warn(&warning.to_string()));
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::checkpoint::{Checkpoint, RawTensor};
+use common::checkpoint::{RawTensor, changed};
 use common::{copy_of_tiny_plm, names, plmconv, tiny_plm};
 use predicates::prelude::*;
 use safetensors::tensor::Dtype;
@@ -31,16 +31,6 @@ fn damaged(damage: impl FnOnce(&mut Vec<u8>)) -> (TempDir, PathBuf) {
     let mut bytes = std::fs::read(&weights).expect("read");
     damage(&mut bytes);
     std::fs::write(&weights, bytes).expect("write");
-    (dir, folder)
-}
-
-/// The odd checkpoint after `change`.
-fn changed(change: impl FnOnce(&mut Checkpoint)) -> (TempDir, PathBuf) {
-    let dir = tempfile::tempdir().expect("tempdir");
-    let folder = dir.path().join("odd");
-    let mut checkpoint = Checkpoint::odd();
-    change(&mut checkpoint);
-    checkpoint.save(&folder);
     (dir, folder)
 }
 

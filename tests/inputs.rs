@@ -4,7 +4,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::checkpoint::{Checkpoint, RawTensor};
+use common::checkpoint::{Checkpoint, RawTensor, changed};
 use common::{copy_of_tiny_plm, names, plmconv, tiny_plm};
 use plmconv_formats::gguf::{Directory, GgufFile, Metadata, Value};
 use safetensors::tensor::Dtype;
@@ -52,17 +52,6 @@ fn tiny() -> (TempDir, PathBuf) {
     (dir, folder)
 }
 
-/// The odd checkpoint after `change`.
-fn odd(change: impl FnOnce(&mut Checkpoint)) -> (TempDir, PathBuf) {
-    let dir = tempfile::tempdir().expect("tempdir");
-    // The name of the folder is part of the metadata.
-    let folder = dir.path().join("odd");
-    let mut checkpoint = Checkpoint::odd();
-    change(&mut checkpoint);
-    checkpoint.save(&folder);
-    (dir, folder)
-}
-
 fn edit_json(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
     let text = std::fs::read_to_string(path).expect("read");
     let mut json = serde_json::from_str(&text).expect("JSON");
@@ -74,7 +63,7 @@ const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:07
 
 #[test]
 fn the_one_file_is_read_beside_the_index_of_an_older_model() {
-    let (_one, single) = odd(|_| ());
+    let (_one, single) = changed(|_| ());
     let (expected, said) = converted(&single);
     assert!(!said.contains("warning"), "{said}");
     // Its shards are there, too, with other weights.
@@ -227,7 +216,7 @@ fn what_is_wrong_with_json_is_located() {
 #[test]
 fn doubles_are_rounded() {
     let in_type = |dtype: Dtype, encode: fn(f32) -> Vec<u8>| {
-        odd(move |checkpoint| {
+        changed(move |checkpoint| {
             for tensor in checkpoint.tensors.values_mut() {
                 let count = tensor.shape.iter().product::<usize>();
                 let values = (0..count).map(|i| (i % 1000) as f32 * 0.001 + 0.1);
@@ -246,7 +235,7 @@ fn doubles_are_rounded() {
 
 #[test]
 fn names_that_a_wrapper_changed_are_read() {
-    let (_dir, usual) = odd(|_| ());
+    let (_dir, usual) = changed(|_| ());
     let (expected, _) = converted(&usual);
     let spellings: [fn(&str) -> String; 5] = [
         |name| name.strip_prefix("model.").unwrap_or(name).to_string(),
@@ -256,7 +245,7 @@ fn names_that_a_wrapper_changed_are_read() {
         |name| name.replace("model.layers.", "model._fsdp_wrapped_module.layers."),
     ];
     for spelling in spellings {
-        let (_dir, folder) = odd(|checkpoint| {
+        let (_dir, folder) = changed(|checkpoint| {
             let tensors = std::mem::take(&mut checkpoint.tensors);
             checkpoint.tensors =
                 tensors.into_iter().map(|(name, tensor)| (spelling(&name), tensor)).collect();
@@ -269,9 +258,9 @@ fn names_that_a_wrapper_changed_are_read() {
 
 #[test]
 fn a_head_may_be_a_copy_in_another_type_and_buffers_are_skipped() {
-    let (_dir, usual) = odd(|_| ());
+    let (_dir, usual) = changed(|_| ());
     let (expected, _) = converted(&usual);
-    let (_dir, folder) = odd(|checkpoint| {
+    let (_dir, folder) = changed(|checkpoint| {
         let head = checkpoint.tensors.get_mut("lm_head.weight").expect("there");
         let (pairs, _) = head.bytes.as_chunks::<2>();
         head.bytes =
@@ -326,7 +315,7 @@ fn a_folder_that_is_no_checkpoint_is_told_what_it_is() {
 #[test]
 fn quantized_checkpoints_are_told_as_such() {
     let quantized = |method: &'static str, name: &'static str, dtype: Dtype, size: usize| {
-        odd(move |checkpoint| {
+        changed(move |checkpoint| {
             let weight = checkpoint.tensors.remove("model.layers.0.self_attn.o_proj.weight").expect("there");
             let bytes = vec![0; weight.shape.iter().product::<usize>() * size];
             let name = format!("model.layers.0.self_attn.o_proj.{name}");
@@ -352,12 +341,12 @@ fn quantized_checkpoints_are_told_as_such() {
         refused(&folder, &["the checkpoint is already quantized", method, "start from the checkpoint"]);
     }
     // A merged fine-tune keeps the entry of the quantized model it was trained on.
-    let (_dir, folder) = odd(|c| {
+    let (_dir, folder) = changed(|c| {
         c.config["quantization_config"] =
             serde_json::json!({"load_in_4bit": true, "quant_method": "bitsandbytes"})
     });
     assert!(converted(&folder).1.contains("`quantization_config` (bitsandbytes) is ignored"));
-    let (_dir, folder) = odd(|c| {
+    let (_dir, folder) = changed(|c| {
         let weight = c.tensors["model.layers.0.self_attn.o_proj.weight"].clone();
         c.tensors.insert("model.layers.0.self_attn.o_proj.lora_A.default.weight".into(), weight);
     });

@@ -70,7 +70,7 @@ pub fn refuse_flag(given: Option<&'static str>, format: Format) -> Result<()> {
 /// Writes `model` as a GGUF and prints what was written, or prints the plan.
 pub fn run(model: Model, target: Target, inputs: &Inputs, args: &OutputArgs) -> Result<()> {
     let Some((plan, written, elapsed)) = write(model, target, inputs, args)? else { return Ok(()) };
-    written.commit().at(Place::Output)?;
+    written.commit()?;
     report::written::print(&plan.outline(), elapsed, args.json, None)
 }
 
@@ -84,7 +84,7 @@ pub fn write(
 ) -> Result<Option<(Plan, Written, Duration)>> {
     let pool = thread_pool(args.threads)?;
     let plan = pool.install(|| Plan::new(model, target)).at(Place::GgufMetadata)?;
-    plan.warnings.iter().for_each(|warning| args.console().warn(&warning.to_string()));
+    args.console().warn_of(&plan.warnings);
     report_fallbacks(&plan, args.console());
     report_pair(&plan, args.console());
     if !args.dry_run {
@@ -101,7 +101,7 @@ pub fn run_onnx(model: Model, target: onnx::Target, inputs: &Inputs, args: &Outp
     }
     let pool = thread_pool(args.threads)?;
     let plan = pool.install(|| OnnxPlan::new(model, target)).at(Place::Model)?;
-    plan.sidecars.warnings.iter().for_each(|warning| args.console().warn(&warning.to_string()));
+    args.console().warn_of(&plan.sidecars.warnings);
     let outline = plan.outline();
     let written = carry_out(&outline, args, &pool, |bar| onnx::write(&plan, bar, args.console()))?;
     let Some((folder, elapsed)) = written else { return Ok(()) };

@@ -1,10 +1,11 @@
 //! Synthetic PLM checkpoints of any shape, spelling and mixture of types.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// A tensor to be written.
 #[derive(Clone)]
@@ -124,4 +125,15 @@ fn random(noise: &mut Noise, dtype: Dtype, shape: &[usize]) -> RawTensor {
         }
     }
     RawTensor { dtype, shape: shape.to_vec(), bytes }
+}
+
+/// The odd checkpoint after `change`, saved.
+pub fn changed(change: impl FnOnce(&mut Checkpoint)) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("tempdir");
+    // The name of the folder is part of the metadata.
+    let folder = dir.path().join("odd");
+    let mut checkpoint = Checkpoint::odd();
+    change(&mut checkpoint);
+    checkpoint.save(&folder);
+    (dir, folder)
 }

@@ -186,19 +186,12 @@ fn sync_file(path: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::names;
     use super::*;
     use std::io::Write;
 
     fn any(_: &Path) -> Result<(), String> {
         Ok(())
-    }
-
-    fn names(folder: &Path) -> Vec<String> {
-        let entries = std::fs::read_dir(folder).expect("folder");
-        let mut names: Vec<_> =
-            entries.map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
-        names.sort();
-        names
     }
 
     fn filled(target: &Path, overwrite: bool, text: &str) -> AtomicFolder {

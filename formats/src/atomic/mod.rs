@@ -25,3 +25,17 @@ pub use folder::{AtomicFolder, MayReplace};
 pub(crate) use set::unfinished;
 pub use set::{AtomicSet, check_set};
 pub use temporary::abandon_all;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    /// Names in a folder, sorted.
+    pub(super) fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).expect("folder");
+        let mut names: Vec<_> =
+            entries.map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+}

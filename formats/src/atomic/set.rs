@@ -168,18 +168,11 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::names;
     use super::*;
     use std::io::Write;
 
     const NAMES: [&str; 3] = ["m-1", "m-2", "m-3"];
-
-    fn names(folder: &Path) -> Vec<String> {
-        let entries = std::fs::read_dir(folder).expect("folder");
-        let mut names: Vec<_> =
-            entries.map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
-        names.sort();
-        names
-    }
 
     fn files(dir: &Path, names: &[&str], text: &str) -> Vec<AtomicFile> {
         let write = |name: &&str| {
