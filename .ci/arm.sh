@@ -16,6 +16,9 @@ case "${1:-some}" in
 esac
 inside cargo test --offline --locked --target "$target" "${tests[@]}"
 
+# Unit tests and properties bring no program along.
+inside cargo build --offline --locked --target "$target" --bin plmconv
+
 echo "the whole run on ARM"
 on_arm="$(inside .ci/whole-run.sh /target/whole-run-arm qemu-aarch64 -L /usr/aarch64-linux-gnu "/target/$target/debug/plmconv")"
 echo "and here"
