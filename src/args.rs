@@ -8,6 +8,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use plmconv_calibrate::Direction;
+use plmconv_quant::feedback::Effort;
 
 use crate::progress::Console;
 
@@ -331,6 +333,26 @@ pub enum DirectionArg {
     Columns,
     /// Errors made up for in the rows below
     Rows,
+}
+
+/// What `fast` leaves: importance alone.
+impl From<EffortArg> for Option<Effort> {
+    fn from(effort: EffortArg) -> Option<Effort> {
+        match effort {
+            EffortArg::Fast => None,
+            EffortArg::Normal => Some(Effort::Normal),
+            EffortArg::Max => Some(Effort::Max),
+        }
+    }
+}
+
+impl From<DirectionArg> for Direction {
+    fn from(direction: DirectionArg) -> Direction {
+        match direction {
+            DirectionArg::Columns => Direction::Columns,
+            DirectionArg::Rows => Direction::Rows,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

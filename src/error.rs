@@ -6,6 +6,7 @@ mod place;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use plmconv_calibrate::{Error as CalibrateError, Leftover};
 use plmconv_quant::Error as QuantError;
 
 pub use place::{At, Place};
@@ -35,23 +36,16 @@ impl UsageError {
 }
 
 /// The user pressed Ctrl-C, or the run was told to end by another signal.
-#[derive(Debug, Default, thiserror::Error)]
-pub enum Interrupted {
-    #[default]
-    #[error("interrupted; nothing was written")]
-    NothingWritten,
-    #[error("interrupted; what was finished is kept in {}", .0.display())]
-    Kept(PathBuf),
-    #[error("interrupted; nothing was written: {} is there already and not of this run", .0.display())]
-    InTheWay(PathBuf),
+pub fn interrupted(leftover: Leftover) -> anyhow::Error {
+    CalibrateError::Interrupted(leftover).into()
 }
 
-/// What an interrupted run kept cannot be trusted.
-#[derive(Debug, thiserror::Error)]
-#[error("{}: damaged, or not kept by an interrupted run: {detail}", path.display())]
-pub struct DamagedWork {
-    pub path: PathBuf,
-    pub detail: String,
+/// What is left of the run, if it ended because it was [`interrupted`].
+pub fn leftover(error: &anyhow::Error) -> Option<&Leftover> {
+    match error.downcast_ref() {
+        Some(CalibrateError::Interrupted(leftover)) => Some(leftover),
+        _ => None,
+    }
 }
 
 /// An output that is not what should have been written; it does not get its name.
@@ -155,13 +149,36 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         error.downcast_ref::<QuantError>(),
         Some(QuantError::UnmatchedPattern { .. } | QuantError::NeedsImportance { .. })
     );
-    if policy || error.is::<UsageError>() {
+    let calibration = error.downcast_ref().is_some_and(is_usage);
+    if policy || calibration || error.is::<UsageError>() {
         ExitCode::from(2)
     } else if error.is::<ParityFailure>() || error.is::<NotReproduced>() {
         ExitCode::from(3)
-    } else if error.is::<Interrupted>() {
+    } else if leftover(error).is_some() {
         ExitCode::from(interrupt::exit_code())
     } else {
         ExitCode::from(1)
+    }
+}
+
+/// Whether calibration failed by what the user typed: files and numbers that do not go together.
+fn is_usage(error: &CalibrateError) -> bool {
+    match error {
+        CalibrateError::TextTooShort { .. }
+        | CalibrateError::OwnTextTooShort { .. }
+        | CalibrateError::ForeignWork { .. }
+        | CalibrateError::NotStatistics { .. }
+        | CalibrateError::StatisticsVersion { .. }
+        | CalibrateError::StatisticsLayout { .. }
+        | CalibrateError::ForeignStatistics { .. }
+        | CalibrateError::StatisticsShape { .. }
+        | CalibrateError::NothingToMerge
+        | CalibrateError::MergedKey { .. }
+        | CalibrateError::MergedTensor { .. }
+        | CalibrateError::ForeignImatrix { .. }
+        | CalibrateError::ImportanceLength { .. }
+        | CalibrateError::BudgetTooSmall { .. } => true,
+        CalibrateError::Matrix { source, .. } => is_usage(source),
+        _ => false,
     }
 }

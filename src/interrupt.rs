@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Result, anyhow};
+use plmconv_calibrate::Leftover;
 use plmconv_formats::atomic;
 
-use crate::error::{Interrupted, report};
+use crate::error::{interrupted, report};
 
 /// Ctrl-C.
 const SIGINT: i32 = 2;
@@ -63,7 +64,7 @@ fn receive(signal: i32) {
     }
     atomic::abandon_all();
     let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    report(&kept.map_or(Interrupted::NothingWritten, Interrupted::Kept).into());
+    report(&interrupted(kept.map_or(Leftover::Nothing, Leftover::Kept)));
     std::process::exit(exit_code().into());
 }
 
@@ -75,9 +76,9 @@ pub fn is_pending() -> bool {
 /// Fails if a signal came.
 ///
 /// # Errors
-/// [`Interrupted`]
+/// [`interrupted`]
 pub fn check() -> Result<()> {
-    if is_pending() { Err(Interrupted::default().into()) } else { Ok(()) }
+    if is_pending() { Err(interrupted(Leftover::Nothing)) } else { Ok(()) }
 }
 
 /// What a shell reports for a process that the signal ended.

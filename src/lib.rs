@@ -9,11 +9,9 @@
 mod terminal;
 
 mod args;
-mod budget;
 mod commands;
 mod error;
 pub mod evaluation;
-mod guidance;
 mod input;
 mod interrupt;
 mod layouts;
@@ -26,9 +24,6 @@ pub mod progress;
 mod readback;
 mod recipe;
 mod report;
-pub mod resume;
-mod sensitivity;
-pub mod statistics;
 mod verification;
 
 use std::ffi::OsString;

@@ -8,19 +8,18 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
+use plmconv_calibrate::resume::{self, Finished, Part};
+use plmconv_calibrate::{Guided, Leftover};
 use plmconv_formats::atomic::{AtomicFile, AtomicSet};
 use plmconv_formats::gguf::{earlier_shards, stamp_set};
 use plmconv_quant::codec;
 
-use crate::error::{At, Interrupted, Place};
-use crate::guidance::Feedback;
+use crate::error::{At, Place, interrupted, leftover};
 use crate::interrupt;
 use crate::plan::{Plan, PlannedTensor, Shard};
-use crate::progress::Console;
+use crate::progress::{Console, Watch};
 use crate::readback;
-use crate::resume::{self, Finished, Part};
 
-pub use stream::write_all_at;
 use stream::{Rows, Sink, Writer, in_order, row_steps};
 
 /// Behind the name of an output that did not hold what it was checked for.
@@ -30,7 +29,7 @@ pub const REJECTED: &str = ".rejected";
 struct Chunk<'a> {
     planned: &'a PlannedTensor,
     importance: Option<&'a [f32]>,
-    feedback: Option<Arc<Feedback<'a>>>,
+    guided: Option<Arc<Guided<'a>>>,
     rows: Range<usize>,
     shard: usize,
     number: usize,
@@ -74,7 +73,7 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<Written> 
     let writer = Writer::default();
     let mut chunks = chunks(plan)?;
     // Before anything is read, so that work on a source that changes meanwhile is never taken up again.
-    let keeps = plan.guidance.feeds_back();
+    let keeps = plan.rounding.is_guided();
     let key = (keeps || plan.resume).then(|| plan.key()).transpose()?;
     let mut outputs = Vec::new();
     for shard in &plan.shards {
@@ -87,11 +86,11 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<Written> 
     }
     let written = carry_out(&chunks, &Outputs { files: &outputs, writer }, keeps, bar, console);
     if let Err(error) = written {
-        let is_interrupted = error.is::<Interrupted>();
+        let is_interrupted = leftover(&error).is_some();
         // What an earlier run had finished is kept whatever ended this one.
         let Some(key) = key.filter(|_| keeps && (is_interrupted || plan.resume)) else { return Err(error) };
         let kept = keep(plan, outputs, &key, &chunks)?;
-        return Err(if is_interrupted { kept.into() } else { error });
+        return Err(if is_interrupted { interrupted(kept) } else { error });
     }
 
     plan.check_unchanged()?;
@@ -125,7 +124,7 @@ fn carry_out(
     in_order(chunks, |buffers: &mut Buffers, chunk| {
         let source = &chunk.planned.tensor.source;
         if chunk.finished.get().is_some() {
-            chunk.feedback.iter().for_each(|feedback| feedback.finish_group());
+            chunk.guided.iter().for_each(|guided| guided.finish_group());
         } else {
             let blocks = buffers.encode(chunk)?;
             sink.put(chunk.shard, blocks, chunk.offset)?;
@@ -163,18 +162,19 @@ fn create_output(
     console: Console,
 ) -> Result<(AtomicFile, Vec<Part>)> {
     // The whole size first: that finds a full disk where the file system can tell, and fixes the length.
-    let (output, finished) = resume::start(&shard.path, overwrite, shard.directory.file_bytes, key, console)?;
+    let (output, finished) =
+        resume::start(&shard.path, overwrite, shard.directory.file_bytes, key, &Watch::new(console))?;
     writer.write(output.file(), &shard.path, &shard.directory.head, 0)?;
     Ok((output, finished.parts))
 }
 
 /// Keeps the chunks that were finished, for a run that goes on with them.
-fn keep(plan: &Plan, outputs: Vec<AtomicFile>, key: &str, chunks: &[Chunk<'_>]) -> Result<Interrupted> {
+fn keep(plan: &Plan, outputs: Vec<AtomicFile>, key: &str, chunks: &[Chunk<'_>]) -> Result<Leftover> {
     let parts_of = |shard| {
         let finished = chunks.iter().filter(|chunk| chunk.shard == shard);
         finished.filter_map(|chunk| chunk.finished.get().cloned()).collect::<Vec<_>>()
     };
-    let mut outcome = Interrupted::default();
+    let mut outcome = Leftover::Nothing;
     if chunks.iter().any(|chunk| chunk.finished.get().is_some()) {
         for (index, (output, shard)) in outputs.into_iter().zip(&plan.shards).enumerate().rev() {
             let finished = Finished { parts: parts_of(index), extra: Vec::new() };
@@ -192,19 +192,18 @@ fn chunks(plan: &Plan) -> Result<Vec<Chunk<'_>>> {
             let source = &planned.tensor.source;
             let encoded_row =
                 planned.dtype.encoded_len(source.cols()).expect("the plan's rows are whole blocks");
-            let importance = plan.guidance.importance(planned.tensor.key, source.cols())?;
+            let importance = plan.rounding.importance(planned.tensor.key, source.cols())?;
             let size = [source.rows(), source.cols()];
-            let feedback =
-                plan.guidance.feedback(planned.tensor.key, planned.dtype, size, true).map(Arc::new);
-            let steps: Vec<Range<usize>> = match &feedback {
-                Some(feedback) => feedback.groups().collect(),
+            let guided = plan.rounding.guided(planned.tensor.key, planned.dtype, size, true).map(Arc::new);
+            let steps: Vec<Range<usize>> = match &guided {
+                Some(guided) => guided.groups().collect(),
                 None => row_steps(&**source, 1).collect(),
             };
             for rows in steps {
                 chunks.push(Chunk {
                     planned,
                     importance,
-                    feedback: feedback.clone(),
+                    guided: guided.clone(),
                     shard: shard_index,
                     number: chunks.len(),
                     offset: entry.offset + (rows.start * encoded_row) as u64,
@@ -241,8 +240,8 @@ impl Buffers {
         let values = &mut self.rows.values;
         let len = dtype.encoded_len(values.len()).expect("the plan's rows are whole blocks");
         self.blocks.resize(len, 0);
-        match &chunk.feedback {
-            Some(feedback) => feedback.encode(dtype, chunk.rows.start, values, &mut self.blocks),
+        match &chunk.guided {
+            Some(guided) => Ok(guided.encode(dtype, chunk.rows.start, values, &mut self.blocks)?),
             None => Ok(codec::encode_rows(dtype, values, cols, chunk.importance, &mut self.blocks)?),
         }
     }

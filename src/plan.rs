@@ -7,6 +7,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use plmconv_calibrate::digest::{add_rows, hex};
+use plmconv_calibrate::{Budget, Matrix, Rounding};
 use plmconv_formats::atomic::follow_links;
 use plmconv_formats::describe::set_file_type;
 use plmconv_formats::gguf::{Directory, Metadata, SET_ID, ShardName, UNKNOWN_SET_ID, Value};
@@ -18,15 +20,12 @@ use plmconv_formats::{
 use plmconv_quant::policy::{Assigned, FileType, ModelShape, Policy, Reason, TensorDesc};
 use sha2::{Digest, Sha256};
 
-use crate::budget::Budget;
 use crate::error::UsageError;
-use crate::guidance::Guidance;
 use crate::outputs::Inputs;
 use crate::passes::gate::Factors;
 use crate::passes::{self, Pass};
 use crate::recipe::{self, Recipe};
 use crate::report::outline::{FileLine, Outline, TensorLine};
-use crate::statistics::{add_rows, hex};
 
 pub use stored_types::StoredTypes;
 
@@ -42,7 +41,7 @@ pub struct Plan {
     pub overwrite: bool,
     /// Latent layout: per layer, the factors of the FFN's pair; else empty.
     pub pair_factors: Vec<Factors>,
-    pub guidance: Guidance,
+    pub rounding: Rounding,
     /// Go on with what an interrupted run had finished.
     pub resume: bool,
     /// What the user should know of.
@@ -122,7 +121,7 @@ pub struct Target {
     pub layout: Layout,
     /// Rewrites before anything else.
     pub passes: Vec<Pass>,
-    pub guidance: Guidance,
+    pub rounding: Rounding,
     /// Go on with what an interrupted run had finished.
     pub resume: bool,
     /// The version of plmconv that a recipe names.
@@ -141,7 +140,7 @@ impl Target {
             allow_requantize: false,
             layout: Layout::Plm,
             passes: Vec::new(),
-            guidance: Guidance::default(),
+            rounding: Rounding::default(),
             resume: false,
             made_by: env!("CARGO_PKG_VERSION").into(),
         }
@@ -190,7 +189,7 @@ impl Plan {
             let sharpness: Vec<f32> = factors.iter().map(|f| f.b()).collect();
             metadata = latent_metadata(&metadata, &model.config, &sharpness);
         }
-        target.guidance.describe(&mut metadata);
+        target.rounding.describe(&mut metadata);
         if let Some(recipe) = Recipe::of_gguf(&target) {
             metadata.set(recipe::KEY, Value::String(recipe.to_string()));
         }
@@ -202,7 +201,7 @@ impl Plan {
         if let Types::Budget(budget) = &types {
             // No choice of types changes the head's length.
             let head = Directory::new(&metadata, entries(&tensors))?.head;
-            budget.fit(&mut tensors, head.len() as u64)?;
+            fit(&mut tensors, budget, head.len() as u64)?;
         }
         compensate_gates(&mut tensors, &factors);
         let (name, file_type) = name_types(&types, &tensors);
@@ -218,7 +217,7 @@ impl Plan {
             is_split,
             overwrite: target.overwrite,
             pair_factors: factors,
-            guidance: target.guidance,
+            rounding: target.rounding,
             resume: target.resume,
             warnings,
             inputs: model.inputs,
@@ -229,7 +228,7 @@ impl Plan {
     /// What was read is not any longer what it was when it was opened.
     pub fn check_unchanged(&self) -> Result<()> {
         self.inputs.iter().try_for_each(Fingerprint::check)?;
-        self.guidance.check_unchanged()
+        Ok(self.rounding.check_unchanged()?)
     }
 
     /// A digest of all that decides the bytes of the outputs; of the source some rows of every tensor are taken, and
@@ -242,7 +241,7 @@ impl Plan {
         for tensor in &self.tensors {
             add_rows(&mut hash, &tensor.name, &*tensor.tensor.source)?;
         }
-        self.guidance.add_to(&mut hash);
+        self.rounding.add_to(&mut hash);
         Ok(hex(hash))
     }
 
@@ -412,6 +411,22 @@ fn assign_types(model: &Model, types: &Types) -> Result<Vec<PlannedTensor>> {
             predicted: None,
         });
     Ok(planned.collect())
+}
+
+/// Gives every open tensor the type that the budget chooses.
+fn fit(tensors: &mut [PlannedTensor], budget: &Budget, head_bytes: u64) -> Result<()> {
+    let matrices: Vec<Matrix<'_>> = tensors
+        .iter()
+        .map(|t| Matrix { name: &t.name, values: t.tensor.values(), dtype: t.dtype, open: t.open })
+        .collect();
+    let choices = budget.choose(&matrices, head_bytes)?;
+    for (tensor, choice) in tensors.iter_mut().zip(choices) {
+        // What the mixture would have fallen back to has no meaning for a type it did not choose.
+        tensor.fallback_from = tensor.fallback_from.filter(|_| !tensor.open);
+        tensor.dtype = choice.dtype;
+        tensor.predicted = choice.predicted;
+    }
+    Ok(())
 }
 
 /// What types are called that are those of a file and of no choice that plmconv knows.

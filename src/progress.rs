@@ -1,9 +1,13 @@
 //! Progress and log lines, on stderr only.
 
 use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use plmconv_calibrate::{Monitor, Notice, Task};
 use plmconv_formats::Warning;
+
+use crate::interrupt;
 
 /// How much the user wants to be told.
 #[derive(Clone, Copy, Debug)]
@@ -72,5 +76,63 @@ impl Console {
     /// What is odd about an input or left out of an output.
     pub fn warn_of(self, warnings: &[Warning]) {
         warnings.iter().for_each(|warning| self.warn(&warning.to_string()));
+    }
+}
+
+/// Shows a calibration's progress and notices on the console, and stops it after a signal.
+#[derive(Debug)]
+pub struct Watch {
+    console: Console,
+    /// Of the task that is being done.
+    bar: Mutex<Option<(Task, ProgressBar)>>,
+}
+
+impl Watch {
+    /// On this console.
+    pub fn new(console: Console) -> Watch {
+        Watch { console, bar: Mutex::new(None) }
+    }
+}
+
+impl Monitor for Watch {
+    fn should_stop(&self) -> bool {
+        interrupt::is_pending()
+    }
+
+    fn progress(&self, task: Task, done: usize, total: usize) {
+        let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
+        if bar.as_ref().is_none_or(|(current, _)| *current != task) {
+            let new = match task {
+                Task::Writing => self.console.window_bar(total, "writing a text"),
+                Task::Calibrating => self.console.steps("calibrating"),
+                Task::Measuring => self.console.steps("measuring"),
+            };
+            new.set_length(total as u64);
+            *bar = Some((task, new));
+        }
+        if let Some((_, bar)) = &*bar {
+            bar.set_position(done as u64);
+            if done == total {
+                bar.finish_and_clear();
+            }
+        }
+    }
+
+    fn notice(&self, notice: &Notice) {
+        match notice {
+            Notice::EarlierWork { .. } => self.console.warn(&format!(
+                "{notice}: --resume goes on with it. This run starts over; the file goes when this run is complete, \
+                 and if this is interrupted, it stays"
+            )),
+            _ if notice.is_warning() => self.console.warn(&notice.to_string()),
+            _ => self.console.note(&notice.to_string()),
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let bar = self.bar.get_mut().unwrap_or_else(PoisonError::into_inner);
+        bar.iter().for_each(|(_, bar)| bar.finish_and_clear());
     }
 }

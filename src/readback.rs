@@ -7,19 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
-use plmconv_formats::atomic::AtomicFile;
 use plmconv_formats::atomic::AtomicFolder;
-use plmconv_formats::gguf::{Directory, GgufFile};
+use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::onnx::{External, OnnxFile};
 use plmconv_formats::source::{InputFile, StoredTensor};
 use plmconv_formats::{DType, Error as FormatError, Model, TextTokenizer};
-use plmconv_validate::readback::check_sample;
+use plmconv_validate::readback::{Written, check_sample, gguf};
 
 use crate::error::ReadBack;
 use crate::onnx::OnnxPlan;
-
-/// A written GGUF and what it should be; of a set, each shard.
-pub type Written<'a> = (&'a AtomicFile, &'a Directory);
 
 /// Reads back a model.
 ///
@@ -27,47 +23,12 @@ pub type Written<'a> = (&'a AtomicFile, &'a Directory);
 /// [`ReadBack`], also for a file that this program itself would refuse as a model.
 pub fn model(shards: &[Written<'_>]) -> Result<()> {
     let check = || -> Result<()> {
-        let file = open_gguf(shards)?;
+        let file = gguf(shards)?;
         check_tokens(&file)?;
         Model::from_gguf(file)?;
         Ok(())
     };
     check().map_err(|e| ReadBack::new(&e).into())
-}
-
-/// Reads back a GGUF that is no model, such as statistics; returns it as opened.
-///
-/// # Errors
-/// [`ReadBack`].
-pub fn gguf(file: Written<'_>) -> Result<GgufFile> {
-    open_gguf(&[file]).map_err(|e| ReadBack::new(&e).into())
-}
-
-fn open_gguf(shards: &[Written<'_>]) -> Result<GgufFile> {
-    let inputs: Vec<Arc<InputFile>> =
-        shards.iter().map(|(file, _)| open_again(file)).collect::<Result<_, _>>()?;
-    let lengths = inputs.iter().map(|input| (input.path(), input.len()));
-    for ((path, len), (_, directory)) in lengths.zip(shards) {
-        ensure!(len == directory.file_bytes, "{}: {len} bytes of {}", path.display(), directory.file_bytes);
-    }
-    let file = GgufFile::from_inputs(inputs.iter().cloned())?;
-    let planned = shards.iter().flat_map(|(_, directory)| &directory.entries);
-    ensure!(file.tensors.len() == planned.clone().count(), "{} tensors", file.tensors.len());
-    for (found, entry) in file.tensors.iter().zip(planned) {
-        let data = &found.data;
-        let same = found.name == entry.name
-            && found.shape == entry.shape
-            && (data.offset(), data.byte_len()) == (entry.offset, entry.bytes);
-        ensure!(same, "tensor `{}` at byte {}: read as {found:?}", entry.name, entry.offset);
-        check_sample(data)?;
-    }
-    Ok(file)
-}
-
-/// The output's data by its own handle, as which nobody else can have put another in its place.
-fn open_again(file: &AtomicFile) -> Result<Arc<InputFile>, FormatError> {
-    let copy = file.file().try_clone().map_err(FormatError::io(file.target()))?;
-    InputFile::from_file(file.target(), copy)
 }
 
 /// What [`TextTokenizer`] refuses of the special tokens. A tokenizer of another kind is no defect of the file.
@@ -131,72 +92,9 @@ fn float(element: &str) -> Option<DType> {
 mod tests {
     use super::*;
     use crate::onnx::{Target, WeightType, fill};
-    use crate::pipeline::write_all_at;
     use crate::progress::Console;
     use indicatif::ProgressBar;
-    use plmconv_formats::gguf::{ALIGNMENT_KEY, Metadata, Value};
     use std::path::PathBuf;
-
-    /// A GGUF of two tensors, zeros both, as it is before it gets its name.
-    fn written(output: &Path, metadata: &Metadata) -> (AtomicFile, Directory) {
-        let tensors =
-            [("a".to_string(), DType::F32, vec![40]), ("b".to_string(), DType::Q8_0, vec![3000, 32])];
-        let directory = Directory::new(metadata, tensors).expect("laid out");
-        let file = AtomicFile::create(output, false).expect("create");
-        file.file().set_len(directory.file_bytes).expect("sparse");
-        write_all_at(file.file(), &directory.head, 0).expect("written");
-        (file, directory)
-    }
-
-    fn refusal(file: &AtomicFile, directory: &Directory) -> String {
-        let error = gguf((file, directory)).expect_err("damaged");
-        assert!(error.is::<ReadBack>(), "{error}");
-        error.to_string()
-    }
-
-    #[test]
-    fn damage_in_a_gguf_is_named_with_its_place() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let output = dir.path().join("out.gguf");
-        let (file, directory) = written(&output, &Metadata::new());
-        gguf((&file, &directory)).expect("whole");
-        let [a, b] = [0, 1].map(|i| directory.entries[i].offset);
-
-        write_all_at(file.file(), &f32::NAN.to_le_bytes(), a + 8).expect("written");
-        let said = refusal(&file, &directory);
-        assert!(said.contains("out.gguf: tensor `a`") && said.contains(&format!("byte {}", a + 8)), "{said}");
-        write_all_at(file.file(), &[0; 4], a + 8).expect("written");
-
-        // The scale of the last block: infinity in half precision.
-        let last = b + 2999 * 34;
-        write_all_at(file.file(), &[0, 0x7c], last).expect("written");
-        write_all_at(file.file(), &[1], last + 33).expect("written");
-        let said = refusal(&file, &directory);
-        assert!(said.contains("tensor `b`") && said.contains(&format!("byte {last}")), "{said}");
-        write_all_at(file.file(), &[0; 2], last).expect("written");
-        gguf((&file, &directory)).expect("whole again");
-
-        file.file().set_len(directory.file_bytes - 1).expect("cut");
-        refusal(&file, &directory);
-        file.file().set_len(directory.file_bytes).expect("long");
-        for at in [0, 8, 16] {
-            let mut head = directory.head.clone();
-            head[at] ^= 1;
-            write_all_at(file.file(), &head, 0).expect("written");
-            refusal(&file, &directory);
-        }
-    }
-
-    #[test]
-    fn a_file_that_says_another_alignment_than_it_has_is_refused() {
-        let dir = tempfile::tempdir().expect("tempdir");
-        let mut metadata = Metadata::new();
-        metadata.set(ALIGNMENT_KEY, Value::U32(4096));
-        let (file, directory) = written(&dir.path().join("out.gguf"), &metadata);
-        assert!(refusal(&file, &directory).contains("4096"));
-        let (file, directory) = written(&dir.path().join("out.gguf"), &metadata.without_layout());
-        gguf((&file, &directory)).expect("as it says");
-    }
 
     #[test]
     fn damage_in_an_onnx_folder_is_named_with_its_place() {

@@ -8,18 +8,17 @@
 use std::fmt;
 
 use anyhow::{Context, Result, ensure};
+use plmconv_calibrate::digest::hex;
+use plmconv_calibrate::{Budget, Limit, Rounding};
 use plmconv_formats::Layout;
 use plmconv_formats::onnx::QuantFormat;
 use plmconv_quant::policy::{FileType, Policy};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::budget::{Budget, Limit};
-use crate::guidance::Guidance;
 use crate::onnx::{self, WeightType};
 use crate::passes::Pass;
 use crate::plan::{Target, Types};
-use crate::statistics::hex;
 
 /// The key of a GGUF's metadata, and of an ONNX model's.
 pub const KEY: &str = "plmconv.recipe";
@@ -50,7 +49,7 @@ impl Recipe {
     pub fn of_gguf(target: &Target) -> Option<Recipe> {
         let mut arguments = Arguments::default();
         // Where they come from, how they are arranged and what may be overwritten decides nothing, or stands in the files.
-        let Target { types, guidance, layout, passes, tokenizer_pre, made_by, .. } = target;
+        let Target { types, rounding, layout, passes, tokenizer_pre, made_by, .. } = target;
         let plain = match types {
             Types::Preset(policy) => {
                 arguments.push(["quantize", policy.file_type.name()]);
@@ -72,7 +71,7 @@ impl Recipe {
             // Those of a file that carries no recipe.
             Types::Stored(_) => return None,
         };
-        if plain && guidance.statistics().is_none() && passes.is_empty() && tokenizer_pre.is_none() {
+        if plain && rounding.statistics().is_none() && passes.is_empty() && tokenizer_pre.is_none() {
             return None;
         }
         if *layout == Layout::Latent {
@@ -81,9 +80,9 @@ impl Recipe {
         if let Some(name) = tokenizer_pre {
             arguments.push(["--tokenizer-pre", name]);
         }
-        arguments.push_guidance(guidance);
+        arguments.push_rounding(rounding);
         arguments.push_passes(passes);
-        Some(Recipe::new(made_by, arguments, guidance))
+        Some(Recipe::new(made_by, arguments, rounding))
     }
 
     /// What an ONNX export of this target carries.
@@ -117,14 +116,14 @@ impl Recipe {
         for (pattern, weights) in &target.overrides {
             arguments.push(["--tensor-type", &format!("{pattern}={}", type_name(*weights))]);
         }
-        arguments.push_guidance(&target.guidance);
+        arguments.push_rounding(&target.rounding);
         arguments.push_passes(&target.passes);
-        Recipe::new(&target.made_by, arguments, &target.guidance)
+        Recipe::new(&target.made_by, arguments, &target.rounding)
     }
 
-    fn new(version: &str, Arguments(arguments): Arguments, guidance: &Guidance) -> Recipe {
-        let digest = guidance.digest().map(str::to_string);
-        let (statistics, imatrix) = match guidance.statistics() {
+    fn new(version: &str, Arguments(arguments): Arguments, rounding: &Rounding) -> Recipe {
+        let digest = rounding.digest().map(str::to_string);
+        let (statistics, imatrix) = match rounding.statistics() {
             Some(_) => (digest, None),
             None => (None, digest),
         };
@@ -202,12 +201,12 @@ impl Arguments {
         self.0.len() == before
     }
 
-    fn push_guidance(&mut self, guidance: &Guidance) {
-        if let Some(effort) = guidance.effort_name() {
+    fn push_rounding(&mut self, rounding: &Rounding) {
+        if let Some(effort) = rounding.effort_name() {
             self.push(["--effort", effort]);
         }
-        if let Some(direction) = guidance.left_out() {
-            self.push(["--without", direction]);
+        if let Some(direction) = rounding.left_out() {
+            self.push(["--without", direction.name()]);
         }
     }
 

@@ -4,8 +4,8 @@ use std::hint::black_box;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use plmconv::progress::Console;
-use plmconv::statistics::Statistics;
+use plmconv_calibrate::statistics::Statistics;
+use plmconv_calibrate::{Silent, resume};
 use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::model::{Model, Origin};
 use plmconv_formats::onnx::OnnxFile;
@@ -17,8 +17,6 @@ use plmconv_validate::reference::Reference;
 use serde_json::{Map, Value as Json, json};
 
 use crate::scratch;
-
-pub const QUIET: Console = Console { quiet: true, verbose: false };
 
 /// Text that has all that a tokenizer splits at.
 const TEXT: &str = "Hello, wörld! <|im_start|>it's 12345\n\n  \tdone<s> 漢字";
@@ -189,8 +187,8 @@ pub fn journal(input: &[u8]) {
     let folder = scratch::empty("journal");
     let output = folder.join("out.gguf");
     scratch::write("journal/out.gguf.partial", input);
-    let _ = black_box(plmconv::resume::start(&output, true, 64, Some("key"), QUIET));
-    plmconv::resume::discard(&output);
+    let _ = black_box(resume::start(&output, true, 64, Some("key"), &Silent));
+    resume::discard(&output);
 }
 
 pub fn reference(input: &[u8]) {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use plmconv_calibrate::{Silent, resume};
 use plmconv_formats::DType;
 use plmconv_formats::gguf::{Directory, Metadata, Value, string_array};
 use serde_json::Value as Json;
@@ -197,7 +198,7 @@ pub fn statistics() -> Vec<Vec<u8>> {
     metadata.set("imatrix.datasets", string_array(["a.txt".to_string()]));
     metadata.set("imatrix.chunk_count", Value::U32(1));
     metadata.set("imatrix.chunk_size", Value::U32(64));
-    metadata.set("plmconv.calibration.version", Value::U32(plmconv::statistics::VERSION));
+    metadata.set("plmconv.calibration.version", Value::U32(plmconv_calibrate::statistics::VERSION));
     metadata.set("plmconv.calibration.model_digest", Value::String("x".into()));
     metadata.set("plmconv.calibration.request", Value::String("x".into()));
     metadata.set("plmconv.calibration.layout", Value::String("plm".into()));
@@ -216,10 +217,10 @@ pub fn statistics() -> Vec<Vec<u8>> {
 pub fn journal() -> Vec<Vec<u8>> {
     let output = scratch::empty("journal").join("out.gguf");
     let (file, mut finished) =
-        plmconv::resume::start(&output, true, 64, Some("key"), crate::readers::QUIET).expect("starts");
+        resume::start(&output, true, 64, Some("key"), &Silent).expect("starts");
     finished.extra = b"more".to_vec();
-    let _ = plmconv::resume::keep(file, "key", 64, finished).expect("kept");
-    vec![std::fs::read(plmconv::resume::partial_path(&output)).expect("kept")]
+    let _ = resume::keep(file, "key", 64, finished).expect("kept");
+    vec![std::fs::read(resume::partial_path(&output)).expect("kept")]
 }
 
 pub fn reference() -> Vec<Vec<u8>> {

@@ -1,11 +1,12 @@
 //! Numbers to blocks and back: codecs, rounding with error feedback, and the policy that gives each tensor its type. Never does I/O.
 
-pub mod budget;
-pub mod calibration;
+pub mod block_symmetric;
 pub mod codec;
 pub mod error;
 pub mod feedback;
 pub mod grid;
+pub mod importance;
+pub mod knapsack;
 pub mod policy;
 pub mod product;
 pub mod simd;

@@ -3,19 +3,19 @@
 use std::path::Path;
 
 use anyhow::Result;
+use plmconv_calibrate::resume::with_suffix;
 use plmconv_formats::{Model, TextTokenizer};
 use plmconv_validate::Options;
 
 use super::write;
 use crate::args::{QuantizeArgs, WindowArgs};
-use crate::error::{At, Interrupted, ParityFailure, Place};
+use crate::error::{At, ParityFailure, Place, leftover};
 use crate::evaluation::{Request, Text, TextChoice, compare, windows_of};
 use crate::outputs::Inputs;
 use crate::pipeline::{REJECTED, Written};
 use crate::plan::Target;
 use crate::report;
 use crate::report::validation::ValidationReport;
-use crate::resume::with_suffix;
 
 pub fn run(args: &QuantizeArgs, model: Model, target: Target, inputs: &Inputs, text: &Path) -> Result<()> {
     let text = Text::read(text)?;
@@ -30,7 +30,7 @@ pub fn run(args: &QuantizeArgs, model: Model, target: Target, inputs: &Inputs, t
     };
     let mut report = match validate(args, written.path(), &text) {
         Ok(report) => report,
-        Err(error) if error.is::<Interrupted>() => return Err(error),
+        Err(error) if leftover(&error).is_some() => return Err(error),
         Err(error) => {
             // Not proven: it must not be taken for a file that was.
             reject(written)?;

@@ -3,24 +3,22 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use plmconv_formats::{DType, Model, small_file};
+use plmconv_calibrate::resume::{self, partial_path, with_suffix};
+use plmconv_calibrate::statistics::Statistics;
+use plmconv_calibrate::{Budget, Destination, Direction, Leftover, Limit, Rounding, Sensitivity};
+use plmconv_formats::{DType, Imatrix, Model, small_file};
 use plmconv_quant::policy::{FileType, Policy, parse_override, parse_tensor_type, split_override};
 
-use super::calibrate::CalibrationText;
 use super::{calibrate, checked, write};
 use crate::args::{Format, LayoutArg, QuantizeArgs};
-use crate::budget::{Budget, Limit};
-use crate::error::{At, Interrupted, ParityFailure, Place, UsageError};
-use crate::guidance::{self, Guidance};
+use crate::error::{At, ParityFailure, Place, UsageError, interrupted, leftover};
 use crate::input::open_model;
 use crate::interrupt;
 use crate::onnx::{self, WeightType};
 use crate::outputs::Inputs;
 use crate::passes::{self, Pass};
 use crate::plan::{Target, Types, parse_size, shard_path};
-use crate::resume::{self, partial_path, with_suffix};
-use crate::sensitivity::Sensitivity;
-use crate::statistics::{Destination, Statistics};
+use crate::progress::Watch;
 
 pub fn run(args: &QuantizeArgs) -> Result<()> {
     match args.to {
@@ -58,14 +56,14 @@ fn inputs(args: &QuantizeArgs) -> Inputs {
     std::iter::once(&args.model).chain(&args.calibrate).chain(options.into_iter().flatten()).collect()
 }
 
-/// The GGUF of `model` that the arguments ask for. Runs no calibration text; `check` sees the guidance before anything
+/// The GGUF of `model` that the arguments ask for. Runs no calibration text; `check` sees the rounding before anything
 /// is measured by it.
-pub fn gguf_target(args: &QuantizeArgs, model: &Model, check: &CheckGuidance<'_>) -> Result<Target> {
+pub fn gguf_target(args: &QuantizeArgs, model: &Model, check: &CheckRounding<'_>) -> Result<Target> {
     Request::new(args)?.resolve(model, &OwnStatistics::none(), check)
 }
 
-/// Refuses guidance that is not the one wanted.
-type CheckGuidance<'a> = dyn Fn(&Guidance) -> Result<()> + 'a;
+/// Refuses rounding that is not the one wanted.
+type CheckRounding<'a> = dyn Fn(&Rounding) -> Result<()> + 'a;
 
 /// What the arguments say of a GGUF before the model is opened.
 struct Request<'a> {
@@ -90,22 +88,22 @@ impl Request<'_> {
         })
     }
 
-    /// With the guidance, and with types by budget where they are asked for.
-    fn resolve(self, model: &Model, statistics: &OwnStatistics, check: &CheckGuidance<'_>) -> Result<Target> {
+    /// With the rounding, and with types by budget where they are asked for.
+    fn resolve(self, model: &Model, statistics: &OwnStatistics, check: &CheckRounding<'_>) -> Result<Target> {
         let Request { args, limit, file_type, mut policy, target } = self;
-        let guidance = guidance(args, model, &target.passes, statistics)?;
-        check(&guidance)?;
-        let guidance = guidance.for_layout(target.layout).without(args.without);
-        policy.has_importance = guidance.is_some();
+        let rounding = rounding(args, model, &target.passes, statistics)?;
+        check(&rounding)?;
+        let rounding = rounding.for_layout(target.layout).without(args.without.map(Direction::from));
+        policy.has_importance = rounding.has_importance();
         let types = match limit {
             None => Types::Preset(policy),
             Some(limit) => {
-                let sensitivity = sensitivity(args, model, &guidance)?;
+                let sensitivity = sensitivity(args, model, &rounding)?;
                 Types::Budget(Budget { policy, file_type, limit, sensitivity })
             }
         };
         let (allow_requantize, resume) = (args.allow_requantize, args.resume);
-        Ok(Target { types, allow_requantize, guidance, resume, ..target })
+        Ok(Target { types, allow_requantize, rounding, resume, ..target })
     }
 }
 
@@ -117,25 +115,26 @@ fn onnx(args: &QuantizeArgs) -> Result<()> {
         inputs.check_folder(&output, args.output.force)?;
     }
     let statistics = OwnStatistics::new(args, &output, &inputs)?;
-    let target = with_guidance(target, args, &model, &statistics);
+    let target = with_rounding(target, args, &model, &statistics);
     statistics.close(target.and_then(|target| write::run_onnx(model, target, &inputs, &args.output)))
 }
 
 /// The ONNX export of `model` that the arguments ask for, as [`gguf_target`].
-pub fn onnx_target(args: &QuantizeArgs, model: &Model, check: &CheckGuidance<'_>) -> Result<onnx::Target> {
-    let target = with_guidance(unguided_onnx_target(args)?, args, model, &OwnStatistics::none())?;
-    check(&target.guidance)?;
+pub fn onnx_target(args: &QuantizeArgs, model: &Model, check: &CheckRounding<'_>) -> Result<onnx::Target> {
+    let target = with_rounding(unguided_onnx_target(args)?, args, model, &OwnStatistics::none())?;
+    check(&target.rounding)?;
     Ok(target)
 }
 
-fn with_guidance(
+fn with_rounding(
     target: onnx::Target,
     args: &QuantizeArgs,
     model: &Model,
     statistics: &OwnStatistics,
 ) -> Result<onnx::Target> {
-    let guidance = guidance(args, model, &target.passes, statistics)?.without(args.without);
-    Ok(onnx::Target { guidance, ..target })
+    let rounding =
+        rounding(args, model, &target.passes, statistics)?.without(args.without.map(Direction::from));
+    Ok(onnx::Target { rounding, ..target })
 }
 
 fn unguided_onnx_target(args: &QuantizeArgs) -> Result<onnx::Target> {
@@ -237,14 +236,14 @@ impl OwnStatistics {
     fn close(&self, result: Result<()>) -> Result<()> {
         interrupt::keeps(None);
         let Some(path) = &self.path else { return result };
-        let interrupted = result.as_ref().err().is_some_and(|error| error.is::<Interrupted>());
+        let was_interrupted = result.as_ref().err().is_some_and(|error| leftover(error).is_some());
         let ended = result.as_ref().err().is_none_or(|error| error.is::<ParityFailure>());
         let is_complete = ended && !self.dry_run;
         let Some(earlier) = &self.earlier else {
-            if interrupted && path.is_file() {
+            if was_interrupted && path.is_file() {
                 return result.map_err(|error| keeping(error, path));
             }
-            if is_complete || !(interrupted || self.goes_on) {
+            if is_complete || !(was_interrupted || self.goes_on) {
                 remove(path)?;
             }
             return result;
@@ -254,9 +253,9 @@ impl OwnStatistics {
             remove(earlier)?;
         }
         // What was kept of these statistics has just been removed; what was kept of the output is still there.
-        result.map_err(|error| match error.downcast_ref() {
-            Some(Interrupted::Kept(kept)) if !kept.exists() => Interrupted::InTheWay(earlier.clone()).into(),
-            Some(Interrupted::NothingWritten) => Interrupted::InTheWay(earlier.clone()).into(),
+        result.map_err(|error| match leftover(&error) {
+            Some(Leftover::Kept(kept)) if !kept.exists() => interrupted(Leftover::InTheWay(earlier.clone())),
+            Some(Leftover::Nothing) => interrupted(Leftover::InTheWay(earlier.clone())),
             _ => error,
         })
     }
@@ -264,8 +263,8 @@ impl OwnStatistics {
 
 /// Ctrl-C, with the statistics at `path` still there.
 fn keeping(error: anyhow::Error, path: &Path) -> anyhow::Error {
-    match error.downcast_ref() {
-        Some(Interrupted::NothingWritten) => Interrupted::Kept(path.into()).into(),
+    match leftover(&error) {
+        Some(Leftover::Nothing) => interrupted(Leftover::Kept(path.into())),
         _ => error,
     }
 }
@@ -280,22 +279,23 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 /// What the rounding goes by; runs the calibration text first, through the model as the passes leave it.
-fn guidance(
+fn rounding(
     args: &QuantizeArgs,
     model: &Model,
     passes: &[Pass],
     statistics: &OwnStatistics,
-) -> Result<Guidance> {
-    let effort = guidance::effort(args.effort);
+) -> Result<Rounding> {
+    let effort = args.effort.into();
     if let Some(path) = &args.imatrix {
         if !passes.is_empty() {
             let message = "--passes changes what an importance matrix's columns stand for";
             return Err(UsageError::with_hint(message, "give the text to --calibrate instead").into());
         }
-        return Guidance::from_imatrix(path, model, args.output.console());
+        let imatrix = Imatrix::open(path).at(Place::Imatrix)?;
+        return Ok(Rounding::from_imatrix(imatrix, path, model, &Watch::new(args.output.console()))?);
     }
     if args.stats.is_none() && statistics.path.is_none() {
-        return Ok(Guidance::default());
+        return Ok(Rounding::default());
     }
     let rewritten;
     let model = if passes.is_empty() {
@@ -305,18 +305,20 @@ fn guidance(
         &rewritten
     };
     if let Some(path) = &args.stats {
-        return Guidance::from_statistics(path, model, effort);
+        let statistics = Statistics::open(path).at(Place::Statistics)?;
+        return Ok(Rounding::from_statistics(statistics, model, effort)?);
     }
-    let Some(path) = &statistics.path else { return Ok(Guidance::default()) };
-    let text = CalibrationText::read(&args.calibrate, args.self_tokens, &args.sample)?;
+    let Some(path) = &statistics.path else { return Ok(Rounding::default()) };
+    let text = calibrate::read_text_of(&args.calibrate, args.self_tokens, &args.sample)?;
     if !statistics.are_there(path, &text.request(model)?)? {
         // What a killed run left there is in nobody's way.
         let to = Destination { path, overwrite: Statistics::open(path).is_ok(), resume: args.resume };
         write::thread_pool(args.output.threads)?
-            .install(|| calibrate::collect(model, &text, to, args.output.console()))?;
+            .install(|| calibrate::run_text(model, &text, to, args.output.console()))?;
     }
     statistics.announce();
-    Guidance::from_statistics(path, model, effort)
+    let statistics = Statistics::open(path).at(Place::Statistics)?;
+    Ok(Rounding::from_statistics(statistics, model, effort)?)
 }
 
 /// The budget, if there is one.
@@ -360,12 +362,9 @@ fn file_type(args: &QuantizeArgs, limit: Option<Limit>) -> Result<Option<FileTyp
     }
 }
 
-fn sensitivity(args: &QuantizeArgs, model: &Model, guidance: &Guidance) -> Result<Sensitivity> {
-    let bar = args.output.console().steps("measuring");
+fn sensitivity(args: &QuantizeArgs, model: &Model, rounding: &Rounding) -> Result<Sensitivity> {
     let pool = write::thread_pool(args.output.threads)?;
-    let sensitivity = pool.install(|| Sensitivity::measure(model, guidance, &bar))?;
-    bar.finish_and_clear();
-    Ok(sensitivity)
+    Ok(pool.install(|| Sensitivity::measure(model, rounding, &Watch::new(args.output.console())))?)
 }
 
 fn policy(args: &QuantizeArgs, file_type: Option<FileType>) -> Result<Policy> {

@@ -7,12 +7,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use indicatif::ProgressBar;
+use plmconv_calibrate::Rounding;
 use plmconv_formats::Model;
 
 use super::{convert, quantize, write};
 use crate::args::{Cli, Command, QuantizeArgs, VerifyArgs};
 use crate::error::{NotReproduced, UsageError};
-use crate::guidance::Guidance;
 use crate::input::open_model;
 use crate::onnx::{self, OnnxPlan, find_graph};
 use crate::plan::{Arrangement, Plan, Target};
@@ -108,7 +108,7 @@ fn with_bar<T>(args: &VerifyArgs, bytes: u64, work: impl FnOnce(&ProgressBar) ->
 fn recipe_target(args: &VerifyArgs, recipe: &Recipe, model: &Model) -> Result<Target> {
     let target = match command_of(args, recipe)? {
         Command::Quantize(command) => {
-            quantize::gguf_target(&command, model, &|guidance| check_digests(args, recipe, guidance))?
+            quantize::gguf_target(&command, model, &|rounding| check_digests(args, recipe, rounding))?
         }
         Command::Convert(command) => convert::gguf_target(&command)?,
         _ => bail!("{}: its recipe makes no model", args.file.display()),
@@ -119,7 +119,7 @@ fn recipe_target(args: &VerifyArgs, recipe: &Recipe, model: &Model) -> Result<Ta
 fn recipe_onnx_target(args: &VerifyArgs, recipe: &Recipe, model: &Model) -> Result<onnx::Target> {
     let target = match command_of(args, recipe)? {
         Command::Quantize(command) => {
-            quantize::onnx_target(&command, model, &|guidance| check_digests(args, recipe, guidance))?
+            quantize::onnx_target(&command, model, &|rounding| check_digests(args, recipe, rounding))?
         }
         Command::Convert(command) => convert::onnx_target(&command)?,
         _ => bail!("{}: its recipe makes no model", args.file.display()),
@@ -180,10 +180,10 @@ fn refuse_unasked(flag: &str, what: &str, given: Option<&Path>, wanted: Option<&
     Err(UsageError::with_hint(message, hint).into())
 }
 
-fn check_digests(args: &VerifyArgs, recipe: &Recipe, guidance: &Guidance) -> Result<()> {
+fn check_digests(args: &VerifyArgs, recipe: &Recipe, rounding: &Rounding) -> Result<()> {
     let wanted = recipe.statistics.as_deref().or(recipe.imatrix.as_deref());
     let path = args.stats.as_ref().or(args.imatrix.as_ref());
-    match (wanted, guidance.digest(), path) {
+    match (wanted, rounding.digest(), path) {
         (Some(wanted), Some(found), Some(path)) if wanted != found => {
             let path = path.display();
             let message = format!("{path}: SHA-256 {found}, but the file was rounded by {wanted}");

@@ -3,27 +3,20 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use plmconv_calibrate::{Error as CalibrateError, Leftover};
 use plmconv_formats::Error as FormatError;
 use plmconv_formats::model::Foreign;
 use plmconv_validate::Error as EvaluatorError;
 
-use super::{
-    DamagedWork, Interrupted, NotReproduced, NotUtf8, Place, ReadBack, TokenizerMismatch, UsageError,
-};
+use super::{NotReproduced, NotUtf8, Place, ReadBack, TokenizerMismatch, UsageError};
 
 /// The hint to print below the sentence, if there is one that helps.
 pub fn of(error: &anyhow::Error) -> Option<String> {
     if let Some(usage) = error.downcast_ref::<UsageError>() {
         return usage.hint.clone();
     }
-    if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
-        return of_interrupted(interrupted).map(str::to_string);
-    }
-    if error.is::<DamagedWork>() {
-        return Some("leave --resume away to start over; the file is left alone".into());
-    }
     if error.is::<ReadBack>() {
-        return Some("the disk may be failing, or this is a bug: try another folder with -o".into());
+        return Some(READ_BACK.into());
     }
     if let Some(different) = error.downcast_ref::<NotReproduced>() {
         return different.hint.clone();
@@ -37,25 +30,59 @@ pub fn of(error: &anyhow::Error) -> Option<String> {
         return Some(hint.into());
     }
     let place = error.downcast_ref::<Place>().copied();
-    match error.downcast_ref::<EvaluatorError>() {
-        Some(EvaluatorError::Format(error)) => of_format(error, place),
-        Some(error) => of_evaluator(error, place).map(str::to_string),
-        None => of_format(error.downcast_ref::<FormatError>()?, place),
+    if let Some(error) = error.downcast_ref::<CalibrateError>() {
+        of_calibration(error, place)
+    } else if let Some(error) = error.downcast_ref::<EvaluatorError>() {
+        of_evaluator(error, place)
+    } else {
+        of_format(error.downcast_ref::<FormatError>()?, place)
     }
 }
 
-fn of_interrupted(interrupted: &Interrupted) -> Option<&'static str> {
-    match interrupted {
-        Interrupted::Kept(_) => Some("the same command with --resume goes on from there"),
-        Interrupted::InTheWay(_) => {
+const READ_BACK: &str = "the disk may be failing, or this is a bug: try another folder with -o";
+
+fn of_calibration(error: &CalibrateError, place: Option<Place>) -> Option<String> {
+    let hint = match error {
+        CalibrateError::Format(error) => return of_format(error, place),
+        CalibrateError::Validate(error) => return of_evaluator(error, place),
+        CalibrateError::Matrix { source, .. } => return of_calibration(source, place),
+        CalibrateError::Interrupted(leftover) => of_leftover(leftover)?,
+        CalibrateError::DamagedWork { .. } => "leave --resume away to start over; the file is left alone",
+        CalibrateError::ForeignWork { .. } => "leave --resume away to start over",
+        CalibrateError::TextTooShort { .. } => "give more text, or --calibration-ctx",
+        CalibrateError::OwnTextTooShort { .. } => "ask for more, or shorter windows",
+        CalibrateError::Spill(_) => {
+            "it stands beside the output until the run ends and takes 4 * tokens * hidden_size * (layers + 1) bytes"
+        }
+        CalibrateError::ReadBack(_) => READ_BACK,
+        CalibrateError::NotStatistics { .. } => "an importance matrix goes to --imatrix",
+        CalibrateError::StatisticsVersion { .. } => "run plmconv calibrate again",
+        CalibrateError::ForeignStatistics { .. } => {
+            "run plmconv calibrate on this model; with --passes, give the text to quantize --calibrate"
+        }
+        CalibrateError::ForeignImatrix { .. } => {
+            "it is of another model, or its names were changed: llama-imatrix makes one from a GGUF of this model"
+        }
+        CalibrateError::ImportanceLength { .. } => "it is of another model",
+        CalibrateError::BudgetTooSmall { .. } => "raise the target, or lift types that --tensor-type fixes",
+        _ => return None,
+    };
+    Some(hint.into())
+}
+
+fn of_leftover(leftover: &Leftover) -> Option<&'static str> {
+    match leftover {
+        Leftover::Kept(_) => Some("the same command with --resume goes on from there"),
+        Leftover::InTheWay(_) => {
             Some("go on with that by the command that kept it and --resume, or remove it")
         }
-        Interrupted::NothingWritten => None,
+        Leftover::Nothing => None,
     }
 }
 
-fn of_evaluator(error: &EvaluatorError, place: Option<Place>) -> Option<&'static str> {
-    Some(match (error, place) {
+fn of_evaluator(error: &EvaluatorError, place: Option<Place>) -> Option<String> {
+    let hint = match (error, place) {
+        (EvaluatorError::Format(error), _) => return of_format(error, place),
         (EvaluatorError::TextTooShort { .. }, Some(Place::CheckWindows)) => {
             "give a longer text, or shorter windows with --validate-ctx"
         }
@@ -96,11 +123,9 @@ fn of_evaluator(error: &EvaluatorError, place: Option<Place>) -> Option<&'static
             "this needs a graph that `plmconv convert --to onnx` or `plmconv quantize --to onnx` wrote; --opset 23 \
              needs ONNX Runtime 1.23 or newer"
         }
-        (EvaluatorError::Spill(_), _) => {
-            "it stands beside the output until the run ends and takes 4 * tokens * hidden_size * (layers + 1) bytes"
-        }
         _ => return None,
-    })
+    };
+    Some(hint.into())
 }
 
 fn of_format(error: &FormatError, place: Option<Place>) -> Option<String> {

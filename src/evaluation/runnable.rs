@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use plmconv_formats::{DType, TextTokenizer};
+use plmconv_validate::generate::meaningful_ids;
 use plmconv_validate::{Options, Runner};
 
 #[cfg(feature = "ort")]
@@ -127,18 +128,4 @@ impl Loaded {
             tensor_bytes: self.tensor_bytes(),
         }
     }
-
-    /// Ids that stand for some text, see [`meaningful_ids`].
-    pub fn meaningful_ids(&self) -> usize {
-        meaningful_ids(&self.tokenizer)
-    }
-}
-
-/// How many ids stand for some text: a vocabulary may be padded at its end with ids that mean nothing.
-fn meaningful_ids(tokenizer: &TextTokenizer) -> usize {
-    let mut count = tokenizer.vocab_size();
-    while count > 1 && tokenizer.token_bytes(count as u32 - 1).is_empty() {
-        count -= 1;
-    }
-    count
 }

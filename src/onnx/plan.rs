@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use plmconv_calibrate::Rounding;
 use plmconv_formats::model::Tensor;
 use plmconv_formats::onnx::{
     Content, DataItem, Export, ExportSpec, Profile, Sidecars, WeightFormat, blocks_name, build, sidecars,
@@ -12,7 +13,6 @@ use plmconv_quant::Error as QuantError;
 
 use super::range::ffn_shifts;
 use super::target::{Target, WeightType};
-use crate::guidance::Guidance;
 use crate::passes;
 use crate::plan::{refuse_latent_source, refuse_quantized_source};
 use crate::recipe::{self, Recipe};
@@ -26,7 +26,7 @@ pub struct OnnxPlan {
     pub export: Export,
     /// The files beside the graph and its data.
     pub sidecars: Sidecars,
-    pub guidance: Guidance,
+    pub rounding: Rounding,
     /// The folder.
     pub output: PathBuf,
     pub overwrite: bool,
@@ -70,7 +70,7 @@ impl OnnxPlan {
             spec,
             export,
             sidecars,
-            guidance: target.guidance,
+            rounding: target.rounding,
             output,
             overwrite: target.overwrite,
             type_name,
@@ -81,7 +81,7 @@ impl OnnxPlan {
     /// What was read is not any longer what it was when it was opened.
     pub fn check_unchanged(&self) -> Result<()> {
         self.model.check_unchanged()?;
-        self.guidance.check_unchanged()
+        Ok(self.rounding.check_unchanged()?)
     }
 
     /// The graph's path inside the folder.

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use plmconv_calibrate::Rounding;
 use plmconv_formats::onnx::{BlockFormat, Opset, Profile, QuantFormat};
 use plmconv_formats::{DType, Model};
 use regex::Regex;
 
 use crate::args::{OnnxArgs, OnnxBlockArgs, OnnxFloat, OpsetArg, ProfileArg, QuantFormatArg};
 use crate::error::UsageError;
-use crate::guidance::Guidance;
 use crate::passes::Pass;
 use crate::plan::model_name;
 
@@ -39,7 +39,7 @@ pub struct Target {
     pub symmetric: bool,
     pub quant_format: QuantFormat,
     pub accuracy_level: i64,
-    pub guidance: Guidance,
+    pub rounding: Rounding,
     pub passes: Vec<Pass>,
     pub allow_requantize: bool,
     pub output: Option<PathBuf>,
@@ -90,7 +90,7 @@ impl Target {
             symmetric: true,
             quant_format: QuantFormat::NBits,
             accuracy_level: 4,
-            guidance: Guidance::default(),
+            rounding: Rounding::default(),
             passes: Vec::new(),
             allow_requantize: false,
             output: None,

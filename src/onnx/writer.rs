@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
+use plmconv_calibrate::Guided;
 use plmconv_formats::atomic::AtomicFolder;
 use plmconv_formats::onnx::{BlockFormat, Content, DataItem, Place, may_replace};
 use plmconv_formats::{DType, Error as FormatError};
@@ -16,7 +17,6 @@ use plmconv_quant::grid::{Blocks, Grid, check_range, pack_columns, pack_rows, qu
 
 use super::assembly::Assembly;
 use super::plan::{OnnxPlan, stored_as};
-use crate::guidance::Feedback;
 use crate::pipeline::stream::{Rows, Sink, Writer, in_order, row_steps};
 use crate::progress::Console;
 use crate::readback;
@@ -71,18 +71,18 @@ fn write_small(folder: &AtomicFolder, name: impl AsRef<Path>, bytes: &[u8]) -> R
 /// Some rows of one weight.
 struct Step<'a> {
     item: &'a DataItem,
-    rounding: Rounding<'a>,
+    rounding: WeightRounding<'a>,
     transposes: Option<Arc<Transposes>>,
     rows: Range<usize>,
 }
 
 /// What the rounding of a weight's values goes by.
 #[derive(Clone)]
-enum Rounding<'a> {
+enum WeightRounding<'a> {
     /// Squared errors, weighted by the importance of their column where it is known.
     Nearest(Option<&'a [f32]>),
     /// Errors are made up for, on a grid that this type of ggml has too.
-    Feedback(Arc<Feedback<'a>>, DType),
+    Guided(Arc<Guided<'a>>, DType),
 }
 
 /// The plan's work in file order. Steps are whole pairs of rows: two 4-bit codes of neighbouring rows may share a byte.
@@ -94,8 +94,8 @@ fn steps(plan: &OnnxPlan) -> Result<Vec<Step<'_>>> {
     for item in &plan.export.items {
         let rounding = rounding(plan, item)?;
         let rows: Vec<Range<usize>> = match &rounding {
-            Rounding::Nearest(_) => row_steps(&*item.source, 2).collect(),
-            Rounding::Feedback(feedback, _) => feedback.groups().collect(),
+            WeightRounding::Nearest(_) => row_steps(&*item.source, 2).collect(),
+            WeightRounding::Guided(guided, _) => guided.groups().collect(),
         };
         let transposes = Transposes::of(item).map(Arc::new);
         steps.extend(rows.into_iter().map(|rows| Step {
@@ -108,27 +108,27 @@ fn steps(plan: &OnnxPlan) -> Result<Vec<Step<'_>>> {
     Ok(steps)
 }
 
-fn rounding<'a>(plan: &'a OnnxPlan, item: &DataItem) -> Result<Rounding<'a>> {
+fn rounding<'a>(plan: &'a OnnxPlan, item: &DataItem) -> Result<WeightRounding<'a>> {
     let (format, scale_type) = match &item.content {
         Content::NBits { format, scale_type, .. } | Content::Qdq { format, scale_type, .. } => {
             (*format, *scale_type)
         }
-        Content::Float { .. } => return Ok(Rounding::Nearest(None)),
+        Content::Float { .. } => return Ok(WeightRounding::Nearest(None)),
     };
     // The statistics are those of the tensor's columns. What a whole row is multiplied by does not change which code
     // is nearest, so a transpose is rounded as if nothing were known.
     if item.transposed {
-        return Ok(Rounding::Nearest(None));
+        return Ok(WeightRounding::Nearest(None));
     }
     let source = &item.source;
     let whole = plan.model.tensor(item.key).is_some_and(|tensor| tensor.source.rows() == source.rows());
     if let Some(dtype) = grid(format, scale_type).ggml_type()
         && dtype.encoded_len(source.cols()).is_some()
-        && let Some(feedback) = plan.guidance.feedback(item.key, dtype, [source.rows(), source.cols()], whole)
+        && let Some(guided) = plan.rounding.guided(item.key, dtype, [source.rows(), source.cols()], whole)
     {
-        return Ok(Rounding::Feedback(Arc::new(feedback), dtype));
+        return Ok(WeightRounding::Guided(Arc::new(guided), dtype));
     }
-    Ok(Rounding::Nearest(plan.guidance.importance(item.key, source.cols())?))
+    Ok(WeightRounding::Nearest(plan.rounding.importance(item.key, source.cols())?))
 }
 
 /// The tensors of a weight that stands transposed in the file.
@@ -227,16 +227,18 @@ impl Buffers {
         &mut self,
         grid: &Grid,
         cols: usize,
-        rounding: &Rounding<'_>,
+        rounding: &WeightRounding<'_>,
         first_row: usize,
     ) -> Result<()> {
         let values = &mut self.rows.values;
         match rounding {
-            Rounding::Nearest(importance) => Ok(quantize(grid, values, cols, *importance, &mut self.blocks)?),
-            Rounding::Feedback(feedback, dtype) => {
+            WeightRounding::Nearest(importance) => {
+                Ok(quantize(grid, values, cols, *importance, &mut self.blocks)?)
+            }
+            WeightRounding::Guided(guided, dtype) => {
                 let bytes = dtype.encoded_len(values.len()).expect("rows are whole blocks, checked before");
                 self.bytes.resize(bytes, 0);
-                feedback.encode(*dtype, first_row, values, &mut self.bytes)?;
+                guided.encode(*dtype, first_row, values, &mut self.bytes)?;
                 grid.take_apart(&self.bytes, cols, &mut self.blocks);
                 Ok(check_range(grid, &self.blocks, cols)?)
             }

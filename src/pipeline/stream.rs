@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow};
+use plmconv_formats::atomic::write_all_at;
 use plmconv_formats::source::RowSource;
 use plmconv_quant::codec;
 
@@ -25,7 +26,7 @@ const SYNC_EVERY: u64 = 128 << 20;
 /// files are read and written nearly front to back.
 ///
 /// # Errors
-/// The first error of a worker; the steps not yet taken are then left. [`Interrupted`](crate::error::Interrupted) after
+/// The first error of a worker; the steps not yet taken are then left. [`interrupted`](crate::error::interrupted) after
 /// Ctrl-C.
 pub fn in_order<S: Sync, B: Default>(
     steps: &[S],
@@ -123,21 +124,4 @@ impl BackgroundSync {
 /// Storing blocks on the disk, so it must not take a worker's place.
 fn rayon_free_thread(work: impl FnOnce() + Send + 'static) {
     drop(std::thread::Builder::new().name("sync".into()).spawn(work));
-}
-
-/// Writes all of `bytes` at `offset`.
-#[cfg(unix)]
-pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-/// Writes all of `bytes` at `offset`.
-#[cfg(windows)]
-pub fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> std::io::Result<()> {
-    while !bytes.is_empty() {
-        let n = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
-        bytes = &bytes[n..];
-        offset += n as u64;
-    }
-    Ok(())
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use plmconv_validate::Windows;
-use plmconv_validate::statistics::Estimate;
+use plmconv_validate::estimate::Estimate;
 use serde_json::json;
 
 use super::{figure, human_bytes, print_json};

@@ -5,20 +5,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use indicatif::ProgressBar;
+use plmconv_calibrate::Rounding;
 use plmconv_formats::gguf::{
     DEFAULT_ALIGNMENT, GgufFile, Metadata, SET_ID, TensorInfo, Value, expected_set_id,
 };
 use plmconv_formats::model::Origin;
 use plmconv_formats::source::{InputFile, RowSource};
-use plmconv_formats::{DType, Layout, Model};
+use plmconv_formats::{DType, Imatrix, Layout, Model};
 
 use super::comparison::{Comparison, Region, compare_whole};
 use super::{Difference, metadata};
-use crate::error::UsageError;
-use crate::guidance::Guidance;
+use crate::error::{At, Place, UsageError};
 use crate::pipeline;
 use crate::plan::{Arranged, Plan, Shard, StoredTypes, Target, Types};
-use crate::progress::Console;
+use crate::progress::{Console, Watch};
 use crate::recipe::{self, Recipe};
 
 /// What the keys of an importance matrix begin with.
@@ -60,8 +60,13 @@ impl GgufCandidate {
     /// No PLM; an importance matrix that cannot be read, or that is missing.
     pub fn plain_target(&self, model: &Model, imatrix: Option<&Path>, console: Console) -> Result<Target> {
         let metadata = self.metadata();
-        let guidance = match imatrix {
-            Some(path) => Guidance::from_imatrix(path, model, console)?,
+        let rounding = match imatrix {
+            Some(path) => Rounding::from_imatrix(
+                Imatrix::open(path).at(Place::Imatrix)?,
+                path,
+                model,
+                &Watch::new(console),
+            )?,
             None => self.refuse_without_imatrix(model)?,
         };
         let layout = Layout::from_gguf(&self.path, metadata)?;
@@ -69,16 +74,16 @@ impl GgufCandidate {
         let types: BTreeMap<String, DType> = tensors.map(|t| (t.name.clone(), t.data.dtype())).collect();
         let file_type = metadata.get("general.file_type").and_then(Value::as_u64);
         let file_type = file_type.and_then(|id| u32::try_from(id).ok());
-        let stored = StoredTypes { types, file_type, has_importance: guidance.is_some() };
-        let guidance = guidance.for_layout(layout);
-        Ok(Target { layout, guidance, ..Target::new(Types::Stored(stored)) })
+        let stored = StoredTypes { types, file_type, has_importance: rounding.has_importance() };
+        let rounding = rounding.for_layout(layout);
+        Ok(Target { layout, rounding, ..Target::new(Types::Stored(stored)) })
     }
 
-    fn refuse_without_imatrix(&self, model: &Model) -> Result<Guidance> {
+    fn refuse_without_imatrix(&self, model: &Model) -> Result<Rounding> {
         let named = |metadata: &Metadata| metadata.iter().any(|(key, _)| key.starts_with(IMATRIX));
         let of_the_source = matches!(&model.origin, Origin::Gguf(source) if named(&source.metadata));
         if !named(self.metadata()) || of_the_source {
-            return Ok(Guidance::default());
+            return Ok(Rounding::default());
         }
         let name = self.metadata().string("quantize.imatrix.file").unwrap_or("without a name");
         let message = format!("{}: rounded by an importance matrix ({name:?})", self.path.display());

@@ -50,20 +50,16 @@ pub enum Error {
     Temperature { temperature: f32 },
     #[error("{}: {detail}", path.display())]
     Reference { path: PathBuf, detail: String },
-    #[error("the statistics for calibration cannot be taken from a model with {what}")]
-    NotMeasurable { what: &'static str },
-    #[error("calibration cannot go on from there: that position is of another model or text")]
-    ForeignPosition,
-    #[error("calibration: {what} of layer {layer} are not finite")]
-    NonFiniteCalibration { layer: usize, what: &'static str },
     #[error("ONNX Runtime's library cannot be used: {detail}")]
     RuntimeLibrary { detail: String },
     #[error("{}: ONNX Runtime: {detail}", path.display())]
     Runtime { path: PathBuf, detail: String },
     #[error("{}: tensor `{tensor}` at byte {offset}: {detail}", path.display())]
     ReadBack { path: PathBuf, tensor: String, offset: u64, detail: String },
-    #[error("calibration: the temporary file for activations: {0}")]
-    Spill(#[source] std::io::Error),
+    #[error("{}: {len} bytes of {expected}", path.display())]
+    ReadBackLength { path: PathBuf, len: u64, expected: u64 },
+    #[error("{}: {found} tensors of {expected}", path.display())]
+    ReadBackCount { path: PathBuf, found: usize, expected: usize },
 }
 
 /// This crate's result.

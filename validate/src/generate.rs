@@ -2,7 +2,10 @@
 
 use std::ops::ControlFlow;
 
+use plmconv_formats::TextTokenizer;
+
 use crate::error::{Error, Result};
+use crate::evaluator::Evaluator;
 use crate::runner::Runner;
 
 /// How the next token is chosen, and when to stop.
@@ -59,6 +62,50 @@ pub fn generate<'a>(
         input = vec![token];
     }
     Ok(written)
+}
+
+/// Samples a text of `count` tokens at temperature 1, in pieces that fit the model's context; the same for the same seed.
+/// `on_token` hears how many there are, and may end it.
+///
+/// # Errors
+/// What running a model may end with.
+pub fn sample_text(
+    evaluator: &Evaluator,
+    tokenizer: &TextTokenizer,
+    count: usize,
+    seed: u64,
+    mut on_token: impl FnMut(usize) -> ControlFlow<()>,
+) -> Result<Vec<u32>> {
+    let start = tokenizer.bos().or(tokenizer.eos()).unwrap_or(0);
+    let piece = (evaluator.context() / 2).max(1);
+    let mut written = Vec::with_capacity(count);
+    let mut flow = ControlFlow::Continue(());
+    while written.len() < count && flow.is_continue() {
+        let options = GenerateOptions {
+            max_tokens: piece.min(count - written.len()),
+            temperature: 1.0,
+            seed: seed.wrapping_add(written.len() as u64),
+            stop: Vec::new(),
+            vocabulary: Some(meaningful_ids(tokenizer)),
+        };
+        let mut done = written.len();
+        let tokens = generate(evaluator, &[start], &options, |_| {
+            done += 1;
+            flow = on_token(done);
+            flow
+        })?;
+        written.extend(tokens);
+    }
+    Ok(written)
+}
+
+/// How many ids stand for some text: a vocabulary may be padded at its end with ids that mean nothing.
+pub fn meaningful_ids(tokenizer: &TextTokenizer) -> usize {
+    let mut count = tokenizer.vocab_size();
+    while count > 1 && tokenizer.token_bytes(count as u32 - 1).is_empty() {
+        count -= 1;
+    }
+    count
 }
 
 fn choose(logits: &[f32], temperature: f32, random: &mut Random) -> u32 {

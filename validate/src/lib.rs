@@ -6,15 +6,16 @@
 
 mod attention;
 mod buffers;
-pub mod curvature;
 pub mod divergence;
 mod error;
+pub mod estimate;
 mod evaluator;
 mod forward;
 pub mod generate;
 mod kernels;
 mod linear;
 mod mla;
+pub mod network;
 #[cfg(feature = "ort")]
 pub mod onnx;
 mod outputs;
@@ -26,7 +27,6 @@ mod runner;
 mod site;
 pub mod sparsity;
 mod state;
-pub mod statistics;
 mod weights;
 mod windows;
 

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use crate::error::Result;
+use crate::estimate::{Estimate, Mean};
 use crate::evaluator::{Evaluator, Hidden, Sequence, logit_columns};
 use crate::forward::Observer;
 use crate::outputs::Outputs;
 use crate::runner::Runner;
-use crate::statistics::{Estimate, Mean};
 use crate::windows::Windows;
 
 /// What [`perplexity`] found.

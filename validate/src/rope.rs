@@ -10,7 +10,7 @@ pub(crate) struct Rope {
 
 /// Cosine and sine of every position and pair, `[positions, dim / 2]`. By libm: the platforms' own functions differ
 /// in the last bit, and statistics and generated text must not.
-pub(crate) fn turns(dim: usize, theta: f32, positions: usize) -> Vec<(f32, f32)> {
+pub fn turns(dim: usize, theta: f32, positions: usize) -> Vec<(f32, f32)> {
     let power = |pair: usize| libm::pow(f64::from(theta), -2.0 * pair as f64 / dim as f64);
     let powers: Vec<f64> = (0..dim / 2).map(power).collect();
     let turn = |angle: f64| (libm::cos(angle) as f32, libm::sin(angle) as f32);

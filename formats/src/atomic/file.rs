@@ -77,6 +77,14 @@ impl AtomicFile {
         sync_folder(parent(path))
     }
 
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// Whatever the file system says.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        write_all_at(self.file(), bytes, offset).map_err(Error::io(&self.target))
+    }
+
     /// The file to write to.
     pub fn file(&self) -> &File {
         self.temporary.as_file()
@@ -148,6 +156,29 @@ impl AtomicFile {
         self.temporary.keep().map_err(|e| Error::Io { path: self.target, source: e.error })?;
         Ok(())
     }
+}
+
+/// Writes all of `bytes` at `offset`.
+///
+/// # Errors
+/// Whatever the file system says.
+#[cfg(unix)]
+pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+/// Writes all of `bytes` at `offset`.
+///
+/// # Errors
+/// Whatever the file system says.
+#[cfg(windows)]
+pub fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let n = std::os::windows::fs::FileExt::seek_write(file, bytes, offset)?;
+        bytes = &bytes[n..];
+        offset += n as u64;
+    }
+    Ok(())
 }
 
 #[cfg(unix)]

@@ -20,7 +20,7 @@ mod set;
 mod temporary;
 
 pub use destination::{check_file, check_folder, follow_links, parent, same_file};
-pub use file::AtomicFile;
+pub use file::{AtomicFile, write_all_at};
 pub use folder::{AtomicFolder, MayReplace};
 pub(crate) use set::unfinished;
 pub use set::{AtomicSet, check_set};

@@ -2,7 +2,7 @@
 
 use super::triangular::{cholesky, invert_lower};
 use crate::Error;
-use crate::calibration::BlockSymmetric;
+use crate::block_symmetric::BlockSymmetric;
 
 /// Added to the diagonal of the inputs' matrix, relative to its mean: keeps directions the calibration text
 /// hardly used from being treated as free.

@@ -8,7 +8,7 @@ mod text;
 
 use anyhow::Result;
 use plmconv_validate::divergence::WorstToken;
-use plmconv_validate::statistics::Estimate;
+use plmconv_validate::estimate::Estimate;
 use serde::Serialize;
 
 use super::figure;

@@ -15,13 +15,13 @@ pub use layers::LayerDivergence;
 pub use summary::{Divergence, WorstToken};
 
 use crate::error::{Error, Result};
+use crate::estimate::Estimate;
 use crate::evaluator::{Evaluator, logit_columns};
 use crate::forward::Observer;
 use crate::outputs::Outputs;
 use crate::perplexity::Progress;
 use crate::reference::{Reference, Stored, TopK};
 use crate::runner::Runner;
-use crate::statistics::Estimate;
 use crate::windows::Windows;
 use layers::LayerProbe;
 use row::{Pair, Scored, TopKPair};

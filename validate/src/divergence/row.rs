@@ -1,7 +1,7 @@
 //! One scored position: two distributions over the vocabulary, seen some columns at a time.
 
+use crate::estimate::at_least_zero;
 use crate::reference::TopK;
-use crate::statistics::at_least_zero;
 
 /// Exponentials below exp(-45) of the largest are nothing to an f64 sum.
 const NEGLIGIBLE: f32 = -45.0;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::layers::LayerDivergence;
 use super::proportion;
 use super::row::Scored;
-use crate::statistics::{Estimate, Mean, at_least_zero, percentile};
+use crate::estimate::{Estimate, Mean, at_least_zero, percentile};
 use crate::windows::Windows;
 
 /// Tokens kept before a bad one.

@@ -8,9 +8,9 @@ use plmconv_formats::source::InputFile;
 
 use super::{Reference, VOCAB_SIZE};
 use crate::error::{Error, Result};
+use crate::estimate::{Estimate, Mean};
 use crate::evaluator::Evaluator;
 use crate::perplexity::{Progress, hidden_of};
-use crate::statistics::{Estimate, Mean};
 use crate::windows::Windows;
 
 /// Rows whose logits are held at a time.

@@ -1,7 +1,7 @@
 //! Bytes say what was chosen, and feedback lowers the loss it is meant to lower.
 
 use super::*;
-use crate::calibration::BlockSymmetric;
+use crate::block_symmetric::BlockSymmetric;
 use crate::codec;
 
 const TYPES: [DType; 12] = [

@@ -2,13 +2,13 @@
 
 use plmconv_formats::{Model, Role, TensorKey};
 use plmconv_quant::product::{Matrix, add_product};
+use plmconv_validate::network::exp_minus;
 use rayon::prelude::*;
 
 use super::moments::SiteMoments;
 use super::rows::{Dense, Shape, read_rows_into, read_vector, rms_norm, rms_norm_backward};
 use super::spill::Spill;
 use crate::error::{Error, Result};
-use crate::kernels::Kernels;
 
 /// Rows of the vocabulary multiplied at a time.
 const TILE_ROWS: usize = 8 << 10;
@@ -30,7 +30,6 @@ pub(super) fn backward(
     let mut site = SiteMoments::new(TensorKey::global(Role::TokenEmbedding), None, shape.hidden);
     let mut probabilities = vec![0.0; TOKENS.min(count) * model.config.vocab_size];
     let mut embedding = Embedding::new(model);
-    let kernels = Kernels::best();
     for first in (0..count).step_by(TOKENS) {
         let tokens = TOKENS.min(count - first);
         let mut hidden = vec![0.0; tokens * shape.hidden];
@@ -42,10 +41,10 @@ pub(super) fn backward(
         let weights: Vec<f32> = probabilities
             .par_chunks_exact_mut(vocab)
             .enumerate()
-            .map(|(t, row)| soften_and_draw(&kernels, row, uniform(seed, (first + t) as u64)))
+            .map(|(t, row)| soften_and_draw(row, uniform(seed, (first + t) as u64)))
             .collect();
         if weights.iter().any(|w| !w.is_finite()) {
-            return Err(Error::NonFiniteCalibration { layer: shape.layers, what: "logits" });
+            return Err(Error::NotFinite { layer: shape.layers, what: "logits" });
         }
         site.add_inputs(&x, &weights);
         let by_x = embedding.by_input(probabilities, tokens)?;
@@ -106,9 +105,9 @@ impl<'a> Embedding<'a> {
 
 /// Turns a row of logits into probabilities less one at the token that `uniform` (from 0 to 1) draws: the gradient
 /// of that token's negative log-probability. Returns `sum p (1 - p)`.
-fn soften_and_draw(kernels: &Kernels, row: &mut [f32], uniform: f64) -> f32 {
+fn soften_and_draw(row: &mut [f32], uniform: f64) -> f32 {
     let peak = row.iter().copied().fold(f32::MIN, f32::max);
-    kernels.exp_minus(row, peak);
+    exp_minus(row, peak);
     let sum: f64 = row.iter().map(|&p| f64::from(p)).sum();
     let (mut squares, mut below, mut drawn) = (0.0, 0.0, None);
     for (token, p) in row.iter_mut().enumerate() {

@@ -1,16 +1,14 @@
-//! Types by budget: every matrix that the user leaves open gets the type that makes the sum of predicted divergences
-//! least within a size.
+//! Types under a budget: every matrix that the user leaves open gets the type that makes the sum of predicted
+//! divergences least within a size.
 
 use std::fmt;
 
-use anyhow::Result;
 use plmconv_formats::DType;
 use plmconv_formats::gguf::DEFAULT_ALIGNMENT;
-use plmconv_quant::budget::{Choice, choose, fewest_bytes};
+use plmconv_quant::knapsack::{self, choose, fewest_bytes};
 use plmconv_quant::policy::{FileType, Policy};
 
-use crate::error::UsageError;
-use crate::plan::PlannedTensor;
+use crate::error::{Error, Result};
 use crate::sensitivity::Sensitivity;
 
 /// What may not be exceeded.
@@ -22,61 +20,84 @@ pub enum Limit {
     BitsPerWeight(f64),
 }
 
-/// How to choose types by budget.
+/// How to choose types under a budget.
 #[derive(Debug)]
 pub struct Budget {
     /// Which tensors keep the type the user gave them.
     pub policy: Policy,
     /// What `general.file_type` says; otherwise the type that most weights have.
     pub file_type: Option<FileType>,
+    /// The size that may not be exceeded.
     pub limit: Limit,
+    /// What each type costs each matrix.
     pub sensitivity: Sensitivity,
 }
 
+/// A tensor that takes part of the budget.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    /// Its GGUF name.
+    pub name: &'a str,
+    /// Its weights.
+    pub values: usize,
+    /// The type it has where it is not open.
+    pub dtype: DType,
+    /// Whether it may get another type.
+    pub open: bool,
+}
+
+/// The type that a tensor gets.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// The type.
+    pub dtype: DType,
+    /// The divergence in nats per token that it alone is predicted to cause, where it was measured.
+    pub predicted: Option<f64>,
+}
+
 impl Budget {
-    /// Chooses the type of every open tensor and notes what each is predicted to cost. `head_bytes` is what the file
-    /// has besides the tensors' data.
+    /// Chooses the type of every tensor, in their order. `head_bytes` is what the file has besides the tensors' data.
     ///
     /// # Errors
     /// A limit below the smallest possible size, which is then named.
-    pub fn fit(&self, tensors: &mut [PlannedTensor], head_bytes: u64) -> Result<()> {
+    pub fn choose(&self, tensors: &[Matrix<'_>], head_bytes: u64) -> Result<Vec<Choice>> {
         let options: Vec<Vec<(DType, f64)>> = tensors.iter().map(|t| self.options(t)).collect();
-        let classes: Vec<Vec<Choice>> = tensors
+        let classes: Vec<Vec<knapsack::Choice>> = tensors
             .iter()
             .zip(&options)
             .map(|(tensor, options)| {
-                let choice = |&(dtype, loss): &(DType, f64)| Choice { bytes: self.cost(tensor, dtype), loss };
-                options.iter().map(choice).collect()
+                let entries = options.iter();
+                entries
+                    .map(|&(dtype, loss)| knapsack::Choice { bytes: self.bytes_of(tensor, dtype), loss })
+                    .collect()
             })
             .collect();
-        let weights: usize = tensors.iter().map(|t| t.tensor.values()).sum();
+        let weights: usize = tensors.iter().map(|t| t.values).sum();
         let chosen = self
             .bytes_for_data(head_bytes, weights)
             .and_then(|bytes| choose(&classes, bytes))
             .ok_or_else(|| self.too_small(head_bytes, fewest_bytes(&classes), weights))?;
-        for ((tensor, options), entry) in tensors.iter_mut().zip(&options).zip(chosen) {
-            let dtype = options[entry].0;
-            // What the mixture would have fallen back to has no meaning for a type it did not choose.
-            tensor.fallback_from = tensor.fallback_from.filter(|_| !tensor.open);
-            tensor.dtype = dtype;
-            tensor.predicted = self.sensitivity.of(&tensor.name, dtype);
-        }
-        Ok(())
+        let types = tensors.iter().zip(&options).zip(chosen);
+        Ok(types
+            .map(|((tensor, options), entry)| {
+                let dtype = options[entry].0;
+                Choice { dtype, predicted: self.sensitivity.of(tensor.name, dtype) }
+            })
+            .collect())
     }
 
     /// The types a tensor may get, with what they cost.
-    fn options(&self, tensor: &PlannedTensor) -> Vec<(DType, f64)> {
-        let measured = self.sensitivity.types(&tensor.name);
+    fn options(&self, tensor: &Matrix<'_>) -> Vec<(DType, f64)> {
+        let measured = self.sensitivity.types(tensor.name);
         if tensor.open && !measured.is_empty() {
             return measured.to_vec();
         }
-        vec![(tensor.dtype, self.sensitivity.of(&tensor.name, tensor.dtype).unwrap_or(0.0))]
+        vec![(tensor.dtype, self.sensitivity.of(tensor.name, tensor.dtype).unwrap_or(0.0))]
     }
 
     /// The bytes of a tensor as the limit counts them.
-    fn cost(&self, tensor: &PlannedTensor, dtype: DType) -> u64 {
-        let bytes =
-            dtype.encoded_len(tensor.tensor.values()).expect("only types that fit were measured") as u64;
+    fn bytes_of(&self, tensor: &Matrix<'_>, dtype: DType) -> u64 {
+        let bytes = dtype.encoded_len(tensor.values).expect("only types that fit were measured") as u64;
         match self.limit {
             Limit::FileBytes(_) => bytes.next_multiple_of(DEFAULT_ALIGNMENT),
             Limit::BitsPerWeight(_) => bytes,
@@ -91,7 +112,7 @@ impl Budget {
         }
     }
 
-    fn too_small(&self, head_bytes: u64, fewest: u64, weights: usize) -> UsageError {
+    fn too_small(&self, head_bytes: u64, fewest: u64, weights: usize) -> Error {
         let smallest = match self.limit {
             Limit::FileBytes(_) => format!("{} bytes", fewest + head_bytes),
             // Rounded up: what is named must fit.
@@ -99,8 +120,7 @@ impl Budget {
                 format!("{:.3} bits per weight", (fewest as f64 * 8e3 / weights as f64).ceil() / 1e3)
             }
         };
-        let message = format!("{} is too small: this model takes at least {smallest}", self.limit);
-        UsageError::with_hint(message, "raise the target, or lift types that --tensor-type fixes")
+        Error::BudgetTooSmall { limit: self.limit.to_string(), smallest }
     }
 }
 

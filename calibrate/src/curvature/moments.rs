@@ -1,7 +1,7 @@
 //! Sums of outer products over tokens.
 
 use plmconv_formats::TensorKey;
-use plmconv_quant::calibration::BlockSymmetric;
+use plmconv_quant::block_symmetric::BlockSymmetric;
 use plmconv_quant::product::{Matrix, add_product};
 use rayon::prelude::*;
 
@@ -18,6 +18,7 @@ const COLUMNS: usize = 256;
 /// One matrix's statistics.
 #[derive(Clone, Debug)]
 pub struct SiteMoments {
+    /// The matrix.
     pub key: TensorKey,
     /// Tokens seen.
     pub tokens: u64,

@@ -2,18 +2,16 @@
 //!
 //! For a matrix NAME it holds `NAME.in_sum2` and `NAME.counts` (llama-imatrix's tensors), `NAME.active` (tokens on
 //! which each input column is not zero), `NAME.inputs` and, but for the embedding, `NAME.outputs` (upper triangles of
-//! the two Fisher factors, see `plmconv_validate::curvature`). The embedding has `NAME.lookups` instead: the gradient's
+//! the two Fisher factors, see [`curvature`](crate::curvature)). The embedding has `NAME.lookups` instead: the gradient's
 //! squares where text enters the model.
 
-mod digest;
 mod merge;
 mod read;
 mod write;
 
-pub use digest::{add_rows, file_digest, hex, model_digest};
 pub use merge::merge;
 pub use read::Statistics;
-pub use write::{Destination, Provenance, StatisticsWriter};
+pub(crate) use write::{Provenance, StatisticsWriter};
 
 /// The value of `plmconv.calibration.version`. The digest of version 1 left the hyperparameters out.
 pub const VERSION: u32 = 2;

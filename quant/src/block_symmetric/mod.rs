@@ -1,4 +1,6 @@
-//! Symmetric matrices as their upper triangle.
+//! Symmetric matrices as their upper triangle: sums of outer products, such as the factors of a curvature.
+
+mod quadratic_form;
 
 /// A symmetric matrix, cut along its diagonal into blocks of at most `block_len`: what lies outside them is not
 /// kept. Each block is its upper triangle, row by row.

@@ -1,4 +1,4 @@
-//! What errors cost: quadratic forms in a statistic.
+//! Quadratic forms: what errors cost under a curvature.
 
 use super::BlockSymmetric;
 use crate::product::{Matrix, add_product};

@@ -1,17 +1,21 @@
-//! Which model statistics belong to.
+//! Digests that say which model statistics belong to, and what a result was made from.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::Result;
 use plmconv_formats::source::RowSource;
 use plmconv_formats::{Config, Error, Model};
 use plmconv_quant::codec;
 use sha2::{Digest, Sha256};
 
+use crate::error::Result;
+
 /// A digest of the model's hyperparameters, and of the first, middle and last row of every tensor in f32: equal for
 /// a checkpoint and its float GGUFs wherever they lie, and found without reading gigabytes.
+///
+/// # Errors
+/// Unreadable rows.
 pub fn model_digest(model: &Model) -> Result<String> {
     let mut hash = Sha256::new();
     hash.update(hyperparameters(&model.config));
@@ -59,6 +63,9 @@ fn hyperparameters(config: &Config) -> String {
 }
 
 /// Adds a matrix's name, its size, and its first, middle and last row in f32.
+///
+/// # Errors
+/// Unreadable rows.
 pub fn add_rows(hash: &mut Sha256, name: &str, source: &dyn RowSource) -> Result<()> {
     let (rows, cols) = (source.rows(), source.cols());
     hash.update(format!("{name} {rows} {cols}\n"));
@@ -72,6 +79,9 @@ pub fn add_rows(hash: &mut Sha256, name: &str, source: &dyn RowSource) -> Result
 }
 
 /// SHA-256 of a whole file, as sha256sum prints it.
+///
+/// # Errors
+/// An unreadable file.
 pub fn file_digest(path: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut file = File::open(path).map_err(Error::io(path))?;
@@ -97,7 +107,7 @@ mod tests {
 
     #[test]
     fn each_hyperparameter_of_the_function_changes_the_digest() {
-        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-plm");
+        let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/tiny-plm");
         let config = Model::open(tiny).expect("a fixture").config;
         let changes: [fn(&mut Config); 12] = [
             |c| c.vocab_size += 1,

@@ -1,4 +1,4 @@
-//! What guides the rounding of weights: nothing, an importance matrix, or statistics of the model on text.
+//! How an output's weights are rounded: to the nearest, with importance, or guided by statistics of the model on text.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -7,25 +7,43 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result};
 use plmconv_formats::gguf::{Metadata, Value};
 use plmconv_formats::{DType, Imatrix, Layout, Model, Role, TensorKey};
-use plmconv_quant::calibration::{mean_squares, raise_unreached};
-use plmconv_quant::feedback;
-use plmconv_quant::feedback::{ColumnFactor, Effort, RowFactor};
+use plmconv_quant::feedback::{self, ColumnFactor, Effort, RowFactor};
+use plmconv_quant::importance::{mean_squares, raise_unreached};
 use sha2::{Digest, Sha256};
 
-use crate::args::DirectionArg;
-use crate::error::{At, Place, UsageError};
-use crate::progress::Console;
-use crate::statistics::{Statistics, file_digest, model_digest};
+use crate::curvature::OUTPUT_BLOCK;
+use crate::digest::{file_digest, model_digest};
+use crate::error::{Error, Result};
+use crate::monitor::{Monitor, Notice};
+use crate::statistics::Statistics;
 
 /// Rows of the embedding that are rounded at a time: they do not influence each other.
 const FREE_ROWS: usize = 1024;
 
-/// What guides the rounding.
+/// A direction that errors are fed back in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Along a row: later columns make up for earlier ones.
+    Columns,
+    /// Across rows: later rows make up for earlier ones.
+    Rows,
+}
+
+impl Direction {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Direction::Columns => "columns",
+            Direction::Rows => "rows",
+        }
+    }
+}
+
+/// How an output's weights are rounded. By default to the nearest.
 #[derive(Debug, Default)]
-pub struct Guidance {
+pub struct Rounding {
     /// Per GGUF name, the importance of each input column.
     importance: BTreeMap<String, Vec<f32>>,
     /// For error feedback, and for the choice of types.
@@ -37,7 +55,7 @@ pub struct Guidance {
     /// What llama-quantize writes about an importance matrix.
     provenance: Vec<(&'static str, Value)>,
     /// Left out of the feedback.
-    without: Option<DirectionArg>,
+    without: Option<Direction>,
     /// Of the output; statistics are always of the `plm` layout.
     layout: Layout,
 }
@@ -54,7 +72,7 @@ impl Measured {
     ///
     /// In the latent layout `attn_v_b` is the values' rows of kv_b, with the same inputs; `attn_k_b` is a transpose.
     /// Of the FFN's pair, the gate has the inputs and (but for a factor that cancels) the gradients of the matrix
-    /// they are copies of; `up` is rounded on its own, since the gate makes up for that ([`crate::passes::gate`]).
+    /// they are copies of; `up` is rounded on its own, since the gate makes up for that (src/passes/gate.rs of the program).
     fn of(key: TensorKey, layout: Layout) -> Option<Measured> {
         let (role, same_rows) = match (layout, key.role) {
             (Layout::Latent, Role::FfnUp | Role::KeyB) => return None,
@@ -66,14 +84,18 @@ impl Measured {
     }
 }
 
-impl Guidance {
-    /// As llama-quantize uses `path`, an importance matrix, for the matrices of `model`.
+impl Rounding {
+    /// As llama-quantize uses `imatrix`, which was read from `path`, for the matrices of `model`.
     ///
     /// # Errors
-    /// What is no importance matrix, or has no entry for any matrix of the model.
-    pub fn from_imatrix(path: &Path, model: &Model, console: Console) -> Result<Guidance> {
-        let imatrix = Imatrix::open(path).at(Place::Imatrix)?;
-        report_coverage(path, &imatrix, model, console)?;
+    /// An importance matrix without an entry for any matrix of the model.
+    pub fn from_imatrix(
+        imatrix: Imatrix,
+        path: &Path,
+        model: &Model,
+        monitor: &dyn Monitor,
+    ) -> Result<Rounding> {
+        report_coverage(path, &imatrix, model, monitor)?;
         let shorten = |text: &str| Value::String(text.chars().take(127).collect());
         let mut provenance = vec![("quantize.imatrix.file", shorten(&path.to_string_lossy()))];
         if let Some(dataset) = imatrix.datasets.first() {
@@ -85,15 +107,18 @@ impl Guidance {
         }
         let entries = imatrix.entries.into_iter();
         let importance = entries.map(|e| (e.name, mean_squares(&e.sums, &e.counts))).collect();
-        Ok(Guidance { importance, provenance, digest: Some(file_digest(path)?), ..Guidance::default() })
+        Ok(Rounding { importance, provenance, digest: Some(file_digest(path)?), ..Rounding::default() })
     }
 
     /// From statistics of `model`; without an effort only the importance is used.
     ///
     /// # Errors
     /// Statistics of another model.
-    pub fn from_statistics(path: &Path, model: &Model, effort: Option<Effort>) -> Result<Guidance> {
-        let statistics = Statistics::open(path)?;
+    pub fn from_statistics(
+        statistics: Statistics,
+        model: &Model,
+        effort: Option<Effort>,
+    ) -> Result<Rounding> {
         statistics.check_model(&model_digest(model)?)?;
         let mut importance = BTreeMap::new();
         for tensor in &model.tensors {
@@ -104,24 +129,24 @@ impl Guidance {
                 importance.insert(name, values);
             }
         }
-        let digest = Some(file_digest(path)?);
-        Ok(Guidance { importance, statistics: Some(statistics), effort, digest, ..Guidance::default() })
+        let digest = Some(file_digest(statistics.path())?);
+        Ok(Rounding { importance, statistics: Some(statistics), effort, digest, ..Rounding::default() })
     }
 
     /// For an output of this layout.
     #[must_use]
-    pub fn for_layout(self, layout: Layout) -> Guidance {
-        Guidance { layout, ..self }
+    pub fn for_layout(self, layout: Layout) -> Rounding {
+        Rounding { layout, ..self }
     }
 
     /// Feedback in one direction only.
     #[must_use]
-    pub fn without(self, direction: Option<DirectionArg>) -> Guidance {
-        Guidance { without: direction, ..self }
+    pub fn without(self, direction: Option<Direction>) -> Rounding {
+        Rounding { without: direction, ..self }
     }
 
-    /// Whether there is any.
-    pub fn is_some(&self) -> bool {
+    /// Whether the columns of matrices differ in importance.
+    pub fn has_importance(&self) -> bool {
         !self.importance.is_empty()
     }
 
@@ -141,10 +166,12 @@ impl Guidance {
     }
 
     /// Whether errors are fed back, which takes long.
-    pub fn feeds_back(&self) -> bool {
+    pub fn is_guided(&self) -> bool {
         self.statistics.is_some() && self.effort.is_some()
     }
 
+    /// Checks that what was read is still there.
+    ///
     /// # Errors
     /// The statistics are not any longer those that were opened.
     pub fn check_unchanged(&self) -> Result<()> {
@@ -171,11 +198,8 @@ impl Guidance {
     }
 
     /// The direction that is left out of the feedback.
-    pub fn left_out(&self) -> Option<&'static str> {
-        self.without.map(|direction| match direction {
-            DirectionArg::Columns => "columns",
-            DirectionArg::Rows => "rows",
-        })
+    pub fn left_out(&self) -> Option<Direction> {
+        self.without
     }
 
     /// Adds what a file says about it.
@@ -193,47 +217,45 @@ impl Guidance {
         let measured = Measured::of(key, self.layout);
         let Some(values) = measured.and_then(|m| self.importance.get(&m.name)) else { return Ok(None) };
         if values.len() != cols {
-            let message =
-                format!("`{}` has {cols} columns, its importance {} values", key.gguf_name(), values.len());
-            return Err(UsageError::with_hint(message, "it is of another model").into());
+            return Err(Error::ImportanceLength { matrix: key.gguf_name(), cols, found: values.len() });
         }
         Ok(Some(values))
     }
 
-    /// Error feedback for a tensor, where there is something to feed back. Without `whole`, the rows are some of the
+    /// Guided rounding of a tensor, where the statistics have its curvature. Without `whole`, the rows are some of the
     /// tensor's, and errors are fed back along each row only.
-    pub fn feedback<'a>(
+    pub fn guided<'a>(
         &'a self,
         key: TensorKey,
         dtype: DType,
         [rows, cols]: [usize; 2],
         whole: bool,
-    ) -> Option<Feedback<'a>> {
+    ) -> Option<Guided<'a>> {
         let (statistics, effort) = self.statistics.as_ref().zip(self.effort)?;
         let measured = Measured::of(key, self.layout)?;
         let known = feedback::supports(dtype) && statistics.has_curvature(&measured.name);
         let with_outputs = whole
             && measured.same_rows
-            && self.without != Some(DirectionArg::Rows)
+            && self.without != Some(Direction::Rows)
             && statistics.has_outputs(&measured.name);
-        known.then(|| Feedback {
+        known.then(|| Guided {
             statistics,
             effort,
             measured: measured.name,
-            with_columns: self.without != Some(DirectionArg::Columns),
+            with_columns: self.without != Some(Direction::Columns),
             with_outputs,
             rows,
             cols,
-            group_rows: if with_outputs { plmconv_validate::curvature::OUTPUT_BLOCK } else { FREE_ROWS },
+            group_rows: if with_outputs { OUTPUT_BLOCK } else { FREE_ROWS },
             groups_left: AtomicUsize::new(0),
             factors: Mutex::new(None),
         })
     }
 }
 
-/// One tensor's error feedback. Its factors are computed when first needed and freed after its last group of rows.
+/// One tensor's guided rounding. Its factors are computed when first needed and freed after its last group of rows.
 #[derive(Debug)]
-pub struct Feedback<'a> {
+pub struct Guided<'a> {
     statistics: &'a Statistics,
     effort: Effort,
     /// The matrix of the statistics.
@@ -256,7 +278,7 @@ struct Factors {
     rows: Vec<RowFactor>,
 }
 
-impl Feedback<'_> {
+impl Guided<'_> {
     /// The groups of rows that are encoded at a time.
     pub fn groups(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (rows, step) = (self.rows, self.group_rows);
@@ -272,8 +294,11 @@ impl Feedback<'_> {
     }
 
     /// Encodes the group of rows that begins at `first_row`; `values` is used up.
+    ///
+    /// # Errors
+    /// Statistics that cannot be read or have no factor, values that the type cannot hold.
     pub fn encode(&self, dtype: DType, first_row: usize, values: &mut [f32], out: &mut [u8]) -> Result<()> {
-        let factors = self.factors().with_context(|| format!("statistics of `{}`", self.measured))?;
+        let factors = self.factors().map_err(Error::with_matrix("statistics of", &self.measured))?;
         let rows = factors.rows.get(first_row / self.group_rows);
         feedback::encode_group(dtype, values, &factors.columns, rows, self.effort, out)?;
         self.finish_group();
@@ -286,12 +311,13 @@ impl Feedback<'_> {
         if let Some(factors) = &*slot {
             return Ok(factors.clone());
         }
-        let mut inputs = self.statistics.inputs(&self.measured, self.cols)?.context("missing")?;
+        let missing = || Error::NoStatistics { matrix: self.measured.clone() };
+        let mut inputs = self.statistics.inputs(&self.measured, self.cols)?.ok_or_else(missing)?;
         if !self.with_columns {
             inputs.keep_diagonal();
         }
         let rows = if self.with_outputs {
-            let outputs = self.statistics.outputs(&self.measured, self.rows)?.context("missing")?;
+            let outputs = self.statistics.outputs(&self.measured, self.rows)?.ok_or_else(missing)?;
             RowFactor::per_group(&outputs)?
         } else {
             Vec::new()
@@ -306,59 +332,27 @@ impl Feedback<'_> {
 ///
 /// # Errors
 /// No entry is of a matrix of the model.
-fn report_coverage(path: &Path, imatrix: &Imatrix, model: &Model, console: Console) -> Result<()> {
+fn report_coverage(path: &Path, imatrix: &Imatrix, model: &Model, monitor: &dyn Monitor) -> Result<()> {
     let matrices = || model.tensors.iter().map(|t| t.key).filter(|key| !key.role.is_norm());
     let wanted: HashSet<String> = matrices().map(TensorKey::gguf_name).collect();
-    let entries: HashSet<&str> = imatrix.entries.iter().map(|entry| entry.name.as_str()).collect();
-    let strangers: Vec<&str> =
-        imatrix.entries.iter().map(|e| e.name.as_str()).filter(|n| !wanted.contains(*n)).collect();
-    if strangers.len() == entries.len() {
-        let message = format!(
-            "{}: none of its {} entries is of a matrix of this model (the first is `{}`)",
-            path.display(),
-            entries.len(),
-            strangers.first().copied().unwrap_or_default()
-        );
-        let hint = "it is of another model, or its names were changed: llama-imatrix makes one from a GGUF of this model";
-        return Err(UsageError::with_hint(message, hint).into());
+    let names = || imatrix.entries.iter().map(|entry| &entry.name);
+    let stray: Vec<String> = names().filter(|name| !wanted.contains(*name)).cloned().collect();
+    let entries: HashSet<&String> = names().collect();
+    if stray.len() == entries.len() {
+        return Err(Error::ForeignImatrix {
+            path: path.into(),
+            entries: entries.len(),
+            first: stray.into_iter().next().unwrap_or_default(),
+        });
     }
     // The embedding never has an entry: its inputs are those of the head only.
     let inner = || matrices().filter(|key| key.role != Role::TokenEmbedding).map(TensorKey::gguf_name);
-    let missing: Vec<String> = inner().filter(|name| !entries.contains(name.as_str())).collect();
+    let missing: Vec<String> = inner().filter(|name| !entries.contains(name)).collect();
     if !missing.is_empty() {
-        console.warn(&format!(
-            "{}: no entry for {} of {} matrices, which are rounded without regard to their inputs: {}",
-            path.display(),
-            missing.len(),
-            inner().count(),
-            some_of(&missing)
-        ));
+        monitor.notice(&Notice::MissingEntries { path: path.into(), missing, matrices: inner().count() });
     }
-    if !strangers.is_empty() {
-        console.warn(&format!(
-            "{}: {} of {} entries are of no matrix of this model: {}",
-            path.display(),
-            strangers.len(),
-            entries.len(),
-            some_of(&strangers)
-        ));
+    if !stray.is_empty() {
+        monitor.notice(&Notice::StrayEntries { path: path.into(), stray, entries: entries.len() });
     }
     Ok(())
-}
-
-/// The first few of `names`, and how many more there are.
-fn some_of(names: &[impl AsRef<str>]) -> String {
-    const SHOWN: usize = 6;
-    let shown: Vec<&str> = names.iter().take(SHOWN).map(AsRef::as_ref).collect();
-    let rest = names.len() - shown.len();
-    shown.join(", ") + &if rest > 0 { format!(" and {rest} more") } else { String::new() }
-}
-
-/// The level of search that a name stands for: `None` uses importance alone.
-pub fn effort(name: crate::args::EffortArg) -> Option<Effort> {
-    match name {
-        crate::args::EffortArg::Fast => None,
-        crate::args::EffortArg::Normal => Some(Effort::Normal),
-        crate::args::EffortArg::Max => Some(Effort::Max),
-    }
 }

@@ -3,10 +3,11 @@
 use plmconv_formats::{Config, Model, Role, TensorKey};
 use plmconv_quant::codec;
 use plmconv_quant::product::Matrix;
+use plmconv_validate::Error;
+use plmconv_validate::network::turns;
 use rayon::prelude::*;
 
-use crate::error::{Error, Result};
-use crate::rope::turns;
+use crate::error::Result;
 
 /// Sizes of the network, and the common length of the windows.
 #[derive(Clone, Debug)]
@@ -102,7 +103,8 @@ pub(super) fn read_rows_into(
     source.read_rows(rows.clone(), bytes)?;
     values.resize(rows.len() * source.cols(), 0.0);
     codec::decode(source.dtype(), bytes, values)
-        .map_err(|_| Error::UnsupportedType { tensor: key, dtype: source.dtype() })
+        .map_err(|_| Error::UnsupportedType { tensor: key, dtype: source.dtype() })?;
+    Ok(())
 }
 
 /// A norm's weight.

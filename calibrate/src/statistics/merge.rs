@@ -1,34 +1,30 @@
 //! Statistics of several runs, added up.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::Result;
 use plmconv_formats::DType;
 use plmconv_formats::atomic::AtomicFile;
 use plmconv_formats::gguf::{Directory, Value, string_array};
 use plmconv_formats::imatrix::read_floats;
 
 use super::read::Statistics;
+use super::write::read_back;
 use super::{KEY_CHUNK_SIZE, KEY_CHUNKS, KEY_DATASETS, KEY_DIGEST, KEY_REQUEST};
-use crate::error::UsageError;
-use crate::pipeline::write_all_at;
-use crate::readback;
+use crate::error::{Error, Result};
 
-/// Adds up statistics of one model into `output`, in the order of the paths.
+/// Adds up statistics of one model into `output`, in their order.
 ///
 /// # Errors
 /// Statistics of different models or of windows of different length.
-pub fn merge(paths: &[PathBuf], output: &Path, overwrite: bool) -> Result<()> {
-    let files: Vec<Statistics> = paths.iter().map(|path| Statistics::open(path)).collect::<Result<_>>()?;
-    let Some(first) = files.first() else { return Err(UsageError::new("nothing to merge").into()) };
+pub fn merge(files: &[Statistics], output: &Path, overwrite: bool) -> Result<()> {
+    let Some(first) = files.first() else { return Err(Error::NothingToMerge) };
     let mut metadata = first.file.metadata.without_layout();
     let (mut datasets, mut chunks) = (Vec::new(), 0u64);
-    for (path, statistics) in paths.iter().zip(&files) {
+    for statistics in files {
         let other = &statistics.file.metadata;
         for key in [KEY_DIGEST, KEY_CHUNK_SIZE] {
             if other.get(key) != metadata.get(key) {
-                let message = format!("{}: `{key}` differs from that of the first", path.display());
-                return Err(UsageError::new(message).into());
+                return Err(Error::MergedKey { path: statistics.path().into(), key });
             }
         }
         datasets.extend(other.strings(KEY_DATASETS).unwrap_or_default().into_iter().map(str::to_string));
@@ -40,29 +36,24 @@ pub fn merge(paths: &[PathBuf], output: &Path, overwrite: bool) -> Result<()> {
     let tensors = first.file.tensors.iter().map(|t| (t.name.clone(), DType::F32, t.shape.clone()));
     let directory = Directory::new(&metadata, tensors)?;
     let file = AtomicFile::create(output, overwrite)?;
-    let io = || plmconv_formats::Error::io(output);
-    file.file().set_len(directory.file_bytes).map_err(io())?;
-    write_all_at(file.file(), &directory.head, 0).map_err(io())?;
+    file.file().set_len(directory.file_bytes).map_err(plmconv_formats::Error::io(output))?;
+    file.write_at(&directory.head, 0)?;
     for entry in &directory.entries {
         let mut sums = vec![0f64; (entry.bytes / 4) as usize];
-        for (path, statistics) in paths.iter().zip(&files) {
+        for statistics in files {
+            let path = statistics.path();
             let tensor = statistics.file.tensor(&entry.name).filter(|t| t.shape == entry.shape);
-            let tensor = tensor.ok_or_else(|| {
-                UsageError::new(format!(
-                    "{}: `{}` is missing or of another shape",
-                    path.display(),
-                    entry.name
-                ))
-            })?;
+            let tensor = tensor
+                .ok_or_else(|| Error::MergedTensor { path: path.into(), tensor: entry.name.clone() })?;
             let values = read_floats(path, &tensor.data)?;
             sums.iter_mut().zip(values).for_each(|(sum, x)| *sum += f64::from(x));
         }
         let bytes: Vec<u8> = sums.iter().flat_map(|&x| (x as f32).to_le_bytes()).collect();
-        write_all_at(file.file(), &bytes, entry.offset).map_err(io())?;
+        file.write_at(&bytes, entry.offset)?;
     }
-    for statistics in &files {
+    for statistics in files {
         statistics.check_unchanged()?;
     }
-    Statistics::from_gguf(readback::gguf((&file, &directory))?)?;
+    read_back(&file, &directory)?;
     Ok(file.commit()?)
 }

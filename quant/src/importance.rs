@@ -1,9 +1,4 @@
-//! What calibration text tells about a model's matrices, and sums of it.
-
-mod quadratic;
-mod symmetric;
-
-pub use symmetric::BlockSymmetric;
+//! Importance: how much the squared error of each column of a matrix weighs, as llama.cpp's importance matrices have it.
 
 /// Mean squares of a matrix's input columns from sums and counts, as llama-quantize takes them from an importance
 /// matrix: a part that no token reached counts as 1.

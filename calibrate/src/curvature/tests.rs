@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use super::*;
-use crate::{Evaluator, Options, Point, Sequence, Site};
+use plmconv_validate::{Evaluator, Options, Point, Sequence, Site};
 
 fn tiny() -> Model {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/tiny-plm");
@@ -15,8 +15,8 @@ fn windows(count: usize, len: usize) -> Vec<Vec<u32>> {
     (0..count).map(|w| (0..len).map(|t| ((w * 977 + t * 131) % 4000) as u32).collect()).collect()
 }
 
-fn calibration<'a>(model: &'a Model, windows: &'a [Vec<u32>]) -> Calibration<'a> {
-    Calibration { model, windows, seed: 1, scratch: scratch() }
+fn source<'a>(model: &'a Model, windows: &'a [Vec<u32>]) -> Source<'a> {
+    Source { model, windows, seed: 1, scratch: scratch() }
 }
 
 /// The system's temporary folder; what stands there has no name, so nothing is left.
@@ -98,7 +98,7 @@ fn threads_change_nothing_and_all_sites_are_reported() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
         let mut sites = Vec::new();
         pool.install(|| {
-            measure::<Error>(calibration(&model, &windows), None, |event| {
+            measure(source(&model, &windows), None, |event| {
                 if let Event::Site(site) = event {
                     sites.push(site);
                 }
@@ -128,7 +128,7 @@ fn going_on_gives_the_rest_of_the_same_statistics() {
     let windows = windows(3, 32);
     let mut all = Vec::new();
     let mut position = None;
-    measure::<Error>(calibration(&model, &windows), None, |event| {
+    measure(source(&model, &windows), None, |event| {
         match event {
             Event::Site(site) => all.push(site),
             Event::Boundary { layers_left: 3, gradient } => {
@@ -141,7 +141,7 @@ fn going_on_gives_the_rest_of_the_same_statistics() {
     .expect("finite");
     let position = position.expect("reported");
     let mut rest = Vec::new();
-    measure::<Error>(calibration(&model, &windows), Some(&position), |event| {
+    measure(source(&model, &windows), Some(&position), |event| {
         if let Event::Site(site) = event {
             rest.push(site);
         }
@@ -154,15 +154,18 @@ fn going_on_gives_the_rest_of_the_same_statistics() {
         assert_eq!(a.inputs, b.inputs, "{}", a.key);
         assert_eq!(a.outputs, b.outputs, "{}", a.key);
     }
-    let other = measure::<Error>(calibration(&model, &windows[1..]), Some(&position), |_| Ok(()));
+    let other = measure(source(&model, &windows[1..]), Some(&position), |_| Ok(()));
     assert!(matches!(other, Err(Error::ForeignPosition)));
 }
 
 #[test]
 fn what_cannot_be_measured_is_refused() {
     let model = tiny();
-    let run = |windows: &[Vec<u32>]| measure::<Error>(calibration(&model, windows), None, |_| Ok(()));
-    assert!(matches!(run(&[]), Err(Error::EmptySequence)));
-    assert!(matches!(run(&[vec![1, 2], vec![1]]), Err(Error::EmptySequence)));
-    assert!(matches!(run(&[vec![1, 5000]]), Err(Error::TokenOutOfRange { token: 5000, .. })));
+    let run = |windows: &[Vec<u32>]| measure(source(&model, windows), None, |_| Ok(()));
+    assert!(matches!(run(&[]), Err(Error::Windows)));
+    assert!(matches!(run(&[vec![1, 2], vec![1]]), Err(Error::Windows)));
+    assert!(matches!(
+        run(&[vec![1, 5000]]),
+        Err(Error::Validate(EvaluatorError::TokenOutOfRange { token: 5000, .. }))
+    ));
 }

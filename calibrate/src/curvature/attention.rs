@@ -1,11 +1,10 @@
 //! Causal attention of the expanded form, and its gradient.
 
 use plmconv_quant::product::{Matrix, add_product};
+use plmconv_validate::network::softmax;
 use rayon::prelude::*;
 
 use super::rows::Shape;
-use crate::attention::softmax;
-use crate::kernels::Kernels;
 
 /// What the backward run needs of the forward run, for one window and head.
 pub(super) struct Head {
@@ -101,10 +100,10 @@ fn forward_head(
     }
     let keys = Matrix::new(&state.key, t, key_len);
     add_product(Matrix::new(&state.query, t, key_len), keys.transposed(), &mut state.shares, t);
-    let (kernels, scale) = (Kernels::best(), 1.0 / (key_len as f32).sqrt());
+    let scale = 1.0 / (key_len as f32).sqrt();
     for (i, row) in state.shares.chunks_exact_mut(t).enumerate() {
         let (seen, future) = row.split_at_mut(i + 1);
-        softmax(&kernels, seen, scale);
+        softmax(seen, scale);
         future.fill(0.0);
     }
     let mut out = vec![0.0; t * value];

@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use anyhow::Result;
 use plmconv_formats::Fingerprint;
 use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::imatrix::read_floats;
-use plmconv_quant::calibration::{BlockSymmetric, mean_squares};
-use plmconv_validate::curvature::{INPUT_BLOCK, OUTPUT_BLOCK};
+use plmconv_quant::block_symmetric::BlockSymmetric;
+use plmconv_quant::importance::mean_squares;
 
 use super::{KEY_DIGEST, KEY_LAYOUT, KEY_REQUEST, KEY_VERSION, VERSION};
-use crate::error::{At, Place, UsageError};
+use crate::curvature::{INPUT_BLOCK, OUTPUT_BLOCK};
+use crate::error::{Error, Result};
 
 /// An opened statistics file.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ impl Statistics {
     /// # Errors
     /// No GGUF, an importance matrix without the rest, another version or layout.
     pub fn open(path: &Path) -> Result<Statistics> {
-        Statistics::from_gguf(GgufFile::open(path).at(Place::Statistics)?)
+        Statistics::from_gguf(GgufFile::open(path)?)
     }
 
     /// The statistics in an opened file.
@@ -32,44 +32,45 @@ impl Statistics {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn from_gguf(file: GgufFile) -> Result<Statistics> {
-        let path = file.path();
+        let path = || file.path().to_path_buf();
         let metadata = &file.metadata;
         match metadata.unsigned(KEY_VERSION) {
             Some(version) if version == VERSION as usize => {}
-            Some(version) => {
-                let message = format!("{}: statistics of version {version}, not {VERSION}", path.display());
-                return Err(UsageError::with_hint(message, "run plmconv calibrate again").into());
-            }
-            None => {
-                let message = format!("{}: not written by plmconv calibrate", path.display());
-                return Err(UsageError::with_hint(message, "an importance matrix goes to --imatrix").into());
-            }
+            Some(version) => return Err(Error::StatisticsVersion { path: path(), version }),
+            None => return Err(Error::NotStatistics { path: path() }),
         }
-        if metadata.string(KEY_LAYOUT) != Some("plm") {
-            let layout = metadata.string(KEY_LAYOUT).unwrap_or("unknown");
-            let message = format!("{}: statistics of the layout {layout}, not plm", path.display());
-            return Err(UsageError::new(message).into());
+        match metadata.string(KEY_LAYOUT) {
+            Some("plm") => {}
+            other => {
+                let layout = other.unwrap_or("unknown").to_string();
+                return Err(Error::StatisticsLayout { path: path(), layout });
+            }
         }
         Ok(Statistics { file })
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Checks that what was read is still there.
+    ///
     /// # Errors
     /// The file is not any longer what it was when it was opened.
     pub fn check_unchanged(&self) -> Result<()> {
         Ok(self.file.fingerprints().try_for_each(Fingerprint::check)?)
     }
 
-    /// Refuses statistics of another model.
+    /// Checks that they are of the model with this [digest](crate::digest::model_digest).
+    ///
+    /// # Errors
+    /// They are of another.
     pub fn check_model(&self, digest: &str) -> Result<()> {
         if self.file.metadata.string(KEY_DIGEST) == Some(digest) {
             return Ok(());
         }
-        let message = format!("{}: statistics of another model", self.file.path().display());
-        Err(UsageError::with_hint(
-            message,
-            "run plmconv calibrate on this model; with --passes, give the text to quantize --calibrate",
-        )
-        .into())
+        Err(Error::ForeignStatistics { path: self.path().to_path_buf() })
     }
 
     /// Whether they are what a run of this request would measure.
@@ -79,7 +80,7 @@ impl Statistics {
 
     fn values(&self, name: &str) -> Result<Option<Vec<f32>>> {
         let Some(tensor) = self.file.tensor(name) else { return Ok(None) };
-        Ok(Some(read_floats(self.file.path(), &tensor.data)?))
+        Ok(Some(read_floats(self.path(), &tensor.data)?))
     }
 
     /// Whether there are Fisher factors of a matrix.
@@ -106,17 +107,23 @@ impl Statistics {
         Ok(Some(mean_squares(&sums, &counts)))
     }
 
-    fn other_shape(&self, name: &str) -> anyhow::Error {
-        UsageError::new(format!("{}: `{name}` has another shape", self.file.path().display())).into()
+    fn other_shape(&self, matrix: &str) -> Error {
+        Error::StatisticsShape { path: self.path().to_path_buf(), matrix: matrix.into() }
     }
 
     /// Tokens that a matrix's statistics are sums over.
+    ///
+    /// # Errors
+    /// An unreadable file.
     pub fn tokens(&self, name: &str) -> Result<f64> {
         let counts = self.values(&format!("{name}.counts"))?;
         Ok(f64::from(counts.and_then(|c| c.first().copied()).unwrap_or(0.0)).max(1.0))
     }
 
     /// Per column, the squares of the gradient where rows of a matrix are looked up; for the embedding only.
+    ///
+    /// # Errors
+    /// An unreadable file.
     pub fn lookups(&self, name: &str) -> Result<Option<Vec<f32>>> {
         self.values(&format!("{name}.lookups"))
     }

@@ -15,18 +15,15 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
 use plmconv_formats::Error as FormatError;
 use plmconv_formats::atomic::AtomicFile;
 use plmconv_formats::source::InputFile;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::error::{DamagedWork, Interrupted, UsageError};
-use crate::interrupt;
-use crate::pipeline::write_all_at;
-use crate::progress::Console;
-use crate::statistics::hex;
+use crate::digest::hex;
+use crate::error::{Error, Leftover, Result};
+use crate::monitor::{Monitor, Notice};
 
 const MAGIC: [u8; 8] = *b"plmconv2";
 /// The journal's digest, its length and the magic.
@@ -40,6 +37,7 @@ const COPY: u64 = 1 << 20;
 /// What a run had finished.
 #[derive(Debug, Default)]
 pub struct Finished {
+    /// Parts of the output that need not be made again.
     pub parts: Vec<Part>,
     /// What else it needs to go on.
     pub extra: Vec<u8>,
@@ -52,6 +50,7 @@ pub struct Part {
     pub number: usize,
     /// Where it stands in the output.
     pub offset: u64,
+    /// How long it is.
     pub bytes: u64,
     sha256: String,
 }
@@ -98,13 +97,14 @@ pub fn with_suffix(output: &Path, suffix: &str) -> PathBuf {
 /// there is such.
 ///
 /// # Errors
-/// What [`AtomicFile::create`] says; kept work of another key, or damaged; Ctrl-C. Kept work is left alone.
+/// What [`AtomicFile::create`] says; kept work of another key, or damaged; a monitor that says stop. Kept work is left
+/// alone.
 pub fn start(
     output: &Path,
     overwrite: bool,
     file_bytes: u64,
     key: Option<&str>,
-    console: Console,
+    monitor: &dyn Monitor,
 ) -> Result<(AtomicFile, Finished)> {
     let partial = partial_path(output);
     let kept = partial.is_file();
@@ -115,24 +115,16 @@ pub fn start(
     };
     let Some(key) = key.filter(|_| kept) else {
         if kept && Kept::open(&partial).is_ok() {
-            console.warn(&format!(
-                "{} holds what an interrupted run had finished: --resume goes on with it. This run starts over; \
-                 the file goes when this run is complete, and if this is interrupted, it stays",
-                partial.display()
-            ));
+            monitor.notice(&Notice::EarlierWork { path: partial });
         }
         return Ok((create()?, Finished::default()));
     };
     let kept = Kept::open(&partial)?;
     if kept.journal.key != key || kept.journal.file_bytes != file_bytes {
-        let message = format!(
-            "{}: kept by a run on another model, or with other arguments or statistics",
-            partial.display()
-        );
-        return Err(UsageError::with_hint(message, "leave --resume away to start over").into());
+        return Err(Error::ForeignWork { path: partial });
     }
     let file = create()?;
-    kept.copy_to(&file)?;
+    kept.copy_to(&file, monitor)?;
     Ok((file, Finished { parts: kept.journal.parts, extra: kept.extra }))
 }
 
@@ -141,7 +133,7 @@ pub fn start(
 ///
 /// # Errors
 /// A file that cannot be written; what was kept before is then still there.
-pub fn keep(file: AtomicFile, key: &str, file_bytes: u64, finished: Finished) -> Result<Interrupted> {
+pub fn keep(file: AtomicFile, key: &str, file_bytes: u64, finished: Finished) -> Result<Leftover> {
     let journal = Journal {
         key: key.into(),
         file_bytes,
@@ -152,15 +144,15 @@ pub fn keep(file: AtomicFile, key: &str, file_bytes: u64, finished: Finished) ->
     let partial = partial_path(file.target());
     if partial.exists() {
         match Kept::open(&partial) {
-            Ok(kept) if kept.journal.key != key => return Ok(Interrupted::InTheWay(partial)),
+            Ok(kept) if kept.journal.key != key => return Ok(Leftover::InTheWay(partial)),
             Ok(kept) if kept.journal.finished_bytes() > journal.finished_bytes() => {
-                return Ok(Interrupted::Kept(partial));
+                return Ok(Leftover::Kept(partial));
             }
             Ok(_) => {}
-            Err(_) => return Ok(Interrupted::InTheWay(partial)),
+            Err(_) => return Ok(Leftover::InTheWay(partial)),
         }
     }
-    let journal = serde_json::to_vec(&journal)?;
+    let journal = serde_json::to_vec(&journal).expect("a journal is numbers and text");
     let mut out = file.file();
     out.seek(SeekFrom::Start(file_bytes))
         .and_then(|_| out.write_all(&finished.extra))
@@ -170,7 +162,7 @@ pub fn keep(file: AtomicFile, key: &str, file_bytes: u64, finished: Finished) ->
         .and_then(|()| out.write_all(&MAGIC))
         .map_err(FormatError::io(&partial))?;
     file.set_aside(&partial)?;
-    Ok(Interrupted::Kept(partial))
+    Ok(Leftover::Kept(partial))
 }
 
 /// Removes what an earlier run kept for `output`, now that it is complete.
@@ -182,6 +174,10 @@ pub fn discard(output: &Path) {
     }
 }
 
+fn ensure(holds: bool, detail: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(detail()) }
+}
+
 /// Opened kept work. Its journal and the extra bytes are checked, its parts when they are copied.
 struct Kept {
     input: Arc<InputFile>,
@@ -191,61 +187,62 @@ struct Kept {
 
 impl Kept {
     fn open(path: &Path) -> Result<Kept> {
-        Kept::read(path).map_err(|e| DamagedWork { path: path.into(), detail: e.to_string() }.into())
+        Kept::read(path).map_err(|detail| Error::DamagedWork { path: path.into(), detail })
     }
 
-    fn read(path: &Path) -> Result<Kept> {
-        let input = InputFile::open(path)?;
+    /// What is wrong with it is an error's text.
+    fn read(path: &Path) -> Result<Kept, String> {
+        let input = InputFile::open(path).map_err(|e| e.to_string())?;
         let len = input.len();
-        anyhow::ensure!(len >= TAIL, "no journal");
-        let mut tail = [0; TAIL as usize];
-        input.read_exact_at(&mut tail, len - TAIL)?;
+        let read = |len: u64, offset: u64| {
+            let mut bytes = vec![0; len as usize];
+            input.read_exact_at(&mut bytes, offset).map_err(|e| e.to_string())?;
+            Ok::<_, String>(bytes)
+        };
+        ensure(len >= TAIL, || "no journal".into())?;
+        let tail = read(TAIL, len - TAIL)?;
         let (sha256, rest) = tail.split_at(32);
         let (length, magic) = rest.split_at(8);
-        anyhow::ensure!(magic == MAGIC, "no journal");
+        ensure(magic == MAGIC, || "no journal".into())?;
         let length = u64::from_le_bytes(length.try_into().expect("eight bytes"));
-        anyhow::ensure!(length <= MAX_JOURNAL && length <= len - TAIL, "a journal of {length} bytes");
-        let mut journal = vec![0; length as usize];
-        input.read_exact_at(&mut journal, len - TAIL - length)?;
-        anyhow::ensure!(Sha256::digest(&journal)[..] == *sha256, "its journal is not what was written");
-        let journal: Journal = serde_json::from_slice(&journal)?;
+        ensure(length <= MAX_JOURNAL && length <= len - TAIL, || format!("a journal of {length} bytes"))?;
+        let journal = read(length, len - TAIL - length)?;
+        ensure(Sha256::digest(&journal)[..] == *sha256, || "its journal is not what was written".into())?;
+        let journal: Journal = serde_json::from_slice(&journal).map_err(|e| e.to_string())?;
         let sizes = [journal.file_bytes, journal.extra_bytes, length, TAIL];
         let sum = sizes.iter().try_fold(0u64, |sum, &part| sum.checked_add(part));
-        anyhow::ensure!(sum == Some(len), "its parts do not add up to its length");
+        ensure(sum == Some(len), || "its parts do not add up to its length".into())?;
         let is_inside =
             |part: &Part| part.offset.checked_add(part.bytes).is_some_and(|end| end <= journal.file_bytes);
-        anyhow::ensure!(journal.parts.iter().all(is_inside), "a part runs past the output's end");
-        let mut extra = vec![0; journal.extra_bytes as usize];
-        input.read_exact_at(&mut extra, journal.file_bytes)?;
-        anyhow::ensure!(
-            digest(&extra) == journal.extra_sha256,
-            "what follows the output is not what was written"
-        );
+        ensure(journal.parts.iter().all(is_inside), || "a part runs past the output's end".into())?;
+        let extra = read(journal.extra_bytes, journal.file_bytes)?;
+        ensure(digest(&extra) == journal.extra_sha256, || {
+            "what follows the output is not what was written".into()
+        })?;
         Ok(Kept { input, journal, extra })
     }
 
     /// Copies the finished parts to where they belong in `file`.
     ///
     /// # Errors
-    /// A part that is not what was written, and Ctrl-C.
-    fn copy_to(&self, file: &AtomicFile) -> Result<()> {
+    /// A part that is not what was written, and a monitor that says stop.
+    fn copy_to(&self, file: &AtomicFile, monitor: &dyn Monitor) -> Result<()> {
         let mut bytes = Vec::new();
         for part in &self.journal.parts {
             let mut hash = Sha256::new();
             for start in (0..part.bytes).step_by(COPY as usize) {
-                if interrupt::is_pending() {
-                    return Err(Interrupted::Kept(self.input.path().into()).into());
+                if monitor.should_stop() {
+                    return Err(Error::Interrupted(Leftover::Kept(self.input.path().into())));
                 }
                 bytes.resize((part.bytes - start).min(COPY) as usize, 0);
                 self.input.read_exact_at(&mut bytes, part.offset + start)?;
                 hash.update(&bytes);
-                write_all_at(file.file(), &bytes, part.offset + start)
-                    .map_err(FormatError::io(file.target()))?;
+                file.write_at(&bytes, part.offset + start)?;
             }
             if hex(hash) != part.sha256 {
                 let Part { offset, bytes, .. } = part;
                 let detail = format!("the {bytes} bytes from byte {offset} on are not what was written");
-                return Err(DamagedWork { path: self.input.path().into(), detail }.into());
+                return Err(Error::DamagedWork { path: self.input.path().into(), detail });
             }
         }
         Ok(())
@@ -255,17 +252,16 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const CONSOLE: Console = Console { quiet: true, verbose: false };
+    use crate::monitor::Silent;
 
     fn begin(output: &Path, file_bytes: u64, key: Option<&str>) -> Result<(AtomicFile, Finished)> {
-        start(output, false, file_bytes, key, CONSOLE)
+        start(output, false, file_bytes, key, &Silent)
     }
 
     /// Writes `abcd` at byte 2 and is interrupted.
-    fn finish_a_part(output: &Path, key: &str) -> Interrupted {
+    fn finish_a_part(output: &Path, key: &str) -> Leftover {
         let (file, _) = begin(output, 8, None).expect("starts");
-        write_all_at(file.file(), b"abcd", 2).expect("writable");
+        file.write_at(b"abcd", 2).expect("writable");
         let finished = Finished { parts: vec![Part::new(3, 2, b"abcd")], extra: b"more".to_vec() };
         keep(file, key, 8, finished).expect("kept or not")
     }
@@ -273,7 +269,7 @@ mod tests {
     fn kept(dir: &Path) -> PathBuf {
         let output = dir.join("out");
         assert!(
-            matches!(finish_a_part(&output, "key"), Interrupted::Kept(path) if path == partial_path(&output))
+            matches!(finish_a_part(&output, "key"), Leftover::Kept(path) if path == partial_path(&output))
         );
         assert!(!output.exists());
         output
@@ -304,16 +300,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let output = kept(dir.path());
         let (file, mut finished) = begin(&output, 8, Some("key")).expect("goes on");
-        write_all_at(file.file(), b"xy", 0).expect("writable");
+        file.write_at(b"xy", 0).expect("writable");
         finished.parts.push(Part::new(0, 0, b"xy"));
         keep(file, "key", 8, finished).expect("kept");
         let more = bytes_of(&output);
         let (_, finished) = begin(&output, 8, Some("key")).expect("goes on");
         assert_eq!(finished.parts.len(), 2);
         // A run that starts over and is interrupted earlier.
-        assert!(matches!(finish_a_part(&output, "key"), Interrupted::Kept(_)));
+        assert!(matches!(finish_a_part(&output, "key"), Leftover::Kept(_)));
         assert_eq!(bytes_of(&output), more);
-        assert!(matches!(finish_a_part(&output, "other"), Interrupted::InTheWay(_)));
+        assert!(matches!(finish_a_part(&output, "other"), Leftover::InTheWay(_)));
         assert_eq!(bytes_of(&output), more);
     }
 
@@ -323,7 +319,7 @@ mod tests {
         let output = kept(dir.path());
         for (file_bytes, key) in [(8, "other"), (9, "key")] {
             let error = begin(&output, file_bytes, Some(key)).expect_err("not this run's");
-            assert!(error.is::<UsageError>(), "{error}");
+            assert!(matches!(error, Error::ForeignWork { .. }), "{error}");
         }
         let (_, finished) = begin(&output, 8, None).expect("starts over");
         assert!(finished.parts.is_empty() && partial_path(&output).exists());
@@ -337,7 +333,7 @@ mod tests {
         let refused = |damaged: &[u8], what: &str| {
             std::fs::write(&partial, damaged).expect("writable");
             let error = begin(&output, 8, Some("key")).expect_err(what);
-            assert!(error.is::<DamagedWork>(), "{what}: {error}");
+            assert!(matches!(error, Error::DamagedWork { .. }), "{what}: {error}");
             assert_eq!(bytes_of(&output), damaged, "{what}");
         };
         for cut in [0, 7, 20, bytes.len() - 1] {
@@ -360,7 +356,7 @@ mod tests {
         let output = dir.path().join("out");
         std::fs::write(partial_path(&output), b"notes").expect("writable");
         assert!(begin(&output, 8, Some("key")).is_err());
-        assert!(matches!(finish_a_part(&output, "key"), Interrupted::InTheWay(_)));
+        assert!(matches!(finish_a_part(&output, "key"), Leftover::InTheWay(_)));
         discard(&output);
         assert_eq!(bytes_of(&output), b"notes");
     }

@@ -21,6 +21,7 @@ mod spill;
 use std::path::Path;
 
 use plmconv_formats::{Model, Role, TensorKey};
+use plmconv_validate::Error as EvaluatorError;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
@@ -45,16 +46,27 @@ pub struct Position {
 #[derive(Debug)]
 pub enum Event<'a> {
     /// Work done, of the given total, in units of one layer's pass.
-    Progress { done: usize, total: usize },
+    Progress {
+        /// Passes done.
+        done: usize,
+        /// Of how many.
+        total: usize,
+    },
     /// A matrix's statistics over the whole text; the head comes first, then the layers from last to first.
     Site(SiteMoments),
     /// The sites of the head or of one more layer are all reported: a run may go on from this [`Position`].
-    Boundary { layers_left: usize, gradient: &'a [f32] },
+    Boundary {
+        /// Layers still to be reported.
+        layers_left: usize,
+        /// `[tokens, hidden]`
+        gradient: &'a [f32],
+    },
 }
 
 /// What runs through which model.
 #[derive(Clone, Copy, Debug)]
-pub struct Calibration<'a> {
+pub struct Source<'a> {
+    /// Its weights are read layer by layer.
     pub model: &'a Model,
     /// Token ids, all windows of one length.
     pub windows: &'a [Vec<u32>],
@@ -66,18 +78,18 @@ pub struct Calibration<'a> {
 
 /// Runs the text through the model and reports the statistics of every matrix; the same for any number of threads.
 ///
-/// From a position that an earlier run of the same calibration reported, the rest of the same statistics: the forward
+/// From a position that an earlier run on the same source reported, the rest of the same statistics: the forward
 /// run of the layers that are left is done again.
 ///
 /// # Errors
 /// A model with low-rank queries or of the latent layout, token ids outside the vocabulary, activations or
 /// gradients that are not finite, no windows, a position of another run, and whatever `each` returns.
-pub fn measure<E: From<Error>>(
-    calibration: Calibration<'_>,
+pub fn measure(
+    from: Source<'_>,
     start: Option<&Position>,
-    mut each: impl FnMut(Event<'_>) -> std::result::Result<(), E>,
-) -> std::result::Result<(), E> {
-    let Calibration { model, windows, seed, scratch } = calibration;
+    mut each: impl FnMut(Event<'_>) -> Result<()>,
+) -> Result<()> {
+    let Source { model, windows, seed, scratch } = from;
     let run = Run::new(model, windows)?;
     let layers = start.map_or(run.shape.layers, |position| position.layers_left);
     let total = 3 * layers + 1;
@@ -127,7 +139,7 @@ impl<'a> Run<'a> {
     fn new(model: &'a Model, windows: &'a [Vec<u32>]) -> Result<Run<'a>> {
         let window = windows.first().map_or(0, Vec::len);
         if window == 0 || windows.iter().any(|w| w.len() != window) {
-            return Err(Error::EmptySequence);
+            return Err(Error::Windows);
         }
         let config = &model.config;
         if config.q_lora_rank.is_some() {
@@ -139,7 +151,7 @@ impl<'a> Run<'a> {
         for (i, &token) in windows.iter().flatten().enumerate() {
             if token as usize >= config.vocab_size {
                 let vocab_size = config.vocab_size;
-                return Err(Error::TokenOutOfRange { token, position: i, vocab_size });
+                return Err(EvaluatorError::TokenOutOfRange { token, position: i, vocab_size }.into());
             }
         }
         Ok(Run { model, windows, shape: Shape::new(config, window) })
@@ -177,7 +189,7 @@ impl<'a> Run<'a> {
             }
             layer::forward(&self.shape, &weights, &hidden).output(&weights, &mut hidden);
             if !rows::all_finite(&hidden) {
-                return Err(Error::NonFiniteCalibration { layer: index, what: "activations" });
+                return Err(Error::NotFinite { layer: index, what: "activations" });
             }
             spill.write(index + 1, first * width, &hidden)?;
         }
@@ -200,7 +212,7 @@ impl<'a> Run<'a> {
             let gradient = &mut gradient[first * width..(first + count) * width];
             layer::backward(&self.shape, &weights, &state, &hidden, gradient, &mut sites);
             if !rows::all_finite(gradient) {
-                return Err(Error::NonFiniteCalibration { layer: index, what: "gradients" });
+                return Err(Error::NotFinite { layer: index, what: "gradients" });
             }
         }
         let mut sites = sites.into_vec();

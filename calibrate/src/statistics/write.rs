@@ -1,23 +1,21 @@
 //! Statistics are written matrix by matrix, as they become known.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use anyhow::{Context, Result};
 use plmconv_formats::atomic::AtomicFile;
 use plmconv_formats::gguf::{Directory, Metadata, Value, string_array};
 use plmconv_formats::{Config, DType, Role, TensorKey};
-use plmconv_quant::calibration::BlockSymmetric;
-use plmconv_validate::curvature::{self, INPUT_BLOCK, OUTPUT_BLOCK, SiteMoments};
+use plmconv_quant::block_symmetric::BlockSymmetric;
+use plmconv_validate::readback;
 
 use super::read::Statistics;
 use super::{
     KEY_CHUNK_SIZE, KEY_CHUNKS, KEY_DATASETS, KEY_DIGEST, KEY_LAYOUT, KEY_REQUEST, KEY_VERSION, VERSION,
 };
-use crate::error::Interrupted;
-use crate::pipeline::write_all_at;
-use crate::progress::Console;
-use crate::readback;
+use crate::calibration::Destination;
+use crate::curvature::{self, INPUT_BLOCK, OUTPUT_BLOCK, SiteMoments};
+use crate::error::{Error, Leftover, Result};
+use crate::monitor::Monitor;
 use crate::resume::{self, Finished, Part};
 
 /// A statistics file being written; it gets its name when [`finish`](Self::finish)ed.
@@ -25,20 +23,13 @@ pub struct StatisticsWriter {
     file: AtomicFile,
     directory: Directory,
     key: String,
+    hidden_size: usize,
     /// The tensors that were written.
     parts: BTreeMap<usize, Part>,
 }
 
-/// Where statistics go.
-#[derive(Clone, Copy)]
-pub struct Destination<'a> {
-    pub path: &'a Path,
-    pub overwrite: bool,
-    /// Go on with what an interrupted run of the same request had finished.
-    pub resume: bool,
-}
-
 /// Where the statistics come from.
+#[derive(Debug, Default)]
 pub struct Provenance {
     pub model_digest: String,
     /// A digest of all that decides the statistics.
@@ -56,7 +47,7 @@ impl StatisticsWriter {
         to: Destination<'_>,
         config: &Config,
         from: Provenance,
-        console: Console,
+        monitor: &dyn Monitor,
     ) -> Result<(StatisticsWriter, Finished)> {
         let count = |n: usize| Value::U32(n.try_into().unwrap_or(u32::MAX));
         let mut metadata = Metadata::new();
@@ -87,10 +78,11 @@ impl StatisticsWriter {
         let key = from.resume_key;
         let resume_key = to.resume.then_some(key.as_str());
         let (file, finished) =
-            resume::start(to.path, to.overwrite, directory.file_bytes, resume_key, console)?;
-        write_all_at(file.file(), &directory.head, 0).map_err(plmconv_formats::Error::io(to.path))?;
+            resume::start(to.path, to.overwrite, directory.file_bytes, resume_key, monitor)?;
+        file.write_at(&directory.head, 0)?;
         let parts = finished.parts.iter().map(|part| (part.number, part.clone())).collect();
-        Ok((StatisticsWriter { file, directory, key, parts }, finished))
+        let hidden_size = config.hidden_size;
+        Ok((StatisticsWriter { file, directory, key, hidden_size, parts }, finished))
     }
 
     /// Writes one matrix's statistics.
@@ -108,7 +100,8 @@ impl StatisticsWriter {
 
     /// Writes what errors of the embeddings do where text enters the model: per column `sum g²` of the gradients
     /// (`[tokens, hidden]`) by the first layer's input.
-    pub fn write_lookups(&mut self, gradient: &[f32], hidden: usize) -> Result<()> {
+    pub fn write_lookups(&mut self, gradient: &[f32]) -> Result<()> {
+        let hidden = self.hidden_size;
         let mut sums = vec![0f64; hidden];
         for row in gradient.chunks_exact(hidden) {
             sums.iter_mut().zip(row).for_each(|(sum, &g)| *sum += f64::from(g) * f64::from(g));
@@ -120,12 +113,10 @@ impl StatisticsWriter {
     /// Writes one tensor.
     fn put(&mut self, name: &str, values: &[f32]) -> Result<()> {
         let mut entries = self.directory.entries.iter().enumerate();
-        let (number, entry) =
-            entries.find(|(_, e)| e.name == name).with_context(|| format!("no place for {name}"))?;
-        anyhow::ensure!(entry.bytes == 4 * values.len() as u64, "{name}: {} values", values.len());
+        let (number, entry) = entries.find(|(_, e)| e.name == name).expect("every site has its place");
+        assert_eq!(entry.bytes, 4 * values.len() as u64, "{name}");
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        write_all_at(self.file.file(), &bytes, entry.offset)
-            .map_err(plmconv_formats::Error::io(self.file.target()))?;
+        self.file.write_at(&bytes, entry.offset)?;
         self.parts.insert(number, Part::new(number, entry.offset, &bytes));
         Ok(())
     }
@@ -133,20 +124,29 @@ impl StatisticsWriter {
     /// Gives the file its name.
     ///
     /// # Errors
-    /// A file that does not read back.
+    /// A file that does not read back, or cannot have its name.
     pub fn finish(self) -> Result<()> {
         let output = self.file.target().to_path_buf();
-        Statistics::from_gguf(readback::gguf((&self.file, &self.directory))?)?;
+        read_back(&self.file, &self.directory)?;
         self.file.commit()?;
         resume::discard(&output);
         Ok(())
     }
 
     /// Keeps what was written for a run that goes on, with what `extra` it needs.
-    pub fn keep(self, extra: Vec<u8>) -> Result<Interrupted> {
+    pub fn keep(self, extra: Vec<u8>) -> Result<Leftover> {
         let finished = Finished { parts: self.parts.into_values().collect(), extra };
         resume::keep(self.file, &self.key, self.directory.file_bytes, finished)
     }
+}
+
+/// Opens a written file as its readers will.
+///
+/// # Errors
+/// [`Error::ReadBack`]
+pub(super) fn read_back(file: &AtomicFile, directory: &Directory) -> Result<()> {
+    let opened = readback::gguf(&[(file, directory)]).map_err(Error::from);
+    opened.and_then(Statistics::from_gguf).map(drop).map_err(|e| Error::ReadBack(Box::new(e)))
 }
 
 /// Rows and columns of a matrix.

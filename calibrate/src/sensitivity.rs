@@ -2,22 +2,23 @@
 //!
 //! The rows are rounded as the file's would be, and the rounding error `E` is weighed by the two Fisher factors that
 //! calibration measured: to second order a token's KL divergence grows by `trace(G E H Eᵀ) / (2 trace(G) tokens)` (see
-//! `plmconv_validate::curvature`). The sampled rows are rounded apart from each other, so that of `G` its diagonal is
+//! [`curvature`](crate::curvature)). The sampled rows are rounded apart from each other, so that of `G` its diagonal is
 //! left; where the file's rows will make up for each other's errors, the pivots of its factor take the diagonal's place.
 //! An error in the embedding does harm twice: in the head's product, and where text enters the model.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result};
-use indicatif::ProgressBar;
 use plmconv_formats::model::Tensor;
 use plmconv_formats::{DType, Model};
-use plmconv_quant::calibration::BlockSymmetric;
+use plmconv_quant::block_symmetric::BlockSymmetric;
 use plmconv_quant::codec;
 use plmconv_quant::feedback::{self, ColumnFactor, RowFactor};
 use rayon::prelude::*;
 
-use crate::guidance::Guidance;
+use crate::error::{Error, Result};
+use crate::monitor::{Monitor, Task};
+use crate::rounding::Rounding;
 
 /// Values of a matrix that are rounded for the measurement: whole rows, spread evenly.
 const SAMPLE_VALUES: usize = 1 << 16;
@@ -49,17 +50,18 @@ impl Sensitivity {
     /// Measures all matrices of `model`, each in all types that its rows fit.
     ///
     /// # Errors
-    /// Guidance without statistics, statistics that lack a matrix, unreadable rows.
-    pub fn measure(model: &Model, guidance: &Guidance, bar: &ProgressBar) -> Result<Sensitivity> {
+    /// Rounding without statistics, statistics that lack a matrix, unreadable rows; a monitor that says stop.
+    pub fn measure(model: &Model, rounding: &Rounding, monitor: &dyn Monitor) -> Result<Sensitivity> {
         let matrices: Vec<&Tensor> = model.tensors.iter().filter(|t| !t.key.role.is_norm()).collect();
-        bar.set_length(matrices.len() as u64);
+        let done = AtomicUsize::new(0);
         let measured = matrices.par_iter().map(|tensor| {
+            monitor.check()?;
             let name = tensor.key.gguf_name();
-            let losses = Probe::new(tensor, guidance)
+            let losses = Probe::new(tensor, rounding)
                 .and_then(|probe| probe.losses())
-                .with_context(|| format!("measuring `{name}`"))?;
-            bar.inc(1);
-            anyhow::Ok((name, losses))
+                .map_err(Error::with_matrix("measuring", &name))?;
+            monitor.progress(Task::Measuring, done.fetch_add(1, Ordering::Relaxed) + 1, matrices.len());
+            Ok((name, losses))
         });
         let losses = measured.collect::<Result<_>>()?;
         Ok(Sensitivity { losses })
@@ -93,24 +95,24 @@ struct Probe<'a> {
 }
 
 impl<'a> Probe<'a> {
-    fn new(tensor: &Tensor, guidance: &'a Guidance) -> Result<Probe<'a>> {
+    fn new(tensor: &Tensor, rounding: &'a Rounding) -> Result<Probe<'a>> {
         let (rows, cols) = (tensor.source.rows(), tensor.source.cols());
         let name = tensor.key.gguf_name();
-        let statistics = guidance.statistics().context("no statistics")?;
+        let statistics = rounding.statistics().ok_or(Error::NothingToMeasureBy)?;
         let inputs = statistics.inputs(&name, cols)?;
-        let inputs = inputs.with_context(|| format!("the statistics have nothing of `{name}`"))?;
+        let inputs = inputs.ok_or_else(|| Error::NoStatistics { matrix: name.clone() })?;
         let outputs = statistics.outputs(&name, rows)?;
         let tokens = statistics.tokens(&name)?;
         let count = (SAMPLE_VALUES / cols.max(1)).clamp(1, rows);
         let sample: Vec<usize> = (0..count).map(|i| i * rows / count).collect();
-        let effort = guidance.effort();
+        let effort = rounding.effort();
         let weights = row_weights(outputs.as_ref(), &sample, effort.is_some(), tokens)?;
         let columns = effort.map(|_| ColumnFactor::new(&inputs)).transpose()?;
         Ok(Probe {
             source: tensor.source.dtype(),
             cols,
             values: read_rows(tensor, &sample)?,
-            importance: guidance.importance_of(&name),
+            importance: rounding.importance_of(&name),
             inputs,
             columns,
             effort,
@@ -145,7 +147,7 @@ impl<'a> Probe<'a> {
 
     /// What rounding the rows changes, or `None` where the type cannot hold them.
     fn errors(&self, dtype: DType) -> Result<Option<Vec<f32>>> {
-        let len = dtype.encoded_len(self.values.len()).context("rows are whole blocks")?;
+        let len = dtype.encoded_len(self.values.len()).expect("only types that fit the rows are tried");
         let mut blocks = vec![0; len];
         let encoded = match (&self.columns, self.effort) {
             (Some(columns), Some(effort)) if feedback::supports(dtype) => {
