@@ -29,7 +29,8 @@ longest() {
     case "$1" in
         config | journal | blocks | template | card) echo 4096 ;;
         imatrix_dat | reference | statistics | gguf_set | safetensors) echo 16384 ;;
-        *) echo 65536 ;;
+        conversion | describe) echo 8192 ;;
+        *) echo 32768 ;;
     esac
 }
 

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
 use plmconv_formats::atomic::AtomicFolder;
-use plmconv_formats::gguf::GgufFile;
+use plmconv_formats::describe::special_token_ids;
+use plmconv_formats::gguf::Metadata;
 use plmconv_formats::onnx::{External, OnnxFile};
 use plmconv_formats::source::{InputFile, StoredTensor};
-use plmconv_formats::{DType, Error as FormatError, Model, TextTokenizer};
+use plmconv_formats::{DType, Error as FormatError, Model};
 use plmconv_validate::readback::{Written, check_sample, gguf};
 
 use crate::error::ReadBack;
@@ -24,23 +25,19 @@ use crate::onnx::OnnxPlan;
 pub fn model(shards: &[Written<'_>]) -> Result<()> {
     let check = || -> Result<()> {
         let file = gguf(shards)?;
-        check_tokens(&file)?;
+        check_special_tokens(&file.metadata)?;
         Model::from_gguf(file)?;
         Ok(())
     };
     check().map_err(|e| ReadBack::new(&e).into())
 }
 
-/// What [`TextTokenizer`] refuses of the special tokens. A tokenizer of another kind is no defect of the file.
-fn check_tokens(file: &GgufFile) -> Result<()> {
-    let is_token_id = |error: &FormatError| match error {
-        FormatError::BadValue { key, .. } | FormatError::MissingKey { key, .. } => key.ends_with("_token_id"),
-        _ => false,
-    };
-    match TextTokenizer::from_metadata(file.path(), &file.metadata) {
-        Err(error) if is_token_id(&error) => Err(error.into()),
-        _ => Ok(()),
+/// Every special token is one of the vocabulary.
+fn check_special_tokens(metadata: &Metadata) -> Result<()> {
+    for (key, id) in special_token_ids(metadata) {
+        ensure!(id.is_some(), "{key}: not the id of a token");
     }
+    Ok(())
 }
 
 /// Reads back an ONNX folder.
@@ -94,7 +91,21 @@ mod tests {
     use crate::onnx::{Target, WeightType, fill};
     use crate::progress::Console;
     use indicatif::ProgressBar;
+    use plmconv_formats::gguf::{Value, string_array};
     use std::path::PathBuf;
+
+    #[test]
+    fn a_special_token_outside_the_vocabulary_is_refused() {
+        let metadata = |id: u32| {
+            let mut metadata = Metadata::new();
+            metadata.set("tokenizer.ggml.tokens", string_array(["a", "b"].map(String::from)));
+            metadata.set("tokenizer.ggml.eos_token_id", Value::U32(id));
+            metadata
+        };
+        check_special_tokens(&metadata(1)).expect("a token");
+        let said = check_special_tokens(&metadata(2)).expect_err("two tokens").to_string();
+        assert!(said.contains("tokenizer.ggml.eos_token_id"), "{said}");
+    }
 
     #[test]
     fn damage_in_an_onnx_folder_is_named_with_its_place() {

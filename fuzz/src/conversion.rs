@@ -12,8 +12,9 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::readers::DESCRIBING;
 use crate::scratch;
 
-/// Values of a model that is converted; the time is the fuzzer's.
+/// Values and positions of a model that is converted; the time is the fuzzer's.
 const MOST_VALUES: usize = 100_000;
+const MOST_POSITIONS: usize = 256;
 
 /// What follows the name of the program; the first byte of an input chooses.
 pub const COMMANDS: [&[&str]; 14] = [
@@ -49,7 +50,7 @@ pub fn run(input: &[u8]) {
     let Some(config) = section("config.json") else { return };
     let Ok(config) = Config::from_json(Path::new("config.json"), config.to_vec()) else { return };
     let values = |shape: &[usize]| shape.iter().try_fold(1usize, |n, &axis| n.checked_mul(axis));
-    if config.num_hidden_layers > 4 {
+    if config.num_hidden_layers > 4 || config.max_position_embeddings > MOST_POSITIONS {
         return;
     }
     let tensors = config.expected_tensors();

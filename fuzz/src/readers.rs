@@ -138,7 +138,7 @@ pub fn describe_folder(input: &[u8]) {
         scratch::write(&format!("describe/{name}"), bytes);
     }
     describe_model(&folder);
-    if let Ok(tokenizer) = TextTokenizer::from_folder(&folder, 512) {
+    if let Ok(tokenizer) = TextTokenizer::from_folder(&folder, 24) {
         look_at_tokenizer(&tokenizer);
     }
 }

@@ -10,14 +10,32 @@ use serde_json::Value as Json;
 use crate::conversion::{self, COMMANDS};
 use crate::scratch;
 
-/// A model of some 20,000 weights, with the vocabulary of fixtures/describe.
+/// A model of some 10,000 weights, with the vocabulary of [`TOKENIZER`].
 pub const CONFIG: &str = r#"{
-"vocab_size": 330, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+"vocab_size": 24, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
 "num_key_value_heads": 2, "kv_lora_rank": 32, "q_lora_rank": null, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16,
-"v_head_dim": 16, "hidden_act": "relu2", "max_position_embeddings": 4096, "rms_norm_eps": 1e-06,
+"v_head_dim": 16, "hidden_act": "relu2", "max_position_embeddings": 64, "rms_norm_eps": 1e-06,
 "tie_word_embeddings": true, "rope_theta": 100000.0, "rope_scaling": null, "attention_bias": false,
 "rope_interleave": true, "model_type": "plm", "architectures": ["PLMForCausalLM"], "torch_dtype": "bfloat16",
-"bos_token_id": 300, "eos_token_id": 300
+"bos_token_id": 22, "eos_token_id": 23
+}"#;
+
+/// tokenizer.json of a few tokens: an input's length and its time are mostly those of its vocabulary.
+const TOKENIZER: &str = r#"{
+"added_tokens": [
+{"id": 22, "content": "<|im_start|>", "special": true}, {"id": 23, "content": "<|im_end|>", "special": true}],
+"normalizer": null, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": true},
+"post_processor": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": {
+"H": 0, "e": 1, "l": 2, "o": 3, ",": 4, "Ġ": 5, "w": 6, "r": 7, "d": 8, "!": 9, "i": 10, "t": 11, "'": 12, "s": 13,
+"1": 14, "Ċ": 15, "Ã": 16, "¶": 17, "ll": 18, "it": 19, "'s": 20, "Ġw": 21},
+"merges": ["l l", "i t", "' s", "Ġ w"]}
+}"#;
+
+/// tokenizer_config.json for it.
+const TOKENIZER_CONFIG: &str = r#"{
+"added_tokens_decoder": {"22": {"content": "<|im_start|>", "special": true}}, "add_bos_token": true,
+"bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"}, "pad_token": null,
+"chat_template": "{% for m in messages %}{{ m.role + m.content }}{% endfor %}", "tokenizer_class": "Qwen2Tokenizer"
 }"#;
 
 fn fixtures() -> PathBuf {
@@ -35,7 +53,7 @@ fn text_of(json: &Json) -> Vec<u8> {
     }
 }
 
-/// The files of every case of fixtures/describe.
+/// The files of every case of fixtures/describe, but for the ids of the vocabulary that they were made for.
 fn cases() -> Vec<Vec<(String, Vec<u8>)>> {
     let mut paths: Vec<_> = std::fs::read_dir(fixtures().join("describe"))
         .expect("a folder")
@@ -44,25 +62,23 @@ fn cases() -> Vec<Vec<(String, Vec<u8>)>> {
         .collect();
     paths.sort();
     let files = |path: &PathBuf| {
-        let case: Json = serde_json::from_slice(&std::fs::read(path).expect("a case")).expect("JSON");
+        let mut case: Json = serde_json::from_slice(&std::fs::read(path).expect("a case")).expect("JSON");
+        if let Some(config) = case["files"]["tokenizer_config.json"].as_object_mut() {
+            config.remove("added_tokens_decoder");
+        }
         let files = case["files"].as_object().expect("files");
         files.iter().map(|(name, text)| (name.clone(), text_of(text))).collect()
     };
     paths.iter().map(files).collect()
 }
 
-/// tokenizer.json with 300 tokens and 26 added ones.
-fn tokenizer_json() -> Vec<u8> {
-    fixture("describe/tokenizer.json")
-}
-
 /// The files of a whole folder, but for its card and its weights.
 pub fn describing() -> Vec<(String, Vec<u8>)> {
     vec![
         ("config.json".into(), CONFIG.into()),
-        ("tokenizer.json".into(), tokenizer_json()),
-        ("tokenizer_config.json".into(), fixture("tiny-plm/tokenizer_config.json")),
-        ("generation_config.json".into(), fixture("tiny-plm/generation_config.json")),
+        ("tokenizer.json".into(), TOKENIZER.into()),
+        ("tokenizer_config.json".into(), TOKENIZER_CONFIG.into()),
+        ("generation_config.json".into(), r#"{"eos_token_id": 23}"#.into()),
     ]
 }
 
@@ -74,11 +90,23 @@ fn join(files: &[(String, Vec<u8>)]) -> Vec<u8> {
 pub fn folder() -> Vec<Vec<u8>> {
     let case = |mut files: Vec<(String, Vec<u8>)>| {
         if !files.iter().any(|(name, _)| name == "tokenizer.json" || name == "vocab.json") {
-            files.push(("tokenizer.json".into(), tokenizer_json()));
+            files.push(("tokenizer.json".into(), TOKENIZER.into()));
         }
         join(&files)
     };
-    cases().into_iter().map(case).collect()
+    cases().into_iter().chain([describing(), original_files()]).map(case).collect()
+}
+
+/// A folder without tokenizer.json.
+fn original_files() -> Vec<(String, Vec<u8>)> {
+    let files = [
+        ("config.json", CONFIG),
+        ("tokenizer_config.json", r#"{"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>"}"#),
+        ("vocab.json", r#"{"a": 0, "b": 1, "ab": 2}"#),
+        ("merges.txt", "#version: 0.2\na b\n"),
+        ("added_tokens.json", r#"{"<|im_end|>": 3}"#),
+    ];
+    files.map(|(name, text)| (name.to_string(), text.into())).into()
 }
 
 /// One folder for each command.
@@ -100,11 +128,7 @@ fn converted(command: &[&str]) -> PathBuf {
 
 pub fn gguf() -> Vec<Vec<u8>> {
     let of = |command| std::fs::read(converted(command)).expect("written");
-    let small = |mut bytes: Vec<u8>| {
-        bytes.truncate(64 << 10);
-        bytes
-    };
-    vec![small(of(COMMANDS[0])), small(of(COMMANDS[8])), small(of(COMMANDS[10])), empty_gguf(&[])]
+    vec![of(COMMANDS[0]), of(COMMANDS[8]), of(COMMANDS[10]), empty_gguf(&[])]
 }
 
 /// A GGUF without tensors.
@@ -179,7 +203,7 @@ pub fn imatrix_dat() -> Vec<Vec<u8>> {
 }
 
 pub fn tokenizer() -> Vec<Vec<u8>> {
-    vec![tokenizer_json()]
+    vec![fixture("describe/tokenizer.json"), TOKENIZER.into()]
 }
 
 pub fn config() -> Vec<Vec<u8>> {

@@ -8,6 +8,7 @@ pub(crate) mod special;
 mod yaml;
 
 pub(crate) use chat::ADDITIONAL_TEMPLATES;
+pub use special::special_token_ids;
 
 use std::path::Path;
 

@@ -69,14 +69,21 @@ pub(super) fn add_special_tokens(
     specials.warnings
 }
 
+/// Keys of the ids of special tokens in a GGUF's metadata, each with its id; `None` for a value that is the id of no
+/// token. Empty without a vocabulary.
+pub fn special_token_ids(metadata: &Metadata) -> Vec<(String, Option<usize>)> {
+    let Some(vocab_size) = metadata.array_len("tokenizer.ggml.tokens") else { return Vec::new() };
+    let is_id = |key: &&str| key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id");
+    let keys = metadata.iter().map(|(key, _)| key).filter(is_id);
+    keys.map(|key| (key.to_string(), metadata.unsigned(key).filter(|id| *id < vocab_size))).collect()
+}
+
 /// Takes out of a GGUF's metadata the ids that stand for no token, and says which.
 pub(crate) fn drop_bad_ids(metadata: &mut Metadata) -> Vec<Warning> {
     let Some(vocab_size) = metadata.array_len("tokenizer.ggml.tokens") else { return Vec::new() };
-    let is_id = |key: &&str| key.starts_with("tokenizer.ggml.") && key.ends_with("_token_id");
-    let keys: Vec<String> = metadata.iter().map(|(key, _)| key).filter(is_id).map(str::to_string).collect();
     let mut warnings = Vec::new();
-    for key in keys {
-        match metadata.unsigned(&key).filter(|id| *id < vocab_size) {
+    for (key, id) in special_token_ids(metadata) {
+        match id {
             // The one type in which llama.cpp reads it.
             Some(id) => metadata.set(key, Value::U32(id as u32)),
             None => {

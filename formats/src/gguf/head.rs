@@ -1,5 +1,6 @@
 //! The head of a GGUF file as it is read: front to back, in bounded memory.
 
+use std::fmt::Display;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
@@ -76,18 +77,18 @@ impl<'a> Head<'a> {
         self.at
     }
 
-    pub(super) fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N]> {
+    pub(super) fn array<const N: usize>(&mut self, what: impl Display) -> Result<[u8; N]> {
         let mut out = [0; N];
         let end = self.at + N as u64;
         self.read_exact(&mut out).map_err(|_| self.truncated(what, end))?;
         Ok(out)
     }
 
-    pub(super) fn u32(&mut self, what: &str) -> Result<u32> {
+    pub(super) fn u32(&mut self, what: impl Display) -> Result<u32> {
         Ok(u32::from_le_bytes(self.array(what)?))
     }
 
-    pub(super) fn u64(&mut self, what: &str) -> Result<u64> {
+    pub(super) fn u64(&mut self, what: impl Display) -> Result<u64> {
         Ok(u64::from_le_bytes(self.array(what)?))
     }
 
@@ -123,7 +124,7 @@ impl<'a> Head<'a> {
         let offset = self.at;
         Value::read_from(self, kind).map_err(|e| {
             if self.at >= self.file.len() {
-                self.truncated(&format!("the value of `{key}`"), self.at.saturating_add(1))
+                self.truncated(format_args!("the value of `{key}`"), self.at.saturating_add(1))
             } else {
                 self.malformed(offset, format!("`{key}`: {e}"))
             }
@@ -133,17 +134,19 @@ impl<'a> Head<'a> {
     /// The text of `key`. Tools that cut a text after so many bytes cut characters too, as llama-quantize does with the
     /// name of an importance matrix; where nothing depends on the text, that is no reason to refuse the file.
     fn text(&mut self, key: &str) -> Result<String> {
-        let (offset, what) = (self.at, format!("the value of `{key}`"));
-        let len = self.u64(&what)?;
+        let offset = self.at;
+        // Not a String: vocabularies have hundreds of thousands of texts.
+        let what = format_args!("the value of `{key}`");
+        let len = self.u64(what)?;
         let end = self.at.saturating_add(len);
         if end > self.file.len() {
-            return Err(self.truncated(&what, end));
+            return Err(self.truncated(what, end));
         }
         if len > MAX_TEXT {
             return Err(self.malformed(offset, format!("{what} has {len} bytes")));
         }
         let mut bytes = vec![0; len as usize];
-        self.read_exact(&mut bytes).map_err(|_| self.truncated(&what, end))?;
+        self.read_exact(&mut bytes).map_err(|_| self.truncated(what, end))?;
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
             Err(_) if key.starts_with("tokenizer.") || key == "general.architecture" => {
@@ -165,15 +168,15 @@ impl<'a> Head<'a> {
         if depth == MAX_DEPTH {
             return Err(self.malformed(offset, format!("`{key}` has arrays in arrays, {depth} deep")));
         }
-        let what = format!("the array `{key}`");
-        let type_id = self.u32(&what)?;
+        let what = format_args!("the array `{key}`");
+        let type_id = self.u32(what)?;
         let kind = ValueType::from_u32(type_id).map_err(|_| {
             self.malformed(offset, format!("`{key}` has elements of the unknown type {type_id}"))
         })?;
-        let length = self.u64(&what)?;
+        let length = self.u64(what)?;
         // An element takes at least a byte.
         if length > self.file.len().saturating_sub(self.at) {
-            return Err(self.truncated(&what, self.at.saturating_add(length)));
+            return Err(self.truncated(what, self.at.saturating_add(length)));
         }
         let slots = length.saturating_mul(size_of::<Value>() as u64);
         self.charge(slots.saturating_add(allocated(size_of::<MetadataArray>())))?;
@@ -202,10 +205,10 @@ impl<'a> Head<'a> {
         Err(self.malformed(self.at, detail))
     }
 
-    fn truncated(&self, what: &str, end: u64) -> Error {
+    fn truncated(&self, what: impl Display, end: u64) -> Error {
         Error::Truncated {
             path: self.file.path().to_path_buf(),
-            what: what.into(),
+            what: what.to_string(),
             end,
             len: self.file.len(),
         }

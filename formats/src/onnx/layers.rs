@@ -160,10 +160,12 @@ pub(super) fn rope_tables(g: &mut GraphBuilder<'_>, config: &Config) -> Rope {
     let half = config.qk_rope_head_dim / 2;
     let positions = config.max_position_embeddings;
     // libm, not the platform's: the same bytes on every machine.
-    let angle = |at: usize, pair: usize| {
+    let divisor = |pair: usize| {
         let exponent = (2 * pair) as f64 / config.qk_rope_head_dim as f64;
-        at as f64 / libm::pow(f64::from(config.rope_theta), exponent)
+        libm::pow(f64::from(config.rope_theta), exponent)
     };
+    let divisors: Vec<f64> = (0..half).map(divisor).collect();
+    let angle = |at: usize, pair: usize| at as f64 / divisors[pair];
     let scope = "/model/rotary_emb";
     if g.spec.opset == Opset::V23 {
         let fill = |f: fn(f64) -> f64| -> Vec<f32> {

@@ -1,6 +1,7 @@
 //! Tokenizers: read from a folder or a GGUF, and used on text.
 
 mod added;
+mod byte_level;
 mod bytes;
 pub(crate) mod files;
 mod original;

@@ -3,7 +3,10 @@
 //! The structure is compared (the regexes, in order), not what it does to a sample text: a fine-tune with other
 //! tokens splits the same way.
 
+use std::sync::OnceLock;
+
 use serde_json::Value;
+use tokenizers::utils::SysRegex;
 
 use crate::error::{Error, Result};
 
@@ -18,6 +21,8 @@ pub(super) struct PreTokenizer {
     pub ignore_merges: bool,
     /// What llama.cpp does where `tokenizer.ggml.add_bos_token` is absent.
     pub add_bos: bool,
+    /// `splits`, compiled at their first use: that takes longer than all else of a small tokenizer.
+    regexes: OnceLock<Vec<SysRegex>>,
 }
 
 const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
@@ -64,6 +69,7 @@ static TABLE: [PreTokenizer; 9] = [
         splits: &[LLAMA3],
         ignore_merges: true,
         add_bos: true,
+        regexes: OnceLock::new(),
     },
     pre(&["dbrx", "smaug-bpe", "chatglm-bpe"], &[LLAMA3]),
     pre(
@@ -144,13 +150,19 @@ const OTHER_NAMES: [&str; 39] = [
 ];
 
 const fn pre(names: &'static [&'static str], splits: &'static [&'static str]) -> PreTokenizer {
-    PreTokenizer { names, splits, ignore_merges: false, add_bos: false }
+    PreTokenizer { names, splits, ignore_merges: false, add_bos: false, regexes: OnceLock::new() }
 }
 
 impl PreTokenizer {
     /// The name written into a GGUF.
     pub fn name(&self) -> &'static str {
         self.names[0]
+    }
+
+    /// The compiled splits.
+    pub fn regexes(&self) -> &[SysRegex] {
+        let compile = |regex: &&str| SysRegex::new(regex).expect("a constant regex");
+        self.regexes.get_or_init(|| self.splits.iter().map(compile).collect())
     }
 
     /// The entry of one of llama.cpp's names, or `None` if the table does not hold its splits.
@@ -291,6 +303,7 @@ mod tests {
             let mut steps: Vec<_> = entry.splits.iter().map(|s| split(s)).collect();
             steps.push(byte_level(false));
             assert_eq!(name(&sequence(&steps), entry.ignore_merges), Ok(entry.name()));
+            assert_eq!(entry.regexes().len(), entry.splits.len());
         }
     }
 

@@ -5,13 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value as Json};
 use sha2::{Digest, Sha256};
-use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
+use super::byte_level::{ByteLevelBpe, byte_level_bpe};
 use super::bytes;
 use super::original::{Difference, first_difference};
 use super::partition::{Fragment, Matched, ends_generation};
@@ -33,7 +28,7 @@ const DEFAULT_SPECIAL: usize = 11;
 pub struct TextTokenizer {
     vocabulary: Vocabulary,
     matched: Matched,
-    bpe: Tokenizer,
+    bpe: ByteLevelBpe,
     bos: Option<u32>,
     eos: Option<u32>,
     add_bos: bool,
@@ -112,7 +107,7 @@ impl TextTokenizer {
             special_tokens: special_tokens(metadata, &vocabulary),
             ends: ENDS.iter().filter_map(|kind| special_id(metadata, kind)).collect(),
             matched: Matched::new(&vocabulary),
-            bpe: byte_level_bpe(&vocabulary, pre)?,
+            bpe: byte_level_bpe(&vocabulary)?,
             vocabulary,
             original: None,
         })
@@ -348,29 +343,6 @@ fn complete_prefix(bytes: &[u8]) -> usize {
             },
         }
     }
-}
-
-/// `vocabulary` as a tokenizer without special tokens: those are cut out before.
-fn byte_level_bpe(vocabulary: &Vocabulary, pre: &PreTokenizer) -> Result<Tokenizer> {
-    let error =
-        |e: tokenizers::Error| Error::Tokenizer { path: vocabulary.path.clone(), detail: e.to_string() };
-    let ids: Vocab = vocabulary.tokens.iter().cloned().zip(0u32..).collect();
-    let sides = |merge: &String| {
-        let (left, right) = vocabulary.sides(merge)?;
-        Ok((left.to_string(), right.to_string()))
-    };
-    let merges = vocabulary.merges.iter().map(sides).collect::<Result<Vec<_>>>()?;
-    let model = BPE::builder().vocab_and_merges(ids, merges).ignore_merges(pre.ignore_merges);
-    let mut steps = Vec::new();
-    for regex in pre.splits {
-        let pattern = SplitPattern::Regex(regex.to_string());
-        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).map_err(error)?;
-        steps.push(PreTokenizerWrapper::Split(split));
-    }
-    steps.push(PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, false, false)));
-    let mut tokenizer = Tokenizer::new(model.build().map_err(error)?);
-    tokenizer.with_pre_tokenizer(Some(PreTokenizerWrapper::Sequence(Sequence::new(steps))));
-    Ok(tokenizer)
 }
 
 #[cfg(test)]
