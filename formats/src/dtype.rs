@@ -7,6 +7,7 @@ use std::fmt;
 /// The discriminant is ggml's type id as it stands in a GGUF file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
+#[allow(missing_docs, reason = "their names are ggml's")]
 pub enum DType {
     F32 = 0,
     F16 = 1,

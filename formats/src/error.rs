@@ -9,6 +9,7 @@ use crate::model::Foreign;
 /// What can be wrong with a model on disk, or with writing one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each variant has its message")]
 pub enum Error {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },

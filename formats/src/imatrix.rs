@@ -25,9 +25,11 @@ pub struct ImatrixEntry {
 /// An importance matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Imatrix {
+    /// One per matrix, in file order.
     pub entries: Vec<ImatrixEntry>,
     /// The texts it was made from.
     pub datasets: Vec<String>,
+    /// Chunks of text that the sums are over.
     pub chunks: u32,
 }
 

@@ -10,6 +10,7 @@ const SHOWN_TOKENS: usize = 5;
 
 /// Something a user should know of.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant says what its fields are")]
 pub enum Warning {
     /// An index and perhaps its shards stand beside the one file that is read.
     IndexIgnored { index: PathBuf },

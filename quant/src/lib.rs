@@ -1,4 +1,4 @@
-//! Numbers to blocks and back: codecs, rounding with error feedback, and the policy that gives each tensor its type. Never does I/O.
+#![doc = include_str!("../README.md")]
 
 pub mod budget;
 pub mod calibration;

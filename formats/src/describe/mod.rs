@@ -38,6 +38,7 @@ pub struct DescribeOptions {
 /// A model's metadata, and what of the model it leaves out.
 #[derive(Clone, Debug)]
 pub struct Description {
+    /// What a GGUF of the model says, in the order in which it is written.
     pub metadata: Metadata,
     /// What its user should know of.
     pub warnings: Vec<Warning>,

@@ -22,9 +22,11 @@ const TENSOR_BYTES: u64 = 320;
 /// A tensor as the directory of a GGUF file describes it.
 #[derive(Clone, Debug)]
 pub struct TensorInfo {
+    /// Its name in the file, e.g. `blk.0.ffn_up.weight`.
     pub name: String,
     /// Row-major: the slowest axis first (the reverse of ggml's `ne`).
     pub shape: Vec<usize>,
+    /// Where its rows are read from.
     pub data: StoredTensor,
 }
 
@@ -32,9 +34,13 @@ pub struct TensorInfo {
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
+    /// The version of the format: 2 or 3.
     pub version: u32,
+    /// Offsets in the data are multiples of this many bytes.
     pub alignment: u64,
+    /// Of the first shard, without what says how the set is split.
     pub metadata: Metadata,
+    /// In file order; of a set, shard by shard.
     pub tensors: Vec<TensorInfo>,
     /// Indices of `tensors`, sorted by name.
     by_name: Vec<u32>,

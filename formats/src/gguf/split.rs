@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{GgufFile, Metadata, ValueType};
 use crate::atomic::{parent, unfinished};
 use crate::error::{Error, Result};
+use crate::hex;
 use crate::source::InputFile;
 
 /// Metadata key of a set's id, the same in all its shards: a digest of them all. llama.cpp's tools neither write nor read
@@ -24,9 +25,11 @@ const CHUNK: usize = 1 << 20;
 /// Whose shard of how many, by its name: `model-00001-of-00003.gguf`, llama.cpp's pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardName {
+    /// The file name before `-00001-of-00003.gguf`.
     pub stem: String,
     /// From 1.
     pub number: usize,
+    /// Number of shards of the set.
     pub count: usize,
 }
 
@@ -81,7 +84,7 @@ pub fn stamp_set<'a>(shards: impl Iterator<Item = (&'a File, &'a Path, &'a [u8])
             hash.update(&bytes[..count]);
         }
     }
-    let id: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = hex(hash.finalize());
     for (mut file, path, head) in shards {
         let at = id_offset(head, UNKNOWN_SET_ID).expect("a shard's head has a place for the id");
         file.seek(SeekFrom::Start(at))
@@ -117,7 +120,7 @@ pub fn expected_set_id<'a>(
             from += count as u64;
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(hash.finalize()))
 }
 
 /// Where the set's id, which is `id`, stands in a shard's head.

@@ -108,7 +108,9 @@ impl fmt::Display for Role {
 /// A tensor's identity: its role, and its layer where the role stands once per layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorKey {
+    /// `None` for the tensors that the model has once.
     pub layer: Option<usize>,
+    /// What it is for.
     pub role: Role,
 }
 

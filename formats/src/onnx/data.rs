@@ -20,7 +20,9 @@ const SMALL_ALIGNMENT: u64 = 64;
 pub struct Place {
     /// Which file, see [`ExportSpec::data_name`].
     pub file: usize,
+    /// Bytes from the start of the file.
     pub offset: u64,
+    /// Length in bytes.
     pub bytes: u64,
 }
 
@@ -31,16 +33,19 @@ pub struct DataItem {
     pub name: String,
     /// The checkpoint tensor it is made of, and `rows x cols` values of it.
     pub key: TensorKey,
+    /// Where the values are read from.
     pub source: Arc<dyn RowSource>,
     /// Values are multiplied by two to this power.
     pub exponent: i32,
     /// The source's rows are the checkpoint tensor's columns.
     pub transposed: bool,
+    /// How they are written, and where.
     pub content: Content,
 }
 
 /// In which form a weight's values are written.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each variant says what its places hold")]
 pub enum Content {
     /// Row-major values.
     Float { dtype: DType, place: Place },
@@ -55,7 +60,9 @@ pub enum Content {
 /// Constant bytes that stand in the external data.
 #[derive(Clone, Debug)]
 pub struct Literal {
+    /// As they are written.
     pub bytes: Vec<u8>,
+    /// Where they are written.
     pub place: Place,
 }
 
@@ -153,11 +160,15 @@ pub(super) fn place_blocks(
 /// Moves bytes only.
 #[derive(Debug)]
 pub struct HeadBlocks {
+    /// The matrix with all heads.
     pub source: Arc<dyn RowSource>,
+    /// Which heads are taken.
     pub heads: Range<usize>,
     /// Rows of the source per head, and which of them are taken.
     pub rows_per_head: usize,
+    /// Rows within a head.
     pub part: Range<usize>,
+    /// Whether each head's rows and columns change places.
     pub transposed: bool,
 }
 

@@ -11,6 +11,7 @@ mod graph;
 mod layers;
 mod model;
 mod node;
+#[allow(missing_docs, reason = "onnx.proto documents its messages and fields")]
 pub mod proto;
 mod read;
 mod sidecar;

@@ -19,7 +19,9 @@ pub(super) const PRODUCER: &str = "plmconv";
 pub struct Export {
     /// The encoded ModelProto.
     pub model: Vec<u8>,
+    /// Weights in external data, in the order of their places.
     pub items: Vec<DataItem>,
+    /// Constants in external data.
     pub literals: Vec<Literal>,
     /// Length of each external data file, see [`ExportSpec::data_name`].
     pub data_bytes: Vec<u64>,

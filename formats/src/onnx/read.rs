@@ -27,7 +27,9 @@ const MAX_OPERATORS: usize = 1 << 12;
 /// An ONNX model.
 #[derive(Debug, Default)]
 pub struct OnnxFile {
+    /// The path it was opened by.
     pub path: PathBuf,
+    /// Version of the format itself, apart from the operators'.
     pub ir_version: u64,
     /// Name and version of what wrote it.
     pub producer: String,
@@ -35,10 +37,13 @@ pub struct OnnxFile {
     pub metadata: Vec<(String, String)>,
     /// Version per domain; the default domain is called `ai.onnx`.
     pub opsets: BTreeMap<String, i64>,
+    /// Of the graph, in file order.
     pub inputs: Vec<Port>,
+    /// Of the graph, in file order.
     pub outputs: Vec<Port>,
     /// How many nodes there are of each operator, with its domain if that is not the default.
     pub operators: BTreeMap<String, usize>,
+    /// Stored tensors, in file order.
     pub initializers: Vec<Initializer>,
     /// Weights in blocks, as nodes read them; in node order, each once.
     pub blocks: Vec<Blocks>,
@@ -49,7 +54,9 @@ pub struct OnnxFile {
 /// An input or output of the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
+    /// The name clients use.
     pub name: String,
+    /// The element type as this project calls it: `F32`, `I64`.
     pub element: &'static str,
     /// Numbers, or names of open dimensions.
     pub shape: Vec<String>,
@@ -58,9 +65,13 @@ pub struct Port {
 /// A stored tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Initializer {
+    /// The name nodes use.
     pub name: String,
+    /// The element type as this project calls it: `F32`, `U4`.
     pub element: &'static str,
+    /// Row-major: the slowest axis first.
     pub shape: Vec<usize>,
+    /// Bytes of its values as they are stored.
     pub bytes: u64,
     /// Where its bytes lie, if not in the graph itself.
     pub external: Option<External>,
@@ -71,6 +82,7 @@ pub struct Initializer {
 pub struct External {
     /// Relative to the graph's folder.
     pub file: String,
+    /// Bytes from the start of the file.
     pub offset: u64,
 }
 

@@ -96,16 +96,20 @@ impl BlockFormat {
 pub enum WeightFormat {
     /// In the graph's float type.
     Float,
+    /// In blocks of integer codes.
     Block(BlockFormat),
 }
 
 /// Everything that decides the graph, beside the model itself.
 #[derive(Clone, Debug)]
 pub struct ExportSpec {
+    /// Whose inputs and outputs the graph has.
     pub profile: Profile,
+    /// Which operators it uses.
     pub opset: Opset,
     /// Type of activations, float weights, scales and the cache: F32 or F16. Logits are always F32.
     pub float: DType,
+    /// Which operators read blocks.
     pub quant_format: QuantFormat,
     /// `accuracy_level` of MatMulNBits: 0 leaves it to the runtime, 1 f32, 2 f16, 3 bf16, 4 int8.
     pub accuracy_level: i64,

@@ -10,7 +10,9 @@ use super::read::{Blocks, Initializer, OnnxFile};
 /// One weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Weight {
+    /// The checkpoint's name where the export is ours.
     pub name: String,
+    /// Row-major: the slowest axis first.
     pub shape: Vec<usize>,
     /// A float or integer type, or e.g. `Q4 x32` for 4-bit codes in blocks of 32.
     pub stored_as: String,
