@@ -1,7 +1,7 @@
 //! Chat templates: Jinja, rendered as transformers renders them, within limits.
 //!
 //! A template comes with a model, from anybody. It reads what it is given and nothing else, and it cannot take a machine
-//! down: its length and its nesting are bounded before it is parsed ([`scan`]), its steps and the text it makes by the
+//! down: its length and its nesting are bounded before it is parsed (`scan`), its steps and the text it makes by the
 //! engine's fuel. It runs on a thread of its own, whose stack suffices for what those allow, and which is given up after
 //! a time: some of the engine's operations on lists (comparing, sorting, turning into text) cost no fuel.
 
