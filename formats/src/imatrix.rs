@@ -50,7 +50,7 @@ impl Imatrix {
     /// Reads either form.
     ///
     /// # Errors
-    /// Neither form, truncation, an entry without its counts or that stands twice, values that no sum of squares has.
+    /// Neither form, truncation, an entry without its counts or that appears twice, values that no sum of squares has.
     pub fn open(path: impl AsRef<Path>) -> Result<Imatrix> {
         let path = path.as_ref();
         let mut magic = [0; 4];

@@ -8,6 +8,7 @@ pub mod feedback;
 pub mod grid;
 pub mod policy;
 pub mod product;
+pub mod random;
 pub mod simd;
 
 pub use codec::{

@@ -9,11 +9,11 @@ mod arguments;
 mod clock;
 mod environment;
 mod error;
-mod json;
 mod methods;
 mod python;
 mod scan;
 mod text;
+mod tojson;
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -55,7 +55,7 @@ fn render_at(
     // Nobody waits for a thread that is given up.
     let run = move || drop(sender.send(render_here(&source, &variables, now)));
     let thread = std::thread::Builder::new().name("chat template".into()).stack_size(STACK_BYTES);
-    thread.spawn(run).map_err(|e| failed(format!("no thread for it: {e}")))?;
+    thread.spawn(run).map_err(|e| failed(format!("it has no thread to run in: {e}")))?;
     receiver.recv_timeout(TIME).unwrap_or_else(|error| match error {
         RecvTimeoutError::Timeout => Err(TemplateError::limit("it takes too long")),
         RecvTimeoutError::Disconnected => Err(failed("the engine failed".into())),

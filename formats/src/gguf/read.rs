@@ -130,7 +130,7 @@ impl GgufFile {
         };
         if index != 0 {
             let first = format!("{stem}-00001-of-{count:05}.gguf");
-            return Err(bad(format!("shard {} of {count}; name the first one, `{first}`", index + 1)));
+            return Err(bad(format!("shard {} of {count}; give the first one, `{first}`", index + 1)));
         }
         if count > 99_999 {
             return Err(bad(format!("`split.count` is {count}")));
@@ -221,7 +221,7 @@ fn read_metadata(head: &mut Head<'_>, count: u64) -> Result<Metadata> {
     let mut keys: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect();
     keys.sort_unstable();
     if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(head.malformed(head.position(), format!("metadata key `{}` stands twice", twice[0])));
+        return Err(head.malformed(head.position(), format!("metadata key `{}` appears twice", twice[0])));
     }
     Ok(pairs.into_iter().collect())
 }
@@ -273,7 +273,7 @@ fn read_directory(head: &mut Head<'_>, count: u64) -> Result<Vec<DirectoryRow>> 
     Ok(rows)
 }
 
-/// Indices of `tensors` in the order of their names, each of which stands once.
+/// Indices of `tensors` in the order of their names, each of which appears once.
 fn sorted_by_name(path: &Path, tensors: &[TensorInfo]) -> Result<Vec<u32>> {
     let name = |index: u32| tensors[index as usize].name.as_str();
     let mut sorted: Vec<u32> = (0..tensors.len() as u32).collect();

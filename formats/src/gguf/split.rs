@@ -16,7 +16,7 @@ use crate::source::InputFile;
 /// it, but two runs' shards under one name are told apart by it.
 pub const SET_ID: &str = "split.set_id";
 
-/// What stands in a set's metadata until it is complete and [`stamp_set`] knows its id.
+/// What is in a set's metadata until it is complete and [`stamp_set`] knows its id.
 pub const UNKNOWN_SET_ID: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Bytes of a shard that are read at a time.
@@ -123,7 +123,7 @@ pub fn expected_set_id<'a>(
     Ok(hex(hash.finalize()))
 }
 
-/// Where the set's id, which is `id`, stands in a shard's head.
+/// Where the set's id, which is `id`, is in a shard's head.
 fn id_offset(head: &[u8], id: &str) -> Option<u64> {
     let mut pair = (SET_ID.len() as u64).to_le_bytes().to_vec();
     pair.extend_from_slice(SET_ID.as_bytes());

@@ -1,4 +1,4 @@
-//! The head of a GGUF file and where each tensor's data will stand, known before a byte is written.
+//! The head of a GGUF file and where each tensor's data will be, known before a byte is written.
 
 use super::{DEFAULT_ALIGNMENT, MAGIC, Metadata, VERSION};
 use crate::DType;

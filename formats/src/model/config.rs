@@ -154,7 +154,7 @@ impl Config {
     }
 }
 
-/// config.json as it stands. Every key that changes the meaning of the weights is looked at, and errors name it.
+/// config.json as it is. Every key that changes the meaning of the weights is looked at, and errors name it.
 struct Fields<'a> {
     path: &'a Path,
     map: Map<String, Value>,

@@ -20,7 +20,7 @@ pub enum Foreign {
     },
     /// A model with adapters in it that are not merged.
     UnmergedAdapter,
-    /// Weights that are no plain numbers.
+    /// Weights that are not plain numbers.
     Quantized {
         /// Who quantized them, or how.
         method: String,
@@ -292,7 +292,7 @@ fn read_start(path: &Path) -> Vec<u8> {
 }
 
 impl Foreign {
-    /// What a file that is no model is, by its first bytes, its name and its folder.
+    /// What a file that is not a model is, by its first bytes, its name and its folder.
     pub fn of_file(path: &Path) -> Option<Foreign> {
         Foreign::of_start(path, &read_start(path))
     }

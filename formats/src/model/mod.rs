@@ -7,7 +7,7 @@ mod layout;
 mod roles;
 mod shape;
 mod spelling;
-mod weights;
+mod weight_files;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

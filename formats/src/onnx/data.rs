@@ -57,7 +57,7 @@ pub enum Content {
     Qdq { format: BlockFormat, scale_type: DType, codes: Place, scales: Place, zero_points: Option<Place> },
 }
 
-/// Constant bytes that stand in the external data.
+/// Constant bytes in the external data.
 #[derive(Clone, Debug)]
 pub struct Literal {
     /// As they are written.
@@ -68,13 +68,13 @@ pub struct Literal {
 
 /// Hands out places one after the other.
 #[derive(Debug, Default)]
-pub(super) struct Layout {
+pub(super) struct Places {
     /// Bytes so far, per file.
     pub file_bytes: Vec<u64>,
 }
 
-impl Layout {
-    pub(super) fn place(&mut self, bytes: u64, max_file: u64) -> Place {
+impl Places {
+    pub(super) fn next(&mut self, bytes: u64, max_file: u64) -> Place {
         let alignment = if bytes >= PAGE_ALIGNED_FROM { PAGE } else { SMALL_ALIGNMENT };
         let last = self.file_bytes.last().map(|end| end.next_multiple_of(alignment));
         let offset = match last {
@@ -125,9 +125,9 @@ impl DataItem {
     }
 }
 
-/// Where the parts of a block-quantized weight of `rows x cols` values stand.
+/// Where the parts of a block-quantized weight of `rows x cols` values are.
 pub(super) fn place_blocks(
-    layout: &mut Layout,
+    places: &mut Places,
     max_file: u64,
     quant_format: QuantFormat,
     format: BlockFormat,
@@ -141,17 +141,17 @@ pub(super) fn place_blocks(
         QuantFormat::NBits => Content::NBits {
             format,
             scale_type,
-            codes: layout.place((rows * blocks * format.block_bytes()) as u64, max_file),
-            scales: layout.place(scale_bytes, max_file),
+            codes: places.next((rows * blocks * format.block_bytes()) as u64, max_file),
+            scales: places.next(scale_bytes, max_file),
             zero_points: (!format.symmetric)
-                .then(|| layout.place((rows * format.zero_point_bytes(cols)) as u64, max_file)),
+                .then(|| places.next((rows * format.zero_point_bytes(cols)) as u64, max_file)),
         },
         QuantFormat::Qdq => Content::Qdq {
             format,
             scale_type,
-            codes: layout.place(packed(rows * cols), max_file),
-            scales: layout.place(scale_bytes, max_file),
-            zero_points: (!format.symmetric).then(|| layout.place(packed(rows * blocks), max_file)),
+            codes: places.next(packed(rows * cols), max_file),
+            scales: places.next(scale_bytes, max_file),
+            zero_points: (!format.symmetric).then(|| places.next(packed(rows * blocks), max_file)),
         },
     }
 }

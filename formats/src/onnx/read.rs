@@ -110,7 +110,7 @@ impl OnnxFile {
     /// Reads everything but the weights and checks that external data is there.
     ///
     /// # Errors
-    /// What is no ONNX model, and external data that is missing, too short or outside the model's folder.
+    /// What is not an ONNX model, and external data that is missing, too short or outside the model's folder.
     pub fn open(path: &Path) -> Result<OnnxFile> {
         let file = InputFile::open(path)?;
         let len = file.len();
@@ -298,7 +298,7 @@ impl Reader {
         let location = entries.get("location").map(String::as_str).unwrap_or_default();
         let inside = Path::new(location).components().all(|c| matches!(c, Component::Normal(_)));
         if location.is_empty() || !inside {
-            let detail = format!("`{tensor}` lies in `{location}`, which is no file beside the graph");
+            let detail = format!("`{tensor}` lies in `{location}`, which is not a file beside the graph");
             return Err(self.wire.malformed(detail));
         }
         let path = crate::atomic::parent(&self.model.path).join(location);
@@ -317,7 +317,7 @@ impl Reader {
         let offset = number("offset", 0);
         let length = offset.and_then(|offset| number("length", len.saturating_sub(offset)));
         let (Some(offset), Some(length)) = (offset, length) else {
-            return Err(self.wire.malformed(format!("`{tensor}`: offset or length is no number")));
+            return Err(self.wire.malformed(format!("`{tensor}`: offset or length is not a number")));
         };
         match offset.checked_add(length) {
             Some(end) if end <= len => Ok((length, External { file: location.into(), offset })),
@@ -357,7 +357,7 @@ fn nbits(node: &Node) -> Option<Blocks> {
     })
 }
 
-/// `DequantizeLinear(codes, scales, zero points)`; rows and columns stand in the codes' shape.
+/// `DequantizeLinear(codes, scales, zero points)`; rows and columns follow from the codes' shape.
 fn qdq(node: &Node) -> Option<Blocks> {
     Some(Blocks {
         codes: node.input(0)?.into(),

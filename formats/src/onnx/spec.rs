@@ -54,7 +54,7 @@ impl Opset {
     }
 }
 
-/// How block-quantized weights stand in the graph.
+/// How block-quantized weights are stored in the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuantFormat {
     /// `com.microsoft.MatMulNBits` and `GatherBlockQuantized`.
@@ -158,7 +158,7 @@ impl ExportSpec {
         self.weights.get(&key).copied().unwrap_or(WeightFormat::Float)
     }
 
-    /// The folder that the graph and its data stand in, relative to the export's: empty, or with a slash at its end.
+    /// The folder that the graph and its data are in, relative to the export's: empty, or with a slash at its end.
     pub fn folder(&self) -> &'static str {
         match self.profile {
             Profile::Hf => "onnx/",
