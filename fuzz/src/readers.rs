@@ -140,7 +140,7 @@ pub fn describe_folder(input: &[u8]) {
         scratch::write(&format!("describe/{name}"), bytes);
     }
     describe_model(&folder);
-    if let Ok(tokenizer) = TextTokenizer::from_folder(&folder, 24) {
+    if let Ok(tokenizer) = TextTokenizer::from_folder(&folder, 32) {
         look_at_tokenizer(&tokenizer);
     }
 }
