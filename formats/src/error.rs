@@ -90,6 +90,8 @@ pub enum Error {
     Rewrite { tensor: String, detail: String },
     #[error("tensor `{tensor}`: rows of {cols} values do not divide into {dtype} blocks of {block}")]
     RowLength { tensor: String, cols: usize, dtype: DType, block: usize },
+    #[error("tensor `{tensor}`: its number of bytes overflows")]
+    TensorSize { tensor: String },
     #[error("{}: tokenizer: {detail}", path.display())]
     Tokenizer { path: PathBuf, detail: String },
     #[error("{}: the pre-tokenizer's regex is not one llama.cpp knows: {regex}", path.display())]

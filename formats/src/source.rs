@@ -37,6 +37,14 @@ pub trait RowSource: fmt::Debug + Send + Sync {
     }
 }
 
+/// A row-major shape as rows and columns: the last axis is the columns, all others together are the rows, and a
+/// vector is one row. `None` if the number of rows overflows.
+pub(crate) fn rows_and_columns(shape: &[usize]) -> Option<[usize; 2]> {
+    let (&columns, outer) = shape.split_last().unwrap_or((&1, &[]));
+    let rows = outer.iter().try_fold(1usize, |product, &axis| product.checked_mul(axis))?;
+    Some([rows, columns])
+}
+
 /// An open model file. Reads are positional, so threads share it without a lock and nothing is mapped:
 /// the resident set stays at what the stages hold, and a file truncated meanwhile is an error, not a signal.
 #[derive(Debug)]
@@ -179,17 +187,13 @@ impl StoredTensor {
         offset: u64,
     ) -> Result<StoredTensor> {
         let name = name.into();
-        let cols = shape.last().copied().unwrap_or(1);
         let overflow = || Error::OffsetOverflow {
             path: file.path.clone(),
             tensor: name.clone(),
             offset,
             bytes: u64::MAX,
         };
-        let rows = shape[..shape.len().saturating_sub(1)]
-            .iter()
-            .try_fold(1usize, |product, &n| product.checked_mul(n))
-            .ok_or_else(overflow)?;
+        let [rows, cols] = rows_and_columns(shape).ok_or_else(overflow)?;
         let row_bytes = dtype.encoded_len(cols).ok_or_else(|| Error::RowLength {
             tensor: name.clone(),
             cols,
@@ -375,6 +379,20 @@ mod tests {
                 assert!(run.start < run.end && run.end <= end);
                 assert_eq!(((run.start - 96) % block, (run.end - run.start) % block), (0, 0), "{shape:?}");
             }
+        }
+    }
+
+    #[test]
+    fn the_last_axis_is_the_columns() {
+        for (shape, expected) in [
+            (&[][..], Some([1, 1])),
+            (&[7], Some([1, 7])),
+            (&[3, 7], Some([3, 7])),
+            (&[2, 3, 7], Some([6, 7])),
+            (&[0, 7], Some([0, 7])),
+            (&[usize::MAX, 2, 7], None),
+        ] {
+            assert_eq!(rows_and_columns(shape), expected, "{shape:?}");
         }
     }
 }

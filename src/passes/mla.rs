@@ -62,7 +62,7 @@ pub fn split_kv_b(config: &Config, kv_b: &Tensor) -> [Tensor; 2] {
         shape: latent.shape_of(role).expect("the latent layout has both halves of kv_b"),
         source,
     };
-    let head_rows = config.qk_nope_head_dim + config.v_head_dim;
+    let head_rows = config.kv_b_head_dim();
     let keys = TransposedKeys {
         kv_b: Decoded::of(kv_b),
         kv_lora_rank: config.kv_lora_rank,

@@ -183,10 +183,11 @@ pub fn latent(mut model: Model) -> Result<Model> {
 /// Turns each head's values: rows of kv_b against columns of the output projection.
 pub fn values(mut model: Model) -> Result<Model> {
     let config = model.config.clone();
-    let (nope, v) = (config.qk_nope_head_dim, config.v_head_dim);
     for layer in 0..config.num_hidden_layers {
-        let turn = Turn::new(v, layer as u64);
-        let rows = (0..config.num_attention_heads).map(|head| head * (nope + v) + nope).collect();
+        let turn = Turn::new(config.v_head_dim, layer as u64);
+        let rows = (0..config.num_attention_heads)
+            .map(|head| head * config.kv_b_head_dim() + config.qk_nope_head_dim)
+            .collect();
         turn_rows(&mut model, layer, Role::KvB, rows, &turn)?;
         turn_columns(&mut model, layer, Role::AttentionOutput, &turn)?;
     }
@@ -197,14 +198,13 @@ pub fn values(mut model: Model) -> Result<Model> {
 /// keeps their products. The part that RoPE turns stays as it is.
 pub fn keys(mut model: Model) -> Result<Model> {
     let config = model.config.clone();
-    let (nope, v) = (config.qk_nope_head_dim, config.v_head_dim);
     let query = if config.q_lora_rank.is_some() { Role::QueryB } else { Role::Query };
     for layer in 0..config.num_hidden_layers {
-        let turn = Turn::new(nope, layer as u64);
+        let turn = Turn::new(config.qk_nope_head_dim, layer as u64);
         let starts =
             |head_rows: usize| (0..config.num_attention_heads).map(|head| head * head_rows).collect();
         turn_rows(&mut model, layer, query, starts(config.qk_head_dim()), &turn)?;
-        turn_rows(&mut model, layer, Role::KvB, starts(nope + v), &turn)?;
+        turn_rows(&mut model, layer, Role::KvB, starts(config.kv_b_head_dim()), &turn)?;
     }
     Ok(model)
 }

@@ -68,8 +68,10 @@ impl StatisticsWriter {
         metadata.set(KEY_DIGEST, Value::String(from.model_digest));
         metadata.set(KEY_REQUEST, Value::String(from.request));
         metadata.set(KEY_LAYOUT, Value::String("plm".into()));
-        let tensors = curvature::sites(config.num_hidden_layers).flat_map(|key| {
-            let [rows, cols] = matrix_shape(config, key);
+        // A model that lacks one of these matrices is refused by the measurement.
+        let sites = curvature::sites(config.num_hidden_layers)
+            .filter_map(|key| Some((key, config.matrix_shape(key.role)?)));
+        let tensors = sites.flat_map(|(key, [rows, cols])| {
             let mut parts = vec![
                 ("in_sum2", cols),
                 ("counts", 1),
@@ -146,20 +148,5 @@ impl StatisticsWriter {
     pub fn keep(self, extra: Vec<u8>) -> Result<Interrupted> {
         let finished = Finished { parts: self.parts.into_values().collect(), extra };
         resume::keep(self.file, &self.key, self.directory.file_bytes, finished)
-    }
-}
-
-/// Rows and columns of a matrix.
-fn matrix_shape(config: &Config, key: TensorKey) -> [usize; 2] {
-    let Config { hidden_size, intermediate_size, kv_lora_rank, .. } = *config;
-    let heads = config.num_attention_heads;
-    match key.role {
-        Role::Query => [heads * (config.qk_nope_head_dim + config.qk_rope_head_dim), hidden_size],
-        Role::KvA => [kv_lora_rank + config.qk_rope_head_dim, hidden_size],
-        Role::KvB => [heads * (config.qk_nope_head_dim + config.v_head_dim), kv_lora_rank],
-        Role::AttentionOutput => [hidden_size, heads * config.v_head_dim],
-        Role::FfnUp => [intermediate_size, hidden_size],
-        Role::FfnDown => [hidden_size, intermediate_size],
-        _ => [config.vocab_size, hidden_size],
     }
 }

@@ -77,7 +77,7 @@ impl KvCache {
 
 fn values_per_token(config: &Config, form: Attention) -> usize {
     match form {
-        Attention::Expanded => config.num_attention_heads * (config.qk_head_dim() + config.v_head_dim),
-        Attention::Absorbed => config.kv_lora_rank + config.qk_rope_head_dim,
+        Attention::Expanded => config.expanded_dim(),
+        Attention::Absorbed => config.latent_dim(),
     }
 }

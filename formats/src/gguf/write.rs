@@ -3,6 +3,7 @@
 use super::{DEFAULT_ALIGNMENT, MAGIC, Metadata, VERSION};
 use crate::DType;
 use crate::error::{Error, Result};
+use crate::source::rows_and_columns;
 
 /// A tensor to be written.
 #[derive(Clone, Debug)]
@@ -54,15 +55,15 @@ impl Directory {
 
 /// Bytes of a tensor's data.
 fn data_len(name: &str, dtype: DType, shape: &[usize]) -> Result<u64> {
-    let cols = shape.last().copied().unwrap_or(1);
-    let bytes = dtype.encoded_len(cols).ok_or_else(|| Error::RowLength {
+    let overflow = || Error::TensorSize { tensor: name.to_string() };
+    let [rows, cols] = rows_and_columns(shape).ok_or_else(overflow)?;
+    let row_bytes = dtype.encoded_len(cols).ok_or_else(|| Error::RowLength {
         tensor: name.to_string(),
         cols,
         dtype,
         block: dtype.block_len(),
     })?;
-    let rows: usize = shape[..shape.len().saturating_sub(1)].iter().product();
-    Ok(rows as u64 * bytes as u64)
+    Ok(rows.checked_mul(row_bytes).ok_or_else(overflow)? as u64)
 }
 
 /// Header, metadata and directory, padded to the alignment. Offsets in it count from the start of the data.

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::gguf::Metadata;
 use crate::json;
 use crate::limits::MAX_TOKENS;
+use crate::model::Layout;
 use crate::model::layout::HeadSizes;
-use crate::model::{Layout, Role, TensorKey};
 
 /// The hyperparameters that shape the network. Names are those of the published config.json.
 #[derive(Clone, Debug, PartialEq)]
@@ -138,54 +138,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-
-    /// Values of one query or key head: `qk_nope_head_dim + qk_rope_head_dim`.
-    pub fn qk_head_dim(&self) -> usize {
-        self.qk_nope_head_dim + self.qk_rope_head_dim
-    }
-
-    /// The tensors a model of this config consists of, in file order, with their row-major shapes.
-    pub fn expected_tensors(&self) -> Vec<(TensorKey, Vec<usize>)> {
-        let mut all = vec![(
-            TensorKey::global(Role::TokenEmbedding),
-            self.shape_of(Role::TokenEmbedding).expect("every layout has an embedding"),
-        )];
-        for layer in 0..self.num_hidden_layers {
-            let roles = Role::all().filter(|r| r.is_per_layer());
-            all.extend(
-                roles.filter_map(|role| Some((TensorKey::in_layer(layer, role), self.shape_of(role)?))),
-            );
-        }
-        all.push((TensorKey::global(Role::OutputNorm), vec![self.hidden_size]));
-        all
-    }
-
-    /// The shape a role has in a model of this config, or `None` if its layout has no such tensor.
-    pub fn shape_of(&self, role: Role) -> Option<Vec<usize>> {
-        let heads = self.num_attention_heads;
-        let query_rows = heads * self.qk_head_dim();
-        let latent = self.layout == Layout::Latent;
-        Some(match role {
-            Role::TokenEmbedding => vec![self.vocab_size, self.hidden_size],
-            Role::AttentionNorm | Role::FfnNorm | Role::OutputNorm => vec![self.hidden_size],
-            Role::Query if self.q_lora_rank.is_none() => vec![query_rows, self.hidden_size],
-            Role::QueryA => vec![self.q_lora_rank?, self.hidden_size],
-            Role::QueryANorm => vec![self.q_lora_rank?],
-            Role::QueryB => vec![query_rows, self.q_lora_rank?],
-            Role::KvA => vec![self.kv_lora_rank + self.qk_rope_head_dim, self.hidden_size],
-            Role::KvANorm => vec![self.kv_lora_rank],
-            Role::KeyB if latent => vec![heads, self.kv_lora_rank, self.qk_nope_head_dim],
-            Role::ValueB if latent => vec![heads, self.v_head_dim, self.kv_lora_rank],
-            Role::KvB if !latent => {
-                vec![heads * (self.qk_nope_head_dim + self.v_head_dim), self.kv_lora_rank]
-            }
-            Role::AttentionOutput => vec![self.hidden_size, heads * self.v_head_dim],
-            Role::FfnGate if latent => vec![self.intermediate_size, self.hidden_size],
-            Role::FfnUp => vec![self.intermediate_size, self.hidden_size],
-            Role::FfnDown => vec![self.hidden_size, self.intermediate_size],
-            Role::Query | Role::KvB | Role::KeyB | Role::ValueB | Role::FfnGate => return None,
-        })
     }
 }
 

@@ -62,8 +62,8 @@ impl Config {
     /// Values one token and layer takes in llama.cpp's cache: keys and values.
     pub fn cache_values_per_token(&self) -> usize {
         match self.layout {
-            Layout::Plm => self.num_attention_heads * (self.qk_head_dim() + self.v_head_dim),
-            Layout::Latent => self.kv_lora_rank + self.qk_rope_head_dim,
+            Layout::Plm => self.expanded_dim(),
+            Layout::Latent => self.latent_dim(),
         }
     }
 
@@ -120,7 +120,7 @@ pub fn latent_metadata(plm: &Metadata, config: &Config, sharpness: &[f32]) -> Me
         ("attention.head_count_kv", 1),
         ("attention.q_lora_rank", config.q_lora_rank.unwrap_or(0)),
         ("attention.kv_lora_rank", config.kv_lora_rank),
-        ("attention.key_length", config.kv_lora_rank + config.qk_rope_head_dim),
+        ("attention.key_length", config.latent_dim()),
         ("attention.value_length", config.kv_lora_rank),
         ("attention.key_length_mla", config.qk_head_dim()),
         ("attention.value_length_mla", config.v_head_dim),

@@ -5,6 +5,7 @@ mod foreign;
 mod import;
 mod layout;
 mod roles;
+mod shape;
 mod spelling;
 mod weights;
 

@@ -2,42 +2,42 @@
 
 use std::fmt;
 
-/// The part a tensor plays in the network.
+/// The part a tensor plays in the network. [`Config::shape_of`](super::Config::shape_of) gives its shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// `[vocab_size, hidden_size]`, tied with the output head.
+    /// A row for each token; also the output head, which is tied to it.
     TokenEmbedding,
-    /// `[hidden_size]`
+    /// RMSNorm before attention.
     AttentionNorm,
-    /// `[heads * (qk_nope + qk_rope), hidden_size]`
+    /// Queries of all heads.
     Query,
-    /// `[q_lora_rank, hidden_size]`
+    /// The first of two query projections, where `q_lora_rank` is set.
     QueryA,
-    /// `[q_lora_rank]`
+    /// RMSNorm between the two query projections.
     QueryANorm,
-    /// `[heads * (qk_nope + qk_rope), q_lora_rank]`
+    /// The second of two query projections.
     QueryB,
-    /// `[kv_lora_rank + qk_rope, hidden_size]`
+    /// The latent of keys and values, and the RoPE key that all heads share.
     KvA,
-    /// `[kv_lora_rank]`
+    /// RMSNorm of the latent.
     KvANorm,
-    /// `[heads * (qk_nope + v_head_dim), kv_lora_rank]`
+    /// Keys and values of all heads from the latent: per head first the key's rows, then the value's.
     KvB,
-    /// Latent layout only: `[heads, kv_lora_rank, qk_nope]`
+    /// Latent layout only: the key's rows of [`KvB`](Role::KvB), transposed per head.
     KeyB,
-    /// Latent layout only: `[heads, v_head_dim, kv_lora_rank]`
+    /// Latent layout only: the value's rows of [`KvB`](Role::KvB).
     ValueB,
-    /// `[hidden_size, heads * v_head_dim]`
+    /// What attention adds to the residual stream.
     AttentionOutput,
-    /// `[hidden_size]`
+    /// RMSNorm before the feed-forward network.
     FfnNorm,
-    /// Latent layout only: `[intermediate_size, hidden_size]`
+    /// Latent layout only: the gate that stands in for squared ReLU.
     FfnGate,
-    /// `[intermediate_size, hidden_size]`
+    /// The feed-forward network's first matrix; a row is a neuron.
     FfnUp,
-    /// `[hidden_size, intermediate_size]`
+    /// The feed-forward network's second matrix; a column is a neuron.
     FfnDown,
-    /// `[hidden_size]`
+    /// RMSNorm before the output head.
     OutputNorm,
 }
 

@@ -106,7 +106,7 @@ fn absorbed(g: &mut GraphBuilder<'_>, net: &Network<'_>, layer: usize, scope: &s
     let latent = g.op(scope, "Reshape", &[&p.latent, &net.shared_key_shape], &[]);
     let new = concat(g, scope, &[&latent, &p.key_rope], -1);
     let gathered = if g.spec.profile == Profile::Genai {
-        let half = (rank + config.qk_rope_head_dim) / 2;
+        let half = config.latent_dim() / 2;
         let [key, value] = split(g, scope, &new, [half, half]);
         concat(g, scope, &[&format!("past_key_values.{layer}.key"), &key], 2);
         let key = g.rename_output(0, &format!("present.{layer}.key"));
@@ -127,7 +127,7 @@ fn absorbed(g: &mut GraphBuilder<'_>, net: &Network<'_>, layer: usize, scope: &s
 /// the cache: slicing the values off first would copy the cache on every step.
 fn attend(g: &mut GraphBuilder<'_>, net: &Network<'_>, scope: &str, query: &str, cache: &str) -> Value {
     let config = net.config();
-    let width = (config.kv_lora_rank + config.qk_rope_head_dim) as i64;
+    let width = config.latent_dim() as i64;
     let heads = config.num_attention_heads as i64;
     if g.spec.opset == Opset::V23 {
         let attrs = [("scale", Attr::Float(scale(net)))];
@@ -204,7 +204,13 @@ fn through_heads(g: &mut GraphBuilder<'_>, net: &Network<'_>, layer: usize, side
     let name = weight_name(key).replace("kv_b_proj", label);
     let blocks = |heads, transposed| -> Arc<dyn RowSource> {
         let source = Arc::clone(&net.tensor(key).source);
-        Arc::new(HeadBlocks { source, heads, rows_per_head: nope + v, part: part.clone(), transposed })
+        Arc::new(HeadBlocks {
+            source,
+            heads,
+            rows_per_head: config.kv_b_head_dim(),
+            part: part.clone(),
+            transposed,
+        })
     };
     match g.spec.weight(key) {
         WeightFormat::Float => {

@@ -87,7 +87,7 @@ pub fn build(model: &Model, spec: &ExportSpec) -> Result<Export> {
 }
 
 fn check(model: &Model, spec: &ExportSpec) -> Result<()> {
-    let width = model.config.kv_lora_rank + model.config.qk_rope_head_dim;
+    let width = model.config.latent_dim();
     if spec.profile == Profile::Genai && !width.is_multiple_of(2) {
         return Err(Error::Inexpressible {
             path: model.path().to_path_buf(),
@@ -154,7 +154,7 @@ fn preamble<'m>(g: &mut GraphBuilder<'_>, model: &'m Model) -> Preamble<'m> {
 }
 
 fn cache_parts(config: &Config, profile: Profile) -> Vec<CachePart> {
-    let latent = config.kv_lora_rank + config.qk_rope_head_dim;
+    let latent = config.latent_dim();
     let part = |suffix, heads, width| CachePart { suffix, heads, width };
     match profile {
         Profile::Latent => vec![part("latent", 1, latent)],

@@ -147,7 +147,7 @@ fn genai_config(model: &Model, spec: &ExportSpec, ids: &TokenIds) -> Value {
             "decoder": {
                 "session_options": { "log_id": "onnxruntime-genai", "provider_options": [] },
                 "filename": spec.file_name,
-                "head_size": (c.kv_lora_rank + c.qk_rope_head_dim) / 2,
+                "head_size": c.latent_dim() / 2,
                 "hidden_size": c.hidden_size,
                 "inputs": {
                     "input_ids": "input_ids",

@@ -4,7 +4,7 @@ mod decode;
 
 use std::ops::Range;
 
-use plmconv_formats::{Config, DType, Model, Role, TensorKey};
+use plmconv_formats::{DType, Layout, Model, Role, TensorKey};
 
 use crate::error::{Error, Result};
 
@@ -22,9 +22,12 @@ pub(crate) struct Matrix {
 }
 
 impl Matrix {
-    fn load(model: &Model, key: TensorKey, expected: [usize; 2]) -> Result<Matrix> {
-        let tensor = model.tensor(key).ok_or(Error::MissingTensor { tensor: key })?;
-        let source = &tensor.source;
+    /// # Errors
+    /// A tensor that is missing, of another shape than the config says, or of a type that is not decoded here.
+    fn load(model: &Model, key: TensorKey) -> Result<Matrix> {
+        let missing = || Error::MissingTensor { tensor: key };
+        let expected = model.config.matrix_shape(key.role).ok_or_else(missing)?;
+        let source = &model.tensor(key).ok_or_else(missing)?.source;
         let found = [source.rows(), source.cols()];
         if found != expected {
             return Err(Error::Shape { tensor: key, found, expected });
@@ -115,11 +118,10 @@ pub(crate) struct Weights {
 impl Weights {
     pub fn load(model: &Model) -> Result<Weights> {
         let config = &model.config;
-        let embedding = [config.vocab_size, config.hidden_size];
         Ok(Weights {
-            embedding: Matrix::load(model, TensorKey::global(Role::TokenEmbedding), embedding)?,
+            embedding: Matrix::load(model, TensorKey::global(Role::TokenEmbedding))?,
             layers: (0..config.num_hidden_layers).map(|i| Layer::load(model, i)).collect::<Result<_>>()?,
-            output_norm: load_vector(model, TensorKey::global(Role::OutputNorm), config.hidden_size)?,
+            output_norm: load_vector(model, TensorKey::global(Role::OutputNorm))?,
         })
     }
 
@@ -133,43 +135,32 @@ impl Layer {
     fn load(model: &Model, layer: usize) -> Result<Layer> {
         let config = &model.config;
         let key = |role| TensorKey::in_layer(layer, role);
-        let has = |role| model.tensor(key(role)).is_some();
-        let matrix = |role, rows, cols| Matrix::load(model, key(role), [rows, cols]);
-        let vector = |role, len| load_vector(model, key(role), len);
-        let Config { hidden_size, intermediate_size, kv_lora_rank, v_head_dim, .. } = *config;
-        let heads = config.num_attention_heads;
-        let query_rows = heads * config.qk_head_dim();
+        let matrix = |role| Matrix::load(model, key(role));
+        let vector = |role| load_vector(model, key(role));
         let query = match config.q_lora_rank {
-            None => Query::Direct(matrix(Role::Query, query_rows, hidden_size)?),
-            Some(rank) => Query::LowRank {
-                a: matrix(Role::QueryA, rank, hidden_size)?,
-                norm: vector(Role::QueryANorm, rank)?,
-                b: matrix(Role::QueryB, query_rows, rank)?,
+            None => Query::Direct(matrix(Role::Query)?),
+            Some(_) => Query::LowRank {
+                a: matrix(Role::QueryA)?,
+                norm: vector(Role::QueryANorm)?,
+                b: matrix(Role::QueryB)?,
             },
         };
-        let kv_b = if has(Role::KeyB) {
-            KvB::Split {
-                key: matrix(Role::KeyB, heads * kv_lora_rank, config.qk_nope_head_dim)?,
-                value: matrix(Role::ValueB, heads * v_head_dim, kv_lora_rank)?,
+        let (kv_b, gate) = match config.layout {
+            Layout::Plm => (KvB::Joint(matrix(Role::KvB)?), None),
+            Layout::Latent => {
+                let kv_b = KvB::Split { key: matrix(Role::KeyB)?, value: matrix(Role::ValueB)? };
+                (kv_b, Some(matrix(Role::FfnGate)?))
             }
-        } else {
-            let rows = heads * (config.qk_nope_head_dim + v_head_dim);
-            KvB::Joint(matrix(Role::KvB, rows, kv_lora_rank)?)
         };
-        let gate = has(Role::FfnGate).then(|| matrix(Role::FfnGate, intermediate_size, hidden_size));
         Ok(Layer {
-            attention_norm: vector(Role::AttentionNorm, hidden_size)?,
+            attention_norm: vector(Role::AttentionNorm)?,
             query,
-            kv_a: matrix(Role::KvA, kv_lora_rank + config.qk_rope_head_dim, hidden_size)?,
-            kv_a_norm: vector(Role::KvANorm, kv_lora_rank)?,
+            kv_a: matrix(Role::KvA)?,
+            kv_a_norm: vector(Role::KvANorm)?,
             kv_b,
-            attention_output: matrix(Role::AttentionOutput, hidden_size, heads * v_head_dim)?,
-            ffn_norm: vector(Role::FfnNorm, hidden_size)?,
-            ffn: Ffn {
-                gate: gate.transpose()?,
-                up: matrix(Role::FfnUp, intermediate_size, hidden_size)?,
-                down: matrix(Role::FfnDown, hidden_size, intermediate_size)?,
-            },
+            attention_output: matrix(Role::AttentionOutput)?,
+            ffn_norm: vector(Role::FfnNorm)?,
+            ffn: Ffn { gate, up: matrix(Role::FfnUp)?, down: matrix(Role::FfnDown)? },
         })
     }
 
@@ -190,9 +181,9 @@ impl Layer {
 }
 
 /// A one-axis tensor, decoded.
-fn load_vector(model: &Model, key: TensorKey, len: usize) -> Result<Vec<f32>> {
-    let matrix = Matrix::load(model, key, [1, len])?;
-    let mut values = vec![0.0; len];
+fn load_vector(model: &Model, key: TensorKey) -> Result<Vec<f32>> {
+    let matrix = Matrix::load(model, key)?;
+    let mut values = vec![0.0; matrix.cols];
     matrix.decode_row(0, &mut values);
     Ok(values)
 }

@@ -1,22 +1,13 @@
-//! The graphs of the tiny PLM: whole ones as snapshots, variants by what differs.
+//! Whole graphs as snapshots, variants by what differs.
 
-use std::path::Path;
+use std::collections::HashSet;
 
 use plmconv_formats::onnx::proto::{AttributeProto, ModelProto, NodeProto};
-use plmconv_formats::onnx::{BlockFormat, ExportSpec, Opset, Profile, QuantFormat, WeightFormat, build};
+use plmconv_formats::onnx::{ExportSpec, Opset, Profile, QuantFormat, build};
 use plmconv_formats::{DType, Model, Role, TensorKey};
 use prost::Message;
 
-fn tiny_plm() -> Model {
-    Model::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/tiny-plm")).expect("opens")
-}
-
-/// The spec with every matrix in blocks of 32 codes.
-fn in_blocks(model: &Model, spec: ExportSpec, bits: usize, symmetric: bool) -> ExportSpec {
-    let format = WeightFormat::Block(BlockFormat { bits, block_size: 32, symmetric });
-    let matrices = model.tensors.iter().map(|t| t.key).filter(|key| !key.role.is_norm());
-    ExportSpec { weights: matrices.map(|key| (key, format)).collect(), ..spec }
-}
+use super::variants::{self, in_blocks, tiny_plm};
 
 fn graph(model: &Model, spec: &ExportSpec) -> ModelProto {
     let export = build(model, spec).expect("builds");
@@ -156,15 +147,13 @@ fn the_interface() {
 fn check(model: &Model, spec: &ExportSpec) {
     let export = build(model, spec).expect("builds");
     let proto = ModelProto::decode(export.model.as_slice()).expect("decodes");
-    assert_eq!(proto.ir_version, Some(spec.opset.ir_version()));
     let graph = proto.graph.as_ref().expect("a graph");
 
-    let mut known: std::collections::HashSet<&str> = std::collections::HashSet::from([""]);
+    let mut known: HashSet<&str> = HashSet::from([""]);
     known.extend(graph.input.iter().filter_map(|i| i.name.as_deref()));
     known.extend(graph.initializer.iter().filter_map(|i| i.name.as_deref()));
-    let mut used: std::collections::HashSet<&str> =
-        graph.output.iter().filter_map(|o| o.name.as_deref()).collect();
-    let mut names = std::collections::HashSet::new();
+    let mut used: HashSet<&str> = graph.output.iter().filter_map(|o| o.name.as_deref()).collect();
+    let mut names = HashSet::new();
     for node in &graph.node {
         assert!(names.insert(node.name.as_deref()), "two nodes are called {:?}", node.name);
         for input in &node.input {
@@ -204,16 +193,8 @@ fn check(model: &Model, spec: &ExportSpec) {
 #[test]
 fn every_variant_is_whole_and_in_topological_order() {
     let model = tiny_plm();
-    for profile in [Profile::Latent, Profile::Genai, Profile::Hf] {
-        for opset in [Opset::V21, Opset::V23] {
-            let spec = ExportSpec::new(profile, opset);
-            check(&model, &spec);
-            check(&model, &ExportSpec { float: DType::F16, num_logits_to_keep: true, ..spec.clone() });
-            check(&model, &in_blocks(&model, spec.clone(), 4, true));
-            check(&model, &in_blocks(&model, spec.clone(), 8, false));
-            let qdq = ExportSpec { quant_format: QuantFormat::Qdq, float: DType::F16, ..spec };
-            check(&model, &in_blocks(&model, qdq, 4, false));
-        }
+    for spec in variants::all(&model) {
+        check(&model, &spec);
     }
 }
 
