@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use plmconv_calibrate::digest::{add_rows, hex};
+use plmconv_calibrate::digest::add_rows;
 use plmconv_calibrate::{Budget, Matrix, Rounding};
 use plmconv_formats::atomic::follow_links;
 use plmconv_formats::describe::set_file_type;
@@ -15,7 +15,7 @@ use plmconv_formats::gguf::{Directory, Metadata, SET_ID, ShardName, UNKNOWN_SET_
 use plmconv_formats::hub;
 use plmconv_formats::model::{Tensor, latent_metadata};
 use plmconv_formats::{
-    DType, DescribeOptions, Description, Fingerprint, Layout, Model, Role, TensorKey, Warning, describe,
+    DType, DescribeOptions, Description, Fingerprint, Layout, Model, Role, TensorKey, Warning, describe, hex,
 };
 use plmconv_quant::policy::{Assigned, FileType, ModelShape, Policy, Reason, TensorDesc};
 use sha2::{Digest, Sha256};
@@ -242,7 +242,7 @@ impl Plan {
             add_rows(&mut hash, &tensor.name, &*tensor.tensor.source)?;
         }
         self.rounding.add_to(&mut hash);
-        Ok(hex(hash))
+        Ok(hex(hash.finalize()))
     }
 
     /// Checks that the outputs can be written.

@@ -8,10 +8,9 @@
 use std::fmt;
 
 use anyhow::{Context, Result, ensure};
-use plmconv_calibrate::digest::hex;
 use plmconv_calibrate::{Budget, Limit, Rounding};
-use plmconv_formats::Layout;
 use plmconv_formats::onnx::QuantFormat;
+use plmconv_formats::{Layout, hex};
 use plmconv_quant::policy::{FileType, Policy};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -148,7 +147,7 @@ impl Recipe {
         let unchecked = Recipe { check: String::new(), ..self.clone() };
         let mut hash = Sha256::new();
         hash.update(unchecked.to_string());
-        let mut digits = hex(hash);
+        let mut digits = hex(hash.finalize());
         digits.truncate(CHECK_DIGITS);
         digits
     }

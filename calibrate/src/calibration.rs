@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use plmconv_formats::atomic::parent;
-use plmconv_formats::{Model, Role, TextTokenizer};
+use plmconv_formats::{Model, Role, TextTokenizer, hex};
 use sha2::{Digest, Sha256};
 
 use crate::curvature::{Event, Position, SiteMoments, Source, measure};
-use crate::digest::{hex, model_digest};
+use crate::digest::model_digest;
 use crate::error::{Error, Leftover, Result};
 use crate::monitor::{Monitor, Notice, Task};
 use crate::resume::{Finished, partial_path};
@@ -123,7 +123,7 @@ impl<'a> Calibration<'a> {
 fn resume_key(request: &str, model: &Model) -> String {
     let mut hash = Sha256::new_with_prefix(request);
     model.inputs.iter().for_each(|input| hash.update(input.stable()));
-    hex(hash)
+    hex(hash.finalize())
 }
 
 /// What becomes of the events of a measurement.

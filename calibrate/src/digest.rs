@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use plmconv_formats::source::RowSource;
-use plmconv_formats::{Config, Error, Model};
+use plmconv_formats::{Config, Error, Model, hex};
 use plmconv_quant::codec;
 use sha2::{Digest, Sha256};
 
@@ -24,7 +24,7 @@ pub fn model_digest(model: &Model) -> Result<String> {
     for tensor in tensors {
         add_rows(&mut hash, &tensor.key.gguf_name(), &*tensor.source)?;
     }
-    Ok(hex(hash))
+    Ok(hex(hash.finalize()))
 }
 
 /// Every hyperparameter that the function depends on, one way of writing each.
@@ -89,15 +89,10 @@ pub fn file_digest(path: &Path) -> Result<String> {
     loop {
         let count = file.read(&mut bytes).map_err(Error::io(path))?;
         if count == 0 {
-            return Ok(hex(hash));
+            return Ok(hex(hash.finalize()));
         }
         hash.update(&bytes[..count]);
     }
-}
-
-/// A digest as text.
-pub fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -17,11 +17,11 @@ use std::sync::Arc;
 
 use plmconv_formats::Error as FormatError;
 use plmconv_formats::atomic::AtomicFile;
+use plmconv_formats::hex;
 use plmconv_formats::source::InputFile;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::digest::hex;
 use crate::error::{Error, Leftover, Result};
 use crate::monitor::{Monitor, Notice};
 
@@ -63,7 +63,7 @@ impl Part {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    hex(Sha256::new_with_prefix(bytes))
+    hex(Sha256::digest(bytes))
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -239,7 +239,7 @@ impl Kept {
                 hash.update(&bytes);
                 file.write_at(&bytes, part.offset + start)?;
             }
-            if hex(hash) != part.sha256 {
+            if hex(hash.finalize()) != part.sha256 {
                 let Part { offset, bytes, .. } = part;
                 let detail = format!("the {bytes} bytes from byte {offset} on are not what was written");
                 return Err(Error::DamagedWork { path: self.input.path().into(), detail });

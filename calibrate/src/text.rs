@@ -2,13 +2,13 @@
 
 use std::ops::ControlFlow;
 
-use plmconv_formats::{Model, TextTokenizer};
+use plmconv_formats::{Model, TextTokenizer, hex};
 use plmconv_validate::generate::sample_text;
 use plmconv_validate::{Evaluator, Options};
 use sha2::{Digest, Sha256};
 
 use crate::curvature::Position;
-use crate::digest::{hex, model_digest};
+use crate::digest::model_digest;
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Task};
 
@@ -45,7 +45,7 @@ impl CalibrationText {
         written: Option<usize>,
         sample: Sample,
     ) -> CalibrationText {
-        let text = |content: String| Text { sha256: hex(Sha256::new_with_prefix(&content)), content };
+        let text = |content: String| Text { sha256: hex(Sha256::digest(&content)), content };
         CalibrationText { texts: texts.into_iter().map(text).collect(), written, sample }
     }
 
@@ -65,7 +65,7 @@ impl CalibrationText {
         hash.update(model_digest(model)?);
         hash.update(format!("{window} {windows} {seed} {:?}", self.written));
         self.texts.iter().for_each(|text| hash.update(&text.sha256));
-        Ok(hex(hash))
+        Ok(hex(hash.finalize()))
     }
 
     /// As the statistics name it: by what it is, not by where it lay.

@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 
 use plmconv_calibrate::statistics::Statistics;
 use plmconv_calibrate::{Silent, resume};
@@ -138,14 +138,16 @@ pub fn describe_folder(input: &[u8]) {
         scratch::write(&format!("describe/{name}"), bytes);
     }
     describe_model(&folder);
-    if let Ok(tokenizer) = TextTokenizer::from_folder(&folder, 24) {
+    if let Ok(tokenizer) = TextTokenizer::from_folder(&folder, 32) {
         look_at_tokenizer(&tokenizer);
     }
 }
 
 fn describe_model(folder: &Path) {
-    let config = Config::from_json(Path::new("config.json"), crate::seeds::CONFIG.into()).expect("a seed");
-    let origin = Origin::HuggingFace(folder.into());
+    static CONFIG: LazyLock<Config> = LazyLock::new(|| {
+        Config::from_json(Path::new("config.json"), crate::seeds::CONFIG.into()).expect("a seed")
+    });
+    let (config, origin) = (CONFIG.clone(), Origin::HuggingFace(folder.into()));
     let model = Model { config, tensors: Vec::new(), origin, warnings: Vec::new(), inputs: Vec::new() };
     let _ = black_box(describe(&model, &DescribeOptions { file_type: 0, tokenizer_pre: None }));
 }

@@ -12,7 +12,7 @@ use crate::scratch;
 
 /// A model of some 10,000 weights, with the vocabulary of [`TOKENIZER`].
 pub const CONFIG: &str = r#"{
-"vocab_size": 24, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+"vocab_size": 32, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
 "num_key_value_heads": 2, "kv_lora_rank": 32, "q_lora_rank": null, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16,
 "v_head_dim": 16, "hidden_act": "relu2", "max_position_embeddings": 64, "rms_norm_eps": 1e-06,
 "tie_word_embeddings": true, "rope_theta": 100000.0, "rope_scaling": null, "attention_bias": false,
@@ -23,7 +23,7 @@ pub const CONFIG: &str = r#"{
 /// tokenizer.json of a few tokens: an input's length and its time are mostly those of its vocabulary.
 const TOKENIZER: &str = r#"{
 "added_tokens": [
-{"id": 22, "content": "<|im_start|>", "special": true}, {"id": 23, "content": "<|im_end|>", "special": true}],
+{"id": 22, "content": "<|im_start|>", "special": true}, {"id": 23, "content": "<|endoftext|>", "special": true}],
 "normalizer": null, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": true},
 "post_processor": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": {
 "H": 0, "e": 1, "l": 2, "o": 3, ",": 4, "Ġ": 5, "w": 6, "r": 7, "d": 8, "!": 9, "i": 10, "t": 11, "'": 12, "s": 13,
@@ -34,7 +34,7 @@ const TOKENIZER: &str = r#"{
 /// tokenizer_config.json for it.
 const TOKENIZER_CONFIG: &str = r#"{
 "added_tokens_decoder": {"22": {"content": "<|im_start|>", "special": true}}, "add_bos_token": true,
-"bos_token": "<|im_start|>", "eos_token": {"content": "<|im_end|>"}, "pad_token": null,
+"bos_token": "<|im_start|>", "eos_token": {"content": "<|endoftext|>"}, "pad_token": null,
 "chat_template": "{% for m in messages %}{{ m.role + m.content }}{% endfor %}", "tokenizer_class": "Qwen2Tokenizer"
 }"#;
 

@@ -2,6 +2,7 @@
 
 use plmconv_formats::{Model, Role, TensorKey};
 use plmconv_quant::product::{Matrix, add_product};
+use plmconv_quant::random::{mix, unit};
 use plmconv_validate::network::exp_minus;
 use rayon::prelude::*;
 
@@ -124,11 +125,8 @@ fn soften_and_draw(row: &mut [f32], uniform: f64) -> f32 {
     (1.0 - squares) as f32
 }
 
-/// A number from 0 to 1 that depends on nothing but its place (splitmix64).
+/// A number from 0 to 1 that depends on nothing but its place (SplitMix64's).
 fn uniform(seed: u64, token: u64) -> f64 {
-    let mut z =
-        seed.wrapping_mul(0xD1B5_4A32_D192_ED03).wrapping_add(token).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    let place = seed.wrapping_mul(0xD1B5_4A32_D192_ED03).wrapping_add(token);
+    unit(mix(place.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
 }

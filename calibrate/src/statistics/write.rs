@@ -150,4 +150,3 @@ pub(super) fn read_back(file: &AtomicFile, directory: &Directory) -> Result<()> 
     let opened = readback::gguf(&[(file, directory)]).map_err(Error::from);
     opened.and_then(Statistics::from_gguf).map(drop).map_err(|e| Error::ReadBack(Box::new(e)))
 }
-
