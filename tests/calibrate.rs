@@ -4,10 +4,10 @@ mod common;
 
 use std::path::Path;
 
-use common::{calibration_text as text, copy_of_tiny_plm, digests, fixtures, hex, names, plmconv, tiny_plm};
+use common::{calibration_text as text, copy_of_tiny_plm, digests, fixtures, names, plmconv, tiny_plm};
 use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::imatrix::read_floats;
-use plmconv_formats::{Imatrix, Model, Role, TensorKey};
+use plmconv_formats::{Imatrix, Model, Role, TensorKey, hex};
 use plmconv_quant::codec;
 use predicates::prelude::*;
 use serde_json::Value;
@@ -211,7 +211,7 @@ fn a_text_that_the_model_writes_is_the_same_for_the_same_seed() {
     assert_ne!(file(&one), file(&other));
 
     // All that is written is used, besides the windows of the text.
-    let digest = hex(&Sha256::digest(file(&text())));
+    let digest = hex(Sha256::digest(file(&text())));
     let text = text().display().to_string();
     let both = run("both.gguf", &["--self", "100", "--text", &text, "--calibration-chunks", "2"]);
     let both = GgufFile::open(both).expect("a GGUF");

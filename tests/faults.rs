@@ -99,7 +99,7 @@ fn a_tensor_that_stands_twice() {
         r#"{"model.norm.weight":{"dtype":"BF16","shape":[16],"data_offsets":[0,32]},
             "model.norm.weight":{"dtype":"BF16","shape":[16],"data_offsets":[32,64]}}"#,
     );
-    refuse(&folder, "`model.norm.weight` stands twice");
+    refuse(&folder, "`model.norm.weight` appears twice");
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn two_spellings_of_one_tensor() {
         let copy = c.tensors["model.layers.0.mlp.fc1.weight"].clone();
         c.tensors.insert("model.layers.0.mlp.up_proj.weight".into(), copy);
     });
-    refuse(&folder, "stands twice");
+    refuse(&folder, "appears twice");
 }
 
 #[test]

@@ -5,7 +5,8 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{hex, plmconv, tiny_plm};
+use common::{plmconv, tiny_plm};
+use plmconv_formats::hex;
 use plmconv_quant::simd::Level;
 use predicates::prelude::*;
 use sha2::{Digest, Sha256};
@@ -42,7 +43,7 @@ fn digests(folder: &Path) -> BTreeMap<String, String> {
                 digests(&path).into_iter().map(|(below, digest)| (format!("{name}/{below}"), digest)),
             );
         } else {
-            found.insert(name, hex(&Sha256::digest(std::fs::read(&path).expect("a file"))));
+            found.insert(name, hex(Sha256::digest(std::fs::read(&path).expect("a file"))));
         }
     }
     found

@@ -5,8 +5,9 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use common::{copy_of_tiny_plm, fixtures, hex, names, plmconv, tiny_plm};
+use common::{copy_of_tiny_plm, fixtures, names, plmconv, tiny_plm};
 use plmconv_formats::gguf::GgufFile;
+use plmconv_formats::hex;
 use plmconv_formats::onnx::OnnxFile;
 use predicates::prelude::*;
 use serde_json::Value;
@@ -30,7 +31,7 @@ fn contents(folder: &Path) -> BTreeMap<String, (u64, String)> {
             found.extend(contents(&path).into_iter().map(|(inner, file)| (format!("{name}/{inner}"), file)));
         } else {
             let bytes = std::fs::read(path).expect("read");
-            found.insert(name, (bytes.len() as u64, hex(&Sha256::digest(&bytes))));
+            found.insert(name, (bytes.len() as u64, hex(Sha256::digest(&bytes))));
         }
     }
     found

@@ -267,7 +267,7 @@ fn an_importance_matrix_that_does_not_fit_is_told() {
     assert_eq!(Imatrix::open(&imatrix).expect("one entry").entries.len(), 1);
     run(&[]).code(2).stderr(predicate::str::contains("none of its 1 entries"));
     std::fs::write(&imatrix, [&2i32.to_le_bytes()[..], &entry("a"), &entry("a")].concat()).expect("written");
-    run(&[]).code(1).stderr(predicate::str::contains("`a` stands twice"));
+    run(&[]).code(1).stderr(predicate::str::contains("`a` appears twice"));
 }
 
 #[test]

@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 
 use assert_cmd::assert::Assert;
 use common::checkpoint::Checkpoint;
-use common::{copy_of_tiny_plm, fixtures, hex, plmconv, tensor_bytes, tiny_plm};
+use common::{copy_of_tiny_plm, fixtures, plmconv, tensor_bytes, tiny_plm};
 use plmconv_formats::gguf::{Directory, GgufFile, Metadata, TensorInfo, Value};
+use plmconv_formats::hex;
 use plmconv_formats::source::RowSource;
 use predicates::prelude::*;
 use predicates::str::contains;
@@ -199,7 +200,7 @@ fn an_importance_matrix_has_to_be_given() {
 fn statistics_are_named_by_their_digest() {
     let dir = tempfile::tempdir().expect("tempdir");
     let stats = STATS.display().to_string();
-    let digest = hex(&Sha256::digest(std::fs::read(&*STATS).expect("statistics")));
+    let digest = hex(Sha256::digest(std::fs::read(&*STATS).expect("statistics")));
     let guided = make(&dir, "guided.gguf", &["quantize", "q4_0", "--stats", &stats, "--without", "rows"]);
     let fast = make(&dir, "fast.gguf", &["quantize", "q4", "--effort", "fast", "--stats", &stats]);
     let budget = ["quantize", "auto", "--effort", "fast", "--target-size", "4.2M", "--stats", &stats];
@@ -280,7 +281,7 @@ fn the_version_that_wrote_a_file_is_said() {
                 serde_json::from_str(metadata.string(RECIPE).expect("there")).expect("JSON");
             recipe["version"] = "0.0.9".into();
             recipe["check"] = "".into();
-            let computed = hex(&Sha256::digest(recipe.to_string()));
+            let computed = hex(Sha256::digest(recipe.to_string()));
             recipe["check"] = digits.unwrap_or(&computed[..16]).into();
             metadata.set(RECIPE, Value::String(recipe.to_string()));
         });
@@ -310,7 +311,7 @@ fn a_recipe_cannot_have_files_read_or_written() {
     ] {
         rewrite(&ours, &hostile, |metadata, _| {
             let mut recipe = serde_json::json!({"version": "0.1.0", "arguments": words, "check": ""});
-            recipe["check"] = hex(&Sha256::digest(recipe.to_string()))[..16].into();
+            recipe["check"] = hex(Sha256::digest(recipe.to_string()))[..16].into();
             metadata.set(RECIPE, Value::String(recipe.to_string()));
         });
         let refused = verify(&hostile, &[]).failure();

@@ -4,9 +4,10 @@ use std::fmt;
 
 /// How the values of a tensor are stored: a plain number type or a ggml block type.
 ///
-/// The discriminant is ggml's type id as it stands in a GGUF file.
+/// The discriminant is ggml's type id, as it is in a GGUF file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
+#[allow(missing_docs, reason = "their names are ggml's")]
 pub enum DType {
     F32 = 0,
     F16 = 1,

@@ -9,6 +9,7 @@ use crate::model::Foreign;
 /// What can be wrong with a model on disk, or with writing one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[allow(missing_docs, reason = "each variant has its message")]
 pub enum Error {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
@@ -59,7 +60,7 @@ pub enum Error {
     Json { path: PathBuf, detail: String },
     #[error("{}: more than {limit} {what}: no model has so many", path.display())]
     TooMany { path: PathBuf, what: &'static str, limit: usize },
-    #[error("{}: tensor `{tensor}` stands twice", path.display())]
+    #[error("{}: tensor `{tensor}` appears twice", path.display())]
     DuplicateTensor { path: PathBuf, tensor: String },
     #[error("{}: tensor `{tensor}` has type {dtype}, which is not a weight type plmconv reads", path.display())]
     TensorType { path: PathBuf, tensor: String, dtype: String },
@@ -104,7 +105,7 @@ pub enum Error {
     TokenOutOfRange { path: PathBuf, token: String, id: u32, vocab_size: usize },
     #[error("{}: tokens `{first}` and `{second}` have the same id {id}", path.display())]
     DuplicateTokenId { path: PathBuf, id: u32, first: String, second: String },
-    #[error("{}: token `{token}` stands twice, as ids {first} and {second}", path.display())]
+    #[error("{}: token `{token}` appears twice, as ids {first} and {second}", path.display())]
     DuplicateToken { path: PathBuf, token: String, first: u32, second: u32 },
     #[error(
         "{}: added token `{token}` is given id {id}, but a tokenizer that loads this file gives it {loaded}",

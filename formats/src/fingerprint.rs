@@ -32,12 +32,12 @@ fn identity(metadata: &Metadata) -> Identity {
 fn identity(_metadata: &Metadata) -> Identity {}
 
 impl Fingerprint {
-    /// Of the file at `path`, links followed; `None` of what is no regular file, such as a pipe, or cannot be seen.
+    /// Of the file at `path`, links followed; `None` of what is not a regular file, such as a pipe, or cannot be seen.
     pub fn of(path: &Path) -> Option<Fingerprint> {
         Fingerprint::from_metadata(path, &std::fs::metadata(path).ok()?)
     }
 
-    /// Of the file at `path` that has this `metadata`; `None` of what is no regular file.
+    /// Of the file at `path` that has this `metadata`; `None` of what is not a regular file.
     pub fn from_metadata(path: &Path, metadata: &Metadata) -> Option<Fingerprint> {
         metadata.is_file().then(|| Fingerprint {
             path: path.to_path_buf(),

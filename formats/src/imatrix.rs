@@ -25,9 +25,11 @@ pub struct ImatrixEntry {
 /// An importance matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Imatrix {
+    /// One per matrix, in file order.
     pub entries: Vec<ImatrixEntry>,
     /// The texts it was made from.
     pub datasets: Vec<String>,
+    /// Chunks of text that the sums are over.
     pub chunks: u32,
 }
 
@@ -48,7 +50,7 @@ impl Imatrix {
     /// Reads either form.
     ///
     /// # Errors
-    /// Neither form, truncation, an entry without its counts or that stands twice, values that no sum of squares has.
+    /// Neither form, truncation, an entry without its counts or that appears twice, values that no sum of squares has.
     pub fn open(path: impl AsRef<Path>) -> Result<Imatrix> {
         let path = path.as_ref();
         let mut magic = [0; 4];

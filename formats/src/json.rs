@@ -107,7 +107,7 @@ impl Standard {
 struct Scan {
     /// At least as many as there are values.
     values: usize,
-    /// Where numbers stand that JSON does not have.
+    /// Where there are numbers that JSON does not have.
     non_finite: Vec<Range<usize>>,
 }
 
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn errors_name_file_line_and_column() {
         assert_eq!(detail("{\n  \"a\": 1,,\n}"), "x.json: key must be a string at line 2, column 10");
-        // The column is that of the file, whatever numbers stand before it.
+        // The column is that of the file, whatever numbers come before it.
         let end = detail("\n[NaN, NaN, Infinity, -Infinity, 1e400 x]");
         assert!(end.ends_with("at line 2, column 39"), "{end}");
         assert!(detail("[\"a\"").starts_with("x.json: EOF while parsing a list at line 1"));

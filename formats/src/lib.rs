@@ -1,4 +1,5 @@
-//! What a PLM model is and how it is stored. Never does quantization arithmetic.
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
 
 pub mod atomic;
 pub mod chat;
@@ -7,6 +8,7 @@ pub mod dtype;
 pub mod error;
 pub mod fingerprint;
 pub mod gguf;
+mod hex;
 pub mod hub;
 pub mod imatrix;
 pub mod json;
@@ -23,6 +25,7 @@ pub use describe::{DescribeOptions, Description, describe};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
+pub use hex::hex;
 pub use imatrix::Imatrix;
 pub use model::{Config, Layout, Model, Role, TensorKey};
 pub use tokenizer::TextTokenizer;

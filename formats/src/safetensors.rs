@@ -22,11 +22,13 @@ const MAX_TEXTS: usize = 1 << 16;
 /// A tensor of a safetensors file.
 #[derive(Clone, Debug)]
 pub struct TensorInfo {
+    /// Its name in the file.
     pub name: String,
     /// Row-major.
     pub shape: Vec<usize>,
     /// The type's name as the file says it.
     pub dtype_name: String,
+    /// Bytes of its data.
     pub bytes: u64,
     /// Where the data lies, for types that have a [`DType`].
     pub data: Option<StoredTensor>,
@@ -40,6 +42,7 @@ pub struct SafetensorsFile {
     pub tensors: Vec<TensorInfo>,
     /// `__metadata__`, sorted by key.
     pub metadata: Vec<(String, String)>,
+    /// Bytes of the whole file.
     pub file_bytes: u64,
 }
 

@@ -23,7 +23,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a file, or `None` if nothing has this name. A link that leads nowhere is an error: what it stands for is
+/// Reads a file, or `None` if nothing has this name. A link that leads nowhere is an error: what it points to is
 /// missing, not absent.
 pub fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
     match read(path) {

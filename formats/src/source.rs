@@ -59,7 +59,7 @@ impl InputFile {
     /// Opens `path` for positional reads.
     ///
     /// # Errors
-    /// What is not a regular file, and two things that often stand where a file should: a git-lfs pointer and a web
+    /// What is not a regular file, and two things that are often where a file should be: a git-lfs pointer and a web
     /// page.
     pub fn open(path: impl Into<PathBuf>) -> Result<Arc<InputFile>> {
         let path = path.into();
@@ -82,7 +82,7 @@ impl InputFile {
         Ok(Arc::new(InputFile { len: metadata.len(), path, file, fingerprint }))
     }
 
-    /// What it was when it was opened; `None` of what is no regular file.
+    /// What it was when it was opened; `None` of what is not a regular file.
     pub fn fingerprint(&self) -> Option<&Fingerprint> {
         self.fingerprint.as_ref()
     }
@@ -126,7 +126,7 @@ impl InputFile {
     }
 }
 
-/// What a path stands for that no model file can be.
+/// What a path names that no model file can be.
 fn irregular(kind: std::fs::FileType) -> Option<&'static str> {
     #[cfg(unix)]
     {

@@ -10,8 +10,9 @@ const SHOWN_TOKENS: usize = 5;
 
 /// Something a user should know of.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each variant says what its fields are")]
 pub enum Warning {
-    /// An index and perhaps its shards stand beside the one file that is read.
+    /// An index, perhaps with its shards, is beside the one file that is read.
     IndexIgnored { index: PathBuf },
     /// The names of all tensors are spelled unusually.
     Renamed { folder: PathBuf, from: String, to: String },
@@ -19,9 +20,9 @@ pub enum Warning {
     NotQuantized { config: PathBuf, method: String },
     /// A file that is read for what it may add, but not in this state.
     Unreadable { path: PathBuf, detail: String },
-    /// A part of a model card that is left out, or read otherwise than it stands.
+    /// A part of a model card that is left out, or read otherwise than it is written.
     ModelCard { path: PathBuf, detail: String },
-    /// A special token's id that stands for no token. `key` names the file where it is not the only one.
+    /// A special token's id of no token. `key` names the file where it is not the only one.
     BadTokenId { key: String, found: String, vocab_size: usize },
     /// A text is to be given a token that the model does not name: `bos` or `eos`.
     UnknownSpecial { kind: &'static str },
@@ -52,7 +53,7 @@ impl fmt::Display for Warning {
         match self {
             Warning::IndexIgnored { index } => write!(
                 f,
-                "{}: not used, since model.safetensors stands beside it, which transformers loads as well",
+                "{}: not used, since there is a model.safetensors beside it, which is what transformers loads too",
                 index.display()
             ),
             Warning::Renamed { folder, from, to } => {

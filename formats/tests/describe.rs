@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use plmconv_formats::describe::set_file_type;
 use plmconv_formats::gguf::{Metadata, Value, string_array};
 use plmconv_formats::model::Origin;
-use plmconv_formats::{Config, DescribeOptions, Description, Error, Model, TextTokenizer, Warning, describe};
+use plmconv_formats::{
+    Config, DescribeOptions, Description, Error, Model, TextTokenizer, Warning, describe, hex,
+};
 use serde_json::{Map, Value as Json, json};
 use sha2::{Digest, Sha256};
 use support::{fixtures, write_gguf};
@@ -114,7 +116,7 @@ fn array_to_json(values: &[Value], whole: bool) -> Json {
     };
     let line = |v: &Json| v.as_str().map_or_else(|| v.to_string(), str::to_string);
     let lines: Vec<String> = values.iter().map(line).collect();
-    let digest: String = Sha256::digest(lines.join("\n")).iter().map(|b| format!("{b:02x}")).collect();
+    let digest = hex(Sha256::digest(lines.join("\n")));
     let mut json = json!({"type": ["ARRAY", kind], "count": values.len(), "sha256_of_lines": digest});
     if whole && values.len() <= 20 {
         json["value"] = Json::Array(values);

@@ -1,4 +1,4 @@
-//! Numbers to blocks and back: codecs, rounding with error feedback, and the policy that gives each tensor its type. Never does I/O.
+#![doc = include_str!("../README.md")]
 
 pub mod budget;
 pub mod calibration;
@@ -8,6 +8,7 @@ pub mod feedback;
 pub mod grid;
 pub mod policy;
 pub mod product;
+pub mod random;
 pub mod simd;
 
 pub use codec::{

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use plmconv_formats::DType;
+use plmconv_formats::{DType, hex};
 use plmconv_quant::codec::k;
 use plmconv_quant::simd::Level;
 use safetensors::SafeTensors;
@@ -77,10 +77,6 @@ fn encode(level: Level, dtype: DType, tensor: &Tensor, importance: Option<&[f32]
     out
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Compares each distinct (tensor, k type) of one section with the digests; returns how many there were.
 ///
 /// The level this CPU would choose encodes them all; the others, which are slower and are compared with it elsewhere,
@@ -106,7 +102,7 @@ fn compare_section(section: &str, weighted: bool) -> usize {
         let first_layer = name.starts_with("blk.0.");
         for level in Level::available().filter(|&level| first_layer || level == Level::detect()) {
             let bytes = encode(level, dtype, &tensors[name], importance);
-            let found = hex(&Sha256::digest(&bytes));
+            let found = hex(Sha256::digest(&bytes));
             assert_eq!(found, *digest, "{section}/{mixture}: {name} as {dtype}, {level}");
         }
     }

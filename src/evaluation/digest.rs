@@ -1,7 +1,7 @@
 //! Digests that say which model and which text a result belongs to.
 
 use anyhow::Result;
-use plmconv_formats::Model;
+use plmconv_formats::{Model, hex};
 use sha2::{Digest, Sha256};
 
 /// Bytes read at a time.
@@ -25,14 +25,10 @@ pub fn model_digest(model: &Model) -> Result<String> {
             hash.update(&bytes);
         }
     }
-    Ok(hex(&hash.finalize()))
+    Ok(hex(hash.finalize()))
 }
 
 /// SHA-256 of a text's UTF-8.
 pub fn text_digest(text: &str) -> String {
-    hex(&Sha256::digest(text))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    hex(Sha256::digest(text))
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use plmconv_formats::model::Model;
 use plmconv_formats::{Error, Result, Role};
+use plmconv_quant::random::SplitMix64;
 
 use super::values::{Decoded, Exact, Values, replace};
 
@@ -22,8 +23,8 @@ pub struct Turn {
 impl Turn {
     /// The turn of this size and seed.
     pub fn new(size: usize, seed: u64) -> Turn {
-        let mut state = seed;
-        let signs = (0..size).map(|_| if split_mix(&mut state) >> 63 == 0 { 1.0 } else { -1.0 }).collect();
+        let mut random = SplitMix64::new(seed);
+        let signs = (0..size).map(|_| if random.next_u64() >> 63 == 0 { 1.0 } else { -1.0 }).collect();
         Turn { signs, block: 1 << size.trailing_zeros() }
     }
 
@@ -57,15 +58,6 @@ fn hadamard(data: &mut [f32], lanes: usize) {
         }
         half *= 2;
     }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): the next of a sequence of 64-bit numbers.
-fn split_mix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// Rows turned among themselves, in segments of the turn's size.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use plmconv_formats::gguf::GgufFile;
+use plmconv_formats::hex;
 use plmconv_formats::source::RowSource;
 use sha2::{Digest, Sha256};
 
@@ -56,14 +57,10 @@ pub fn digests(path: &Path) -> BTreeMap<String, (String, Vec<usize>, String)> {
         .iter()
         .map(|t| {
             let shape = t.shape.iter().rev().copied().collect();
-            let digest = hex(&Sha256::digest(tensor_bytes(&file, &t.name)));
+            let digest = hex(Sha256::digest(tensor_bytes(&file, &t.name)));
             (t.name.clone(), (t.data.dtype().name().to_string(), shape, digest))
         })
         .collect()
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Names in a folder, sorted.

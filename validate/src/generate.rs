@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use plmconv_quant::random::SplitMix64;
+
 use crate::error::{Error, Result};
 use crate::runner::Runner;
 
@@ -40,7 +42,7 @@ pub fn generate<'a>(
     if temperature.is_nan() || temperature < 0.0 {
         return Err(Error::Temperature { temperature });
     }
-    let mut random = Random(options.seed);
+    let mut random = SplitMix64::new(options.seed);
     let runner = runner.into();
     let mut sequence = runner.start()?;
     let mut written = Vec::new();
@@ -61,7 +63,7 @@ pub fn generate<'a>(
     Ok(written)
 }
 
-fn choose(logits: &[f32], temperature: f32, random: &mut Random) -> u32 {
+fn choose(logits: &[f32], temperature: f32, random: &mut SplitMix64) -> u32 {
     let mut best = 0;
     for (i, x) in logits.iter().enumerate() {
         if *x > logits[best] {
@@ -74,7 +76,7 @@ fn choose(logits: &[f32], temperature: f32, random: &mut Random) -> u32 {
     // libm's: the platforms' own differ in the last bit, and the text is calibrated with.
     let weight = |x: f32| libm::exp(f64::from((x - logits[best]) / temperature));
     let total: f64 = logits.iter().map(|x| weight(*x)).sum();
-    let mut left = random.next() * total;
+    let mut left = random.next_f64() * total;
     for (i, x) in logits.iter().enumerate() {
         left -= weight(*x);
         if left < 0.0 {
@@ -84,33 +86,19 @@ fn choose(logits: &[f32], temperature: f32, random: &mut Random) -> u32 {
     best as u32
 }
 
-/// SplitMix64: the same stream on every machine.
-struct Random(u64);
-
-impl Random {
-    /// From 0 to below 1.
-    fn next(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn temperature_zero_takes_the_largest() {
-        let mut random = Random(1);
+        let mut random = SplitMix64::new(1);
         assert_eq!(choose(&[0.0, 3.0, -1.0, 3.0], 0.0, &mut random), 1);
     }
 
     #[test]
     fn draws_follow_the_distribution() {
-        let mut random = Random(7);
+        let mut random = SplitMix64::new(7);
         let logits = [0.0, (3.0f32).ln(), f32::NEG_INFINITY];
         let mut counts = [0; 3];
         (0..4000).for_each(|_| counts[choose(&logits, 1.0, &mut random) as usize] += 1);

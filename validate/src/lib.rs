@@ -1,8 +1,4 @@
-//! The reference evaluator: runs a PLM on the CPU as the published modelling code defines it, from any file
-//! that [`plmconv_formats`] reads, and says how far two models are apart. Never writes a model.
-//!
-//! Reading order: [`Evaluator`] holds config and weights, `forward` is the network, `linear` multiplies
-//! encoded weights, `kernels` are the inner loops.
+#![doc = include_str!("../README.md")]
 
 mod attention;
 mod buffers;

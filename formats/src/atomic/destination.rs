@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// Links that are followed before it is taken for a circle; Linux follows as many.
 const MAX_LINKS: usize = 40;
 
-/// The folder a path stands in.
+/// The folder that a path is in.
 pub fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -19,7 +19,7 @@ pub fn parent(path: &Path) -> &Path {
     }
 }
 
-/// Where an output of this name stands: symbolic links are followed, one that dangles to where it points.
+/// Where an output of this name is: symbolic links are followed, one that dangles to where it points.
 ///
 /// # Errors
 /// Links in a circle, and links to what has no name in the file system (`/dev/stdout`).
@@ -54,7 +54,7 @@ fn is_same(a: &Path, b: &Path, _: &Metadata, _: &Metadata) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Whether a file can be written as `target`, and where it will stand; what killed runs left of it is removed.
+/// Whether a file can be written as `target`, and where it will be; what killed runs left of it is removed.
 ///
 /// # Errors
 /// It exists (without `overwrite`), is no regular file, or its folder is missing.
@@ -71,7 +71,7 @@ pub fn check_file(target: &Path, overwrite: bool) -> Result<PathBuf> {
     Ok(destination)
 }
 
-/// Whether a folder can be written as `target`, and where it will stand; what killed runs left of it is removed.
+/// Whether a folder can be written as `target`, and where it will be; what killed runs left of it is removed.
 ///
 /// # Errors
 /// It exists (without `overwrite`), is no folder or one that `may_replace` refuses, or its parent is missing.
@@ -91,7 +91,7 @@ pub fn check_folder(target: &Path, overwrite: bool, may_replace: MayReplace) -> 
         return Ok(destination);
     };
     if !found.is_dir() {
-        return Err(refuse("it is no folder, and an export is one"));
+        return Err(refuse("it is not a folder, as an export is"));
     }
     // Whether --force would help has to be known before it is advised.
     may_replace(&destination).map_err(|reason| refuse(&reason))?;
@@ -104,9 +104,9 @@ pub fn check_folder(target: &Path, overwrite: bool, may_replace: MayReplace) -> 
     Ok(destination)
 }
 
-/// Where `target` stands, if it can be a name at all.
+/// Where `target` is, if it can be a name at all.
 fn located(target: &Path) -> Result<PathBuf> {
-    // What is no file is told as what it is, however one gets there.
+    // What is not a file is named as what it is, however one gets there.
     if let Ok(found) = std::fs::metadata(target)
         && !found.is_dir()
         && let Some(kind) = kind_of(&found)

@@ -28,7 +28,7 @@ impl AtomicFile {
     /// stays, and what it leads to is replaced.
     ///
     /// # Errors
-    /// The target exists (without `overwrite`) or is no regular file; its folder is missing or not writable.
+    /// The target exists (without `overwrite`) or is not a regular file; its folder is missing or not writable.
     pub fn create(target: impl Into<PathBuf>, overwrite: bool) -> Result<AtomicFile> {
         let target = target.into();
         let destination = check_file(&target, overwrite)?;
@@ -50,7 +50,7 @@ impl AtomicFile {
         Ok(AtomicFile { temporary, registered, target, destination, overwrite, permissions })
     }
 
-    /// Starts from `existing`, which stands in the target's folder and is taken from there.
+    /// Starts from `existing`, which is in the target's folder and is taken from there.
     ///
     /// # Errors
     /// As [`create`](Self::create), or `existing` cannot be moved.
@@ -92,7 +92,7 @@ impl AtomicFile {
         &self.target
     }
 
-    /// Where it will stand: the target, or what the target links to.
+    /// Where it will be: the target, or what the target links to.
     pub fn destination(&self) -> &Path {
         &self.destination
     }

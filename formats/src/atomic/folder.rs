@@ -33,7 +33,7 @@ impl AtomicFolder {
     /// at commit; a symbolic link stays, and the folder it leads to is replaced.
     ///
     /// # Errors
-    /// The target exists (without `overwrite`), is no folder or one that must not be replaced; its parent is missing or
+    /// The target exists (without `overwrite`), is not a folder or is one that must not be replaced; its parent is missing or
     /// not writable.
     pub fn create(
         target: impl Into<PathBuf>,

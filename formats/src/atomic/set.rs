@@ -31,7 +31,7 @@ pub struct AtomicSet {
 }
 
 impl AtomicSet {
-    /// Takes complete files, the first of which opens all. They stand in one folder.
+    /// Takes complete files, the first of which opens all. They are in one folder.
     ///
     /// # Errors
     /// Several files cannot be moved together.
@@ -94,7 +94,7 @@ impl AtomicSet {
 /// whose names are `related` is finished or removed.
 ///
 /// # Errors
-/// As [`check_file`]; a target that is a symbolic link, since the files of a set stand in one folder.
+/// As [`check_file`]; a target that is a symbolic link, since the files of a set are in one folder.
 pub fn check_set(targets: &[PathBuf], overwrite: bool, related: impl Fn(&str) -> bool) -> Result<()> {
     if let Some(first) = targets.first() {
         clean_up(first, related)?;

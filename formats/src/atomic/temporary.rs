@@ -98,7 +98,7 @@ fn allow(builder: &mut Builder<'_, '_>, mode: u32) {
 #[cfg(not(unix))]
 fn allow(_builder: &mut Builder<'_, '_>, _mode: u32) {}
 
-/// Locks `file`, which stands at `path`. False if another run took it for a leftover before.
+/// Locks `file`, which is at `path`. False if another run took it for a leftover before.
 pub(super) fn lock(file: &File, path: &Path) -> io::Result<bool> {
     match file.try_lock() {
         Ok(()) => Ok(path.exists()),
@@ -146,7 +146,7 @@ impl Workspace {
         &self.path
     }
 
-    /// From now on it is no scratch space: what it holds is kept if this process ends.
+    /// From now on it is not scratch space: what it holds is kept if this process ends.
     pub fn keep(&mut self) {
         self.kept = true;
     }
@@ -190,7 +190,7 @@ fn remove(path: &Path, lock: Option<File>) -> io::Result<()> {
     std::fs::remove_dir(path)
 }
 
-/// Does away with what killed runs left of outputs that stand beside `destination` and whose names are `wanted`: what
+/// Does away with what killed runs left of outputs beside `destination` and whose names are `wanted`: what
 /// was not complete is removed, what was being put in place is put in place.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use minijinja_contrib::{filters::filesizeformat, globals};
 use super::arguments::{Arguments, invalid, whole};
 use super::methods::pay_for_fields;
 use super::python::{MAX_DEPTH, Text, is_namespace, pay, write_repr, write_str};
-use super::{FUEL, clock, json, methods, scan, text};
+use super::{FUEL, clock, methods, scan, text, tojson};
 
 /// What the template told with `raise_exception`.
 #[derive(Clone, Default)]
@@ -65,7 +65,7 @@ pub(super) fn environment(refusal: Refusal, now: NaiveDateTime) -> Result<Enviro
         }
     });
     environment.add_filter(scan::ASSIGNED_ATTRIBUTE, contained);
-    environment.add_filter("tojson", json::to_json);
+    environment.add_filter("tojson", tojson::to_json);
     environment.add_filter(scan::JOINED, |state: &State<'_, '_>, value: Value| match is_container(&value) {
         true => str_of(state, &value).map(Value::from),
         false => Ok(value),
@@ -221,7 +221,7 @@ fn check_inside(state: &State<'_, '_>, value: &Value, depth: usize) -> Result<()
         return Err(invalid("a namespace is kept inside another value"));
     }
     if depth > MAX_DEPTH {
-        return Err(invalid(format!("a value of more than {MAX_DEPTH} levels is kept")));
+        return Err(invalid(format!("a value nested deeper than {MAX_DEPTH} levels cannot be kept")));
     }
     state.consume_fuel(1 + value.len().unwrap_or(0) as u64 / 8)?;
     for item in value.try_iter()?.checked() {

@@ -2,6 +2,7 @@
 
 /// Why a template gave no text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "fields are parts of the messages")]
 pub enum TemplateError {
     /// The template called `raise_exception`.
     #[error("it says: {message}")]

@@ -154,7 +154,10 @@ fn join(state: &State<'_, '_>, separator: &str, args: &[Value]) -> Result<Value,
         let item = item?;
         state.consume_fuel(1)?;
         out.push(if i == 0 { "" } else { separator })?;
-        out.push(item.as_str().ok_or_else(|| invalid(format!("a string is joined, not {}", item.kind())))?)?;
+        out.push(
+            item.as_str()
+                .ok_or_else(|| invalid(format!("only strings can be joined, not {}", item.kind())))?,
+        )?;
     }
     Ok(out.text.into())
 }

@@ -1,7 +1,7 @@
 //! Chat templates: Jinja, rendered as transformers renders them, within limits.
 //!
 //! A template comes with a model, from anybody. It reads what it is given and nothing else, and it cannot take a machine
-//! down: its length and its nesting are bounded before it is parsed ([`scan`]), its steps and the text it makes by the
+//! down: its length and its nesting are bounded before it is parsed (`scan`), its steps and the text it makes by the
 //! engine's fuel. It runs on a thread of its own, whose stack suffices for what those allow, and which is given up after
 //! a time: some of the engine's operations on lists (comparing, sorting, turning into text) cost no fuel.
 
@@ -9,11 +9,11 @@ mod arguments;
 mod clock;
 mod environment;
 mod error;
-mod json;
 mod methods;
 mod python;
 mod scan;
 mod text;
+mod tojson;
 
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -55,7 +55,7 @@ fn render_at(
     // Nobody waits for a thread that is given up.
     let run = move || drop(sender.send(render_here(&source, &variables, now)));
     let thread = std::thread::Builder::new().name("chat template".into()).stack_size(STACK_BYTES);
-    thread.spawn(run).map_err(|e| failed(format!("no thread for it: {e}")))?;
+    thread.spawn(run).map_err(|e| failed(format!("it has no thread to run in: {e}")))?;
     receiver.recv_timeout(TIME).unwrap_or_else(|error| match error {
         RecvTimeoutError::Timeout => Err(TemplateError::limit("it takes too long")),
         RecvTimeoutError::Disconnected => Err(failed("the engine failed".into())),

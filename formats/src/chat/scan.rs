@@ -254,7 +254,7 @@ impl Tag {
                 |token: &&Token| token.depth < depth || token.depth == depth && ends_operand(token, source);
             let before = tokens[..i].iter().rev().take_while(|token| !ends(token)).count();
             let after = tokens[i + 1..].iter().take_while(|token| !ends(token)).count();
-            // What stands between two of them is the second one's left side.
+            // What is between two of them is the second one's left side.
             let last = tokens.get(i + 1 + after).is_none_or(|next| next.kind != Kind::Tilde);
             let sides = [Some(i - before..i), last.then_some(i + 1..i + 1 + after)];
             for side in sides.into_iter().flatten().filter(|side| !side.is_empty()) {

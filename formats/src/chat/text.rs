@@ -9,7 +9,7 @@ pub(super) fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// Where the text stands in a wider field.
+/// Where the text is in a wider field.
 #[derive(Clone, Copy)]
 pub(super) enum Side {
     Left,

@@ -1,13 +1,13 @@
 //! A model's GGUF metadata: equal to what llama.cpp's convert_hf_to_gguf.py writes for the same folder.
 
 mod card;
-pub(crate) mod chat;
+pub(crate) mod chat_templates;
 pub(crate) mod general;
 mod name;
 pub(crate) mod special;
 mod yaml;
 
-pub(crate) use chat::ADDITIONAL_TEMPLATES;
+pub(crate) use chat_templates::ADDITIONAL_TEMPLATES;
 pub use special::special_token_ids;
 
 use std::path::Path;
@@ -38,6 +38,7 @@ pub struct DescribeOptions {
 /// A model's metadata, and what of the model it leaves out.
 #[derive(Clone, Debug)]
 pub struct Description {
+    /// What a GGUF of the model says, in the order in which it is written.
     pub metadata: Metadata,
     /// What its user should know of.
     pub warnings: Vec<Warning>,
@@ -96,7 +97,7 @@ pub(crate) fn check_vocabulary_size(path: &Path, metadata: &Metadata, vocab_size
     }
 }
 
-/// Sets `general.file_type` and `general.quantization_version`, in place where they stand.
+/// Sets `general.file_type` and `general.quantization_version`, in place where they are there.
 pub fn set_file_type(metadata: &mut Metadata, file_type: u32) {
     metadata.set("general.file_type", Value::U32(file_type));
     metadata.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
@@ -139,7 +140,7 @@ fn add_tokenizer(
         metadata.set("tokenizer.ggml.merges", string_array(vocabulary.merges));
     }
     warnings.extend(special::add_special_tokens(metadata, &files, raw, vocab_size));
-    chat::add_chat_templates(metadata, &files)?;
+    chat_templates::add_chat_templates(metadata, &files)?;
     Ok(warnings)
 }
 
@@ -177,7 +178,7 @@ fn put_u32(metadata: &mut Metadata, key: &str, value: usize) -> Result<()> {
     Ok(())
 }
 
-/// config.json as it stands, for what the checked [`Config`] does not hold.
+/// config.json as it is, for what the checked [`Config`] does not hold.
 fn read_config(folder: &Path) -> Result<Map<String, Json>> {
     let path = folder.join("config.json");
     json::read(&path)

@@ -78,7 +78,7 @@ pub fn special_token_ids(metadata: &Metadata) -> Vec<(String, Option<usize>)> {
     keys.map(|key| (key.to_string(), metadata.unsigned(key).filter(|id| *id < vocab_size))).collect()
 }
 
-/// Takes out of a GGUF's metadata the ids that stand for no token, and says which.
+/// Takes out of a GGUF's metadata the ids of no token, and says which.
 pub(crate) fn drop_bad_ids(metadata: &mut Metadata) -> Vec<Warning> {
     let Some(vocab_size) = metadata.array_len("tokenizer.ggml.tokens") else { return Vec::new() };
     let mut warnings = Vec::new();

@@ -13,7 +13,7 @@ use crate::source::InputFile;
 const MAX_NAME: u64 = 1 << 16;
 /// The longest text of a key; the longest in use are chat templates of some kilobytes.
 const MAX_TEXT: u64 = 16 << 20;
-/// How deep arrays may stand in arrays.
+/// How deep arrays may be nested.
 const MAX_DEPTH: usize = 8;
 /// What the decoded head may take besides twice its own bytes. The largest vocabularies in use take 26 MB.
 const MAX_DECODED: u64 = 40 << 20;

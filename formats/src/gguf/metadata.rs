@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{ALIGNMENT_KEY, MetadataArray, Value, ValueType};
 
-/// Key-value pairs in the order in which they stand in the file.
+/// Key-value pairs in file order.
 ///
 /// gguf-rs-lib keeps a hash map, whose order differs between runs; a file must be the same each time.
 #[derive(Clone, Debug, Default, PartialEq)]

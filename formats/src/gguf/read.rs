@@ -22,9 +22,11 @@ const TENSOR_BYTES: u64 = 320;
 /// A tensor as the directory of a GGUF file describes it.
 #[derive(Clone, Debug)]
 pub struct TensorInfo {
+    /// Its name in the file, e.g. `blk.0.ffn_up.weight`.
     pub name: String,
     /// Row-major: the slowest axis first (the reverse of ggml's `ne`).
     pub shape: Vec<usize>,
+    /// Where its rows are read from.
     pub data: StoredTensor,
 }
 
@@ -32,9 +34,13 @@ pub struct TensorInfo {
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
+    /// The version of the format: 2 or 3.
     pub version: u32,
+    /// Offsets in the data are multiples of this many bytes.
     pub alignment: u64,
+    /// Of the first shard, without what says how the set is split.
     pub metadata: Metadata,
+    /// In file order; of a set, shard by shard.
     pub tensors: Vec<TensorInfo>,
     /// Indices of `tensors`, sorted by name.
     by_name: Vec<u32>,
@@ -124,7 +130,7 @@ impl GgufFile {
         };
         if index != 0 {
             let first = format!("{stem}-00001-of-{count:05}.gguf");
-            return Err(bad(format!("shard {} of {count}; name the first one, `{first}`", index + 1)));
+            return Err(bad(format!("shard {} of {count}; give the first one, `{first}`", index + 1)));
         }
         if count > 99_999 {
             return Err(bad(format!("`split.count` is {count}")));
@@ -215,7 +221,7 @@ fn read_metadata(head: &mut Head<'_>, count: u64) -> Result<Metadata> {
     let mut keys: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect();
     keys.sort_unstable();
     if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(head.malformed(head.position(), format!("metadata key `{}` stands twice", twice[0])));
+        return Err(head.malformed(head.position(), format!("metadata key `{}` appears twice", twice[0])));
     }
     Ok(pairs.into_iter().collect())
 }
@@ -267,7 +273,7 @@ fn read_directory(head: &mut Head<'_>, count: u64) -> Result<Vec<DirectoryRow>> 
     Ok(rows)
 }
 
-/// Indices of `tensors` in the order of their names, each of which stands once.
+/// Indices of `tensors` in the order of their names, each of which appears once.
 fn sorted_by_name(path: &Path, tensors: &[TensorInfo]) -> Result<Vec<u32>> {
     let name = |index: u32| tensors[index as usize].name.as_str();
     let mut sorted: Vec<u32> = (0..tensors.len() as u32).collect();

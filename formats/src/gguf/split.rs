@@ -9,13 +9,14 @@ use sha2::{Digest, Sha256};
 use super::{GgufFile, Metadata, ValueType};
 use crate::atomic::{parent, unfinished};
 use crate::error::{Error, Result};
+use crate::hex;
 use crate::source::InputFile;
 
 /// Metadata key of a set's id, the same in all its shards: a digest of them all. llama.cpp's tools neither write nor read
 /// it, but two runs' shards under one name are told apart by it.
 pub const SET_ID: &str = "split.set_id";
 
-/// What stands in a set's metadata until it is complete and [`stamp_set`] knows its id.
+/// What is in a set's metadata until it is complete and [`stamp_set`] knows its id.
 pub const UNKNOWN_SET_ID: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Bytes of a shard that are read at a time.
@@ -24,9 +25,11 @@ const CHUNK: usize = 1 << 20;
 /// Whose shard of how many, by its name: `model-00001-of-00003.gguf`, llama.cpp's pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardName {
+    /// The file name before `-00001-of-00003.gguf`.
     pub stem: String,
     /// From 1.
     pub number: usize,
+    /// Number of shards of the set.
     pub count: usize,
 }
 
@@ -81,7 +84,7 @@ pub fn stamp_set<'a>(shards: impl Iterator<Item = (&'a File, &'a Path, &'a [u8])
             hash.update(&bytes[..count]);
         }
     }
-    let id: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = hex(hash.finalize());
     for (mut file, path, head) in shards {
         let at = id_offset(head, UNKNOWN_SET_ID).expect("a shard's head has a place for the id");
         file.seek(SeekFrom::Start(at))
@@ -117,10 +120,10 @@ pub fn expected_set_id<'a>(
             from += count as u64;
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(hash.finalize()))
 }
 
-/// Where the set's id, which is `id`, stands in a shard's head.
+/// Where the set's id, which is `id`, is in a shard's head.
 fn id_offset(head: &[u8], id: &str) -> Option<u64> {
     let mut pair = (SET_ID.len() as u64).to_le_bytes().to_vec();
     pair.extend_from_slice(SET_ID.as_bytes());

@@ -1,4 +1,4 @@
-//! The head of a GGUF file and where each tensor's data will stand, known before a byte is written.
+//! The head of a GGUF file and where each tensor's data will be, known before a byte is written.
 
 use super::{DEFAULT_ALIGNMENT, MAGIC, Metadata, VERSION};
 use crate::DType;
@@ -8,7 +8,9 @@ use crate::source::rows_and_columns;
 /// A tensor to be written.
 #[derive(Clone, Debug)]
 pub struct DirectoryEntry {
+    /// Its name in the file.
     pub name: String,
+    /// How its values are encoded.
     pub dtype: DType,
     /// Row-major: the slowest axis first.
     pub shape: Vec<usize>,
@@ -21,9 +23,11 @@ pub struct DirectoryEntry {
 /// Layout of a whole GGUF file: its head in bytes, each tensor's place, the total size.
 #[derive(Debug)]
 pub struct Directory {
+    /// The tensors, in file order.
     pub entries: Vec<DirectoryEntry>,
     /// Everything before the data, padding included.
     pub head: Vec<u8>,
+    /// Bytes of the whole file.
     pub file_bytes: u64,
 }
 

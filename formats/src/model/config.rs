@@ -14,18 +14,31 @@ use crate::model::layout::HeadSizes;
 /// The hyperparameters that shape the network. Names are those of the published config.json.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// Tokens, unused ids that pad the embedding included.
     pub vocab_size: usize,
+    /// Width of the residual stream.
     pub hidden_size: usize,
+    /// Neurons of a feed-forward network.
     pub intermediate_size: usize,
+    /// Transformer layers.
     pub num_hidden_layers: usize,
+    /// Attention heads; MLA expands as many keys and values.
     pub num_attention_heads: usize,
+    /// Width between the two query projections, where there are two.
     pub q_lora_rank: Option<usize>,
+    /// Width of the latent that keys and values are made from.
     pub kv_lora_rank: usize,
+    /// Values of a query or key head that RoPE leaves alone.
     pub qk_nope_head_dim: usize,
+    /// Values of a query or key head that RoPE rotates; even.
     pub qk_rope_head_dim: usize,
+    /// Values of a value head.
     pub v_head_dim: usize,
+    /// Tokens of context, the longest position plus one.
     pub max_position_embeddings: usize,
+    /// What RMSNorm adds to the mean square.
     pub rms_norm_eps: f32,
+    /// Base of the geometric series of RoPE's wavelengths.
     pub rope_theta: f32,
     /// Pairs of RoPE lie side by side (`true`, PLM's published code) or half a head apart.
     pub rope_interleave: bool,
@@ -141,7 +154,7 @@ impl Config {
     }
 }
 
-/// config.json as it stands. Every key that changes the meaning of the weights is looked at, and errors name it.
+/// config.json as it is. Every key that changes the meaning of the weights is looked at, and errors name it.
 struct Fields<'a> {
     path: &'a Path,
     map: Map<String, Value>,

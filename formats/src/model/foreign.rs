@@ -15,49 +15,63 @@ use crate::source::InputFile;
 pub enum Foreign {
     /// Differences to a base model, which the adapter may name.
     Adapter {
+        /// The model it is for, if it says so.
         base: Option<String>,
     },
     /// A model with adapters in it that are not merged.
     UnmergedAdapter,
-    /// Weights that are no plain numbers.
+    /// Weights that are not plain numbers.
     Quantized {
+        /// Who quantized them, or how.
         method: String,
     },
     /// Weights of another framework, in this file.
     OtherWeights {
+        /// Whose weights they are.
         framework: &'static str,
+        /// One of the files.
         file: String,
     },
     /// A folder with these GGUF files.
     Ggufs {
+        /// At least one.
         files: Vec<PathBuf>,
     },
     /// An ONNX graph, or a folder with this one.
     Onnx {
+        /// The graph's path.
         graph: PathBuf,
     },
     /// A folder whose subfolder is a model.
     Nested {
+        /// The subfolder.
         folder: PathBuf,
+        /// What the path itself is.
         what: &'static str,
     },
     /// Optimizer states and weights that DeepSpeed or FSDP has split up.
     TrainingState {
+        /// One of the files.
         file: String,
     },
     /// A file that belongs to the model in this folder.
     PartOfModel {
+        /// The model's folder.
         folder: PathBuf,
     },
     /// A safetensors file without a config.json beside it.
     LoneSafetensors,
+    /// A compressed archive.
     Archive {
+        /// Which, with its article.
         kind: &'static str,
     },
     /// A GGUF that holds something else than a model.
     GgufOf {
+        /// What it holds.
         what: &'static str,
     },
+    /// A folder without files.
     EmptyFolder,
 }
 
@@ -278,7 +292,7 @@ fn read_start(path: &Path) -> Vec<u8> {
 }
 
 impl Foreign {
-    /// What a file that is no model is, by its first bytes, its name and its folder.
+    /// What a file that is not a model is, by its first bytes, its name and its folder.
     pub fn of_file(path: &Path) -> Option<Foreign> {
         Foreign::of_start(path, &read_start(path))
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::spelling::Spelling;
-use super::weights::weight_files;
+use super::weight_files::weight_files;
 use super::{Config, Model, Origin, Role, Tensor, TensorKey, foreign};
 use crate::describe::ADDITIONAL_TEMPLATES;
 use crate::error::{Error, Result};
@@ -209,7 +209,7 @@ fn check_shape(
     })
 }
 
-/// `lm_head.weight` may stand in a checkpoint as a copy of the embedding, be it in another type; anything else would
+/// `lm_head.weight` may be in a checkpoint as a copy of the embedding, even in another type; anything else would
 /// be lost.
 fn check_head(folder: &Path, config: &Config, tensors: &[Tensor], head: Option<Weight>) -> Result<()> {
     let Some(head) = head else {

@@ -1,7 +1,7 @@
 //! The two GGUF layouts a PLM can have: llama.cpp's own architecture, and a dense `deepseek2`.
 //!
 //! llama.cpp's `plm` graph expands keys and values for every head and caches those. Its `deepseek2` graph caches
-//! the latent that they are made from. A PLM fits into it when the per-head halves of kv_b stand apart and when the
+//! the latent that they are made from. A PLM fits into it when the per-head halves of kv_b are separate tensors and when the
 //! FFN's squared ReLU is written as `silu(gate) * up` (see [`crate::model::Role::FfnGate`]).
 
 use std::path::Path;

@@ -7,7 +7,7 @@ mod layout;
 mod roles;
 mod shape;
 mod spelling;
-mod weights;
+mod weight_files;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,8 +27,11 @@ use crate::warning::Warning;
 /// A tensor of a model: who it is, its row-major shape, and where its rows come from.
 #[derive(Clone, Debug)]
 pub struct Tensor {
+    /// Which tensor of the network it is.
     pub key: TensorKey,
+    /// Row-major: the slowest axis first.
     pub shape: Vec<usize>,
+    /// Its values, as encoded rows.
     pub source: Arc<dyn RowSource>,
 }
 
@@ -51,8 +54,11 @@ pub enum Origin {
 /// A model: a config, and tensors in file order that are read when they are needed.
 #[derive(Debug)]
 pub struct Model {
+    /// The hyperparameters.
     pub config: Config,
+    /// In file order, as [`Config::expected_tensors`] lists them.
     pub tensors: Vec<Tensor>,
+    /// Where they are read from.
     pub origin: Origin,
     /// What its user should know of.
     pub warnings: Vec<Warning>,

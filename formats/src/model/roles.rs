@@ -84,7 +84,7 @@ impl Role {
         TABLE.iter().find(|n| n.role == self).expect("every Role has a row in TABLE")
     }
 
-    /// True for the roles that stand once per layer.
+    /// True for the roles that each layer has.
     pub fn is_per_layer(self) -> bool {
         !matches!(self, Role::TokenEmbedding | Role::OutputNorm)
     }
@@ -105,15 +105,17 @@ impl fmt::Display for Role {
     }
 }
 
-/// A tensor's identity: its role, and its layer where the role stands once per layer.
+/// A tensor's identity: its role, and its layer where each layer has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorKey {
+    /// `None` for the tensors that the model has once.
     pub layer: Option<usize>,
+    /// What it is for.
     pub role: Role,
 }
 
 impl TensorKey {
-    /// A tensor that stands once in the model.
+    /// A tensor that the model has once.
     pub fn global(role: Role) -> TensorKey {
         debug_assert!(!role.is_per_layer());
         TensorKey { layer: None, role }

@@ -48,14 +48,14 @@ impl Spelling {
         }
     }
 
-    /// The head stands beside the model or, in one without any prefix, among its parts.
+    /// The head is beside the model or, in one without any prefix, among its parts.
     fn is_head(&self, name: &str) -> bool {
         let outer = self.prefix.strip_suffix(USUAL).unwrap_or(&self.prefix);
         name == HEAD || name.strip_prefix(outer) == Some(HEAD)
     }
 }
 
-/// What stands before the part of a name that no spelling changes.
+/// What comes before the part of a name that no spelling changes.
 fn prefix_of(name: &str) -> Option<&str> {
     if let Some(prefix) = name.strip_suffix(EMBEDDING) {
         return Some(prefix);

@@ -13,11 +13,11 @@ use crate::source::RowSource;
 struct Projected {
     /// `[batch, heads, sequence, qk_nope]`
     query_nope: Value,
-    /// `[batch, heads, sequence, rope]`, turned
+    /// `[batch, heads, sequence, rope]`, rotated
     query_rope: Value,
     /// Normed latent, `[batch * sequence, kv_lora_rank]`
     latent: Value,
-    /// `[batch, 1, sequence, rope]`, turned
+    /// `[batch, 1, sequence, rope]`, rotated
     key_rope: Value,
 }
 

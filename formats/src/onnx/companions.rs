@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::sidecar::{Sidecar, push_json};
-use crate::describe::chat::template_files;
+use crate::describe::chat_templates::template_files;
 use crate::describe::general::sampling_of;
 use crate::describe::special::drop_bad_ids;
 use crate::describe::{check_vocabulary_size, describe_tokenizer};
@@ -47,7 +47,7 @@ pub(super) fn is_companion(name: &str) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Companions {
     pub files: Vec<Sidecar>,
-    /// config.json, which each client wants to be another; empty if there is none.
+    /// config.json, of which each client wants its own; empty if there is none.
     pub config: Map<String, Value>,
     /// generation_config.json, which is among the files, too.
     pub generation: Map<String, Value>,
@@ -165,7 +165,7 @@ impl Companions {
         self.warnings.push(Warning::NoTokenizer { detail: error.to_string() });
     }
 
-    /// Takes ids that stand for no token out of a configuration. True if there were any.
+    /// Takes ids of no token out of a configuration. True if there were any.
     fn drop_bad_ids(
         &mut self,
         name: &str,

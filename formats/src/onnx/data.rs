@@ -20,7 +20,9 @@ const SMALL_ALIGNMENT: u64 = 64;
 pub struct Place {
     /// Which file, see [`ExportSpec::data_name`].
     pub file: usize,
+    /// Bytes from the start of the file.
     pub offset: u64,
+    /// Length in bytes.
     pub bytes: u64,
 }
 
@@ -31,16 +33,19 @@ pub struct DataItem {
     pub name: String,
     /// The checkpoint tensor it is made of, and `rows x cols` values of it.
     pub key: TensorKey,
+    /// Where the values are read from.
     pub source: Arc<dyn RowSource>,
     /// Values are multiplied by two to this power.
     pub exponent: i32,
     /// The source's rows are the checkpoint tensor's columns.
     pub transposed: bool,
+    /// How they are written, and where.
     pub content: Content,
 }
 
 /// In which form a weight's values are written.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each variant says what its places hold")]
 pub enum Content {
     /// Row-major values.
     Float { dtype: DType, place: Place },
@@ -52,22 +57,24 @@ pub enum Content {
     Qdq { format: BlockFormat, scale_type: DType, codes: Place, scales: Place, zero_points: Option<Place> },
 }
 
-/// Constant bytes that stand in the external data.
+/// Constant bytes in the external data.
 #[derive(Clone, Debug)]
 pub struct Literal {
+    /// As they are written.
     pub bytes: Vec<u8>,
+    /// Where they are written.
     pub place: Place,
 }
 
 /// Hands out places one after the other.
 #[derive(Debug, Default)]
-pub(super) struct Layout {
+pub(super) struct Places {
     /// Bytes so far, per file.
     pub file_bytes: Vec<u64>,
 }
 
-impl Layout {
-    pub(super) fn place(&mut self, bytes: u64, max_file: u64) -> Place {
+impl Places {
+    pub(super) fn next(&mut self, bytes: u64, max_file: u64) -> Place {
         let alignment = if bytes >= PAGE_ALIGNED_FROM { PAGE } else { SMALL_ALIGNMENT };
         let last = self.file_bytes.last().map(|end| end.next_multiple_of(alignment));
         let offset = match last {
@@ -118,9 +125,9 @@ impl DataItem {
     }
 }
 
-/// Where the parts of a block-quantized weight of `rows x cols` values stand.
+/// Where the parts of a block-quantized weight of `rows x cols` values are.
 pub(super) fn place_blocks(
-    layout: &mut Layout,
+    places: &mut Places,
     max_file: u64,
     quant_format: QuantFormat,
     format: BlockFormat,
@@ -134,17 +141,17 @@ pub(super) fn place_blocks(
         QuantFormat::NBits => Content::NBits {
             format,
             scale_type,
-            codes: layout.place((rows * blocks * format.block_bytes()) as u64, max_file),
-            scales: layout.place(scale_bytes, max_file),
+            codes: places.next((rows * blocks * format.block_bytes()) as u64, max_file),
+            scales: places.next(scale_bytes, max_file),
             zero_points: (!format.symmetric)
-                .then(|| layout.place((rows * format.zero_point_bytes(cols)) as u64, max_file)),
+                .then(|| places.next((rows * format.zero_point_bytes(cols)) as u64, max_file)),
         },
         QuantFormat::Qdq => Content::Qdq {
             format,
             scale_type,
-            codes: layout.place(packed(rows * cols), max_file),
-            scales: layout.place(scale_bytes, max_file),
-            zero_points: (!format.symmetric).then(|| layout.place(packed(rows * blocks), max_file)),
+            codes: places.next(packed(rows * cols), max_file),
+            scales: places.next(scale_bytes, max_file),
+            zero_points: (!format.symmetric).then(|| places.next(packed(rows * blocks), max_file)),
         },
     }
 }
@@ -153,11 +160,15 @@ pub(super) fn place_blocks(
 /// Moves bytes only.
 #[derive(Debug)]
 pub struct HeadBlocks {
+    /// The matrix with all heads.
     pub source: Arc<dyn RowSource>,
+    /// Which heads are taken.
     pub heads: Range<usize>,
     /// Rows of the source per head, and which of them are taken.
     pub rows_per_head: usize,
+    /// Rows within a head.
     pub part: Range<usize>,
+    /// Whether each head's rows and columns change places.
     pub transposed: bool,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::model::PRODUCER;
+use super::export::PRODUCER;
 use super::read::OnnxFile;
 use super::sidecar::is_sidecar;
 
@@ -24,7 +24,7 @@ pub fn may_replace(folder: &Path) -> Result<(), String> {
     let graphs: Vec<&PathBuf> = found.iter().filter(is_graph).collect();
     let [graph] = graphs.as_slice() else {
         return Err(format!(
-            "it is no earlier export of plmconv, with {} in it",
+            "it is not an earlier export of plmconv, with {} in it",
             match graphs.len() {
                 0 => "no ONNX graph".to_string(),
                 count => format!("{count} ONNX graphs"),
@@ -42,7 +42,7 @@ pub fn may_replace(folder: &Path) -> Result<(), String> {
     let belongs =
         |path: &PathBuf| path == *graph || data.contains(path) || path.to_str().is_some_and(is_sidecar);
     match found.iter().find(|path| !belongs(path)) {
-        Some(other) => Err(format!("it holds `{}`, which is no part of an export", other.display())),
+        Some(other) => Err(format!("it holds `{}`, which is not part of an export", other.display())),
         None => Ok(()),
     }
 }
@@ -62,7 +62,7 @@ fn files(folder: &Path) -> Result<BTreeSet<PathBuf>, String> {
             if kind.is_file() {
                 found.insert(path);
             } else if !(kind.is_dir() && path == Path::new("onnx")) {
-                return Err(format!("it holds `{}`, which is no part of an export", path.display()));
+                return Err(format!("it holds `{}`, which is not part of an export", path.display()));
             }
         }
     }

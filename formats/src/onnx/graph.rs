@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use half::f16;
 
-use super::data::{Content, DataItem, Layout, Literal, external_tensor, place_blocks};
+use super::data::{Content, DataItem, Literal, Places, external_tensor, place_blocks};
 use super::proto::*;
 use super::spec::{BlockFormat, ExportSpec, QuantFormat};
 use crate::DType;
@@ -15,7 +15,7 @@ use crate::source::RowSource;
 /// The name of a value in the graph.
 pub(super) type Value = String;
 
-/// Constants up to this many bytes stand in the graph itself, where shape inference sees them.
+/// Constants up to this many bytes are in the graph itself, where shape inference sees them.
 const INLINE_BYTES: usize = 1024;
 
 /// A value for an attribute.
@@ -34,7 +34,7 @@ pub(super) struct GraphBuilder<'a> {
     pub initializers: Vec<TensorProto>,
     pub items: Vec<DataItem>,
     pub literals: Vec<Literal>,
-    pub layout: Layout,
+    pub places: Places,
     names: HashMap<String, usize>,
     constants: HashSet<String>,
 }
@@ -67,7 +67,7 @@ impl<'a> GraphBuilder<'a> {
             initializers: Vec::new(),
             items: Vec::new(),
             literals: Vec::new(),
-            layout: Layout::default(),
+            places: Places::default(),
             names: HashMap::new(),
             constants: HashSet::new(),
         }
@@ -142,7 +142,7 @@ impl<'a> GraphBuilder<'a> {
             return name;
         }
         if bytes.len() > INLINE_BYTES {
-            let place = self.layout.place(bytes.len() as u64, self.spec.max_data_bytes);
+            let place = self.places.next(bytes.len() as u64, self.spec.max_data_bytes);
             self.initializers.push(external_tensor(self.spec, &name, element, dims, place));
             self.literals.push(Literal { bytes, place });
         } else {
@@ -171,7 +171,7 @@ impl<'a> GraphBuilder<'a> {
         }
         let dtype = self.spec.float;
         let bytes = (source.rows() * source.cols() * dtype.block_bytes()) as u64;
-        let place = self.layout.place(bytes, self.spec.max_data_bytes);
+        let place = self.places.next(bytes, self.spec.max_data_bytes);
         self.initializers.push(external_tensor(self.spec, name, element(dtype), dims, place));
         let content = Content::Float { dtype, place };
         let name = name.to_string();
@@ -200,7 +200,7 @@ impl<'a> GraphBuilder<'a> {
         let blocks = format.blocks(cols);
         let float = self.spec.float;
         let max = self.spec.max_data_bytes;
-        let content = place_blocks(&mut self.layout, max, quant_format, format, float, [rows, cols]);
+        let content = place_blocks(&mut self.places, max, quant_format, format, float, [rows, cols]);
         let mut add = |name: &str, element, dims: &[usize], place| {
             self.initializers.push(external_tensor(self.spec, name, element, dims, place));
         };

@@ -24,7 +24,7 @@ pub(super) struct Network<'m> {
     pub shared_key_shape: Value,
 }
 
-/// Tables or angles that turn queries and keys.
+/// Tables or angles that rotate queries and keys.
 #[derive(Debug)]
 pub(super) enum Rope {
     /// cos and signed sin per position, `[batch, 1, sequence, rope]`, and the index that swaps neighbours.
@@ -199,7 +199,7 @@ pub(super) fn rope_tables(g: &mut GraphBuilder<'_>, config: &Config) -> Rope {
     Rope::Elementary { cos, sin, swap }
 }
 
-/// Turns `x [batch, heads, sequence, rope]` by its positions, in interleaved pairs.
+/// Rotates `x [batch, heads, sequence, rope]` by its positions, in interleaved pairs.
 pub(super) fn rotate(g: &mut GraphBuilder<'_>, rope: &Rope, scope: &str, x: &str) -> Value {
     match rope {
         Rope::Operator { cos, sin, positions } => {

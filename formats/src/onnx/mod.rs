@@ -7,10 +7,11 @@ mod attention;
 mod companions;
 mod data;
 mod earlier;
+mod export;
 mod graph;
 mod layers;
-mod model;
 mod node;
+#[allow(missing_docs, reason = "onnx.proto documents its messages and fields")]
 pub mod proto;
 mod read;
 mod sidecar;
@@ -20,7 +21,7 @@ mod wire;
 
 pub use data::{Content, DataItem, HeadBlocks, Literal, Place};
 pub use earlier::may_replace;
-pub use model::{Export, build};
+pub use export::{Export, build};
 pub use read::{External, Initializer, OnnxFile, Port};
 pub use sidecar::{Sidecar, Sidecars, sidecars};
 pub use spec::{BlockFormat, ExportSpec, Opset, Profile, QuantFormat, WeightFormat};

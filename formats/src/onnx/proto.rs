@@ -3,7 +3,7 @@
 //! Fields are proto2 optionals where the reader tells "absent" from "zero" (an attribute's value).
 //! A field that is not listed is skipped when read, so files of later IR versions open too.
 
-/// Element types, as they stand in `TensorProto.data_type`.
+/// Element types, as `TensorProto.data_type` numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum ElementType {

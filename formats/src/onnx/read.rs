@@ -27,7 +27,9 @@ const MAX_OPERATORS: usize = 1 << 12;
 /// An ONNX model.
 #[derive(Debug, Default)]
 pub struct OnnxFile {
+    /// The path it was opened by.
     pub path: PathBuf,
+    /// Version of the format itself, apart from the operators'.
     pub ir_version: u64,
     /// Name and version of what wrote it.
     pub producer: String,
@@ -35,10 +37,13 @@ pub struct OnnxFile {
     pub metadata: Vec<(String, String)>,
     /// Version per domain; the default domain is called `ai.onnx`.
     pub opsets: BTreeMap<String, i64>,
+    /// Of the graph, in file order.
     pub inputs: Vec<Port>,
+    /// Of the graph, in file order.
     pub outputs: Vec<Port>,
     /// How many nodes there are of each operator, with its domain if that is not the default.
     pub operators: BTreeMap<String, usize>,
+    /// Stored tensors, in file order.
     pub initializers: Vec<Initializer>,
     /// Weights in blocks, as nodes read them; in node order, each once.
     pub blocks: Vec<Blocks>,
@@ -49,7 +54,9 @@ pub struct OnnxFile {
 /// An input or output of the graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
+    /// The name clients use.
     pub name: String,
+    /// The element type as this project calls it: `F32`, `I64`.
     pub element: &'static str,
     /// Numbers, or names of open dimensions.
     pub shape: Vec<String>,
@@ -58,9 +65,13 @@ pub struct Port {
 /// A stored tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Initializer {
+    /// The name nodes use.
     pub name: String,
+    /// The element type as this project calls it: `F32`, `U4`.
     pub element: &'static str,
+    /// Row-major: the slowest axis first.
     pub shape: Vec<usize>,
+    /// Bytes of its values as they are stored.
     pub bytes: u64,
     /// Where its bytes lie, if not in the graph itself.
     pub external: Option<External>,
@@ -71,6 +82,7 @@ pub struct Initializer {
 pub struct External {
     /// Relative to the graph's folder.
     pub file: String,
+    /// Bytes from the start of the file.
     pub offset: u64,
 }
 
@@ -98,7 +110,7 @@ impl OnnxFile {
     /// Reads everything but the weights and checks that external data is there.
     ///
     /// # Errors
-    /// What is no ONNX model, and external data that is missing, too short or outside the model's folder.
+    /// What is not an ONNX model, and external data that is missing, too short or outside the model's folder.
     pub fn open(path: &Path) -> Result<OnnxFile> {
         let file = InputFile::open(path)?;
         let len = file.len();
@@ -286,7 +298,7 @@ impl Reader {
         let location = entries.get("location").map(String::as_str).unwrap_or_default();
         let inside = Path::new(location).components().all(|c| matches!(c, Component::Normal(_)));
         if location.is_empty() || !inside {
-            let detail = format!("`{tensor}` lies in `{location}`, which is no file beside the graph");
+            let detail = format!("`{tensor}` lies in `{location}`, which is not a file beside the graph");
             return Err(self.wire.malformed(detail));
         }
         let path = crate::atomic::parent(&self.model.path).join(location);
@@ -305,7 +317,7 @@ impl Reader {
         let offset = number("offset", 0);
         let length = offset.and_then(|offset| number("length", len.saturating_sub(offset)));
         let (Some(offset), Some(length)) = (offset, length) else {
-            return Err(self.wire.malformed(format!("`{tensor}`: offset or length is no number")));
+            return Err(self.wire.malformed(format!("`{tensor}`: offset or length is not a number")));
         };
         match offset.checked_add(length) {
             Some(end) if end <= len => Ok((length, External { file: location.into(), offset })),
@@ -345,7 +357,7 @@ fn nbits(node: &Node) -> Option<Blocks> {
     })
 }
 
-/// `DequantizeLinear(codes, scales, zero points)`; rows and columns stand in the codes' shape.
+/// `DequantizeLinear(codes, scales, zero points)`; rows and columns follow from the codes' shape.
 fn qdq(node: &Node) -> Option<Blocks> {
     Some(Blocks {
         codes: node.input(0)?.into(),

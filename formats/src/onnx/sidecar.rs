@@ -16,12 +16,14 @@ use crate::warning::Warning;
 pub struct Sidecar {
     /// Relative to the output folder.
     pub path: PathBuf,
+    /// The whole file.
     pub bytes: Vec<u8>,
 }
 
 /// Everything but the graph and its data.
 #[derive(Debug)]
 pub struct Sidecars {
+    /// In the order in which they are written.
     pub files: Vec<Sidecar>,
     /// What their user should know of.
     pub warnings: Vec<Warning>,

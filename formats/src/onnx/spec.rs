@@ -54,7 +54,7 @@ impl Opset {
     }
 }
 
-/// How block-quantized weights stand in the graph.
+/// How block-quantized weights are stored in the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuantFormat {
     /// `com.microsoft.MatMulNBits` and `GatherBlockQuantized`.
@@ -96,16 +96,20 @@ impl BlockFormat {
 pub enum WeightFormat {
     /// In the graph's float type.
     Float,
+    /// In blocks of integer codes.
     Block(BlockFormat),
 }
 
 /// Everything that decides the graph, beside the model itself.
 #[derive(Clone, Debug)]
 pub struct ExportSpec {
+    /// Whose inputs and outputs the graph has.
     pub profile: Profile,
+    /// Which operators it uses.
     pub opset: Opset,
     /// Type of activations, float weights, scales and the cache: F32 or F16. Logits are always F32.
     pub float: DType,
+    /// Which operators read blocks.
     pub quant_format: QuantFormat,
     /// `accuracy_level` of MatMulNBits: 0 leaves it to the runtime, 1 f32, 2 f16, 3 bf16, 4 int8.
     pub accuracy_level: i64,
@@ -154,7 +158,7 @@ impl ExportSpec {
         self.weights.get(&key).copied().unwrap_or(WeightFormat::Float)
     }
 
-    /// The folder that the graph and its data stand in, relative to the export's: empty, or with a slash at its end.
+    /// The folder that the graph and its data are in, relative to the export's: empty, or with a slash at its end.
     pub fn folder(&self) -> &'static str {
         match self.profile {
             Profile::Hf => "onnx/",

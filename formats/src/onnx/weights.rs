@@ -1,5 +1,5 @@
 //! An ONNX model's weights as a reader of the model thinks of them: codes, scales and zero points are one weight, and
-//! so are the heads of a matrix that stand as weights of their own.
+//! so are the heads of a matrix that are stored as weights of their own.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +10,9 @@ use super::read::{Blocks, Initializer, OnnxFile};
 /// One weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Weight {
+    /// The checkpoint's name where the export is ours.
     pub name: String,
+    /// Row-major: the slowest axis first.
     pub shape: Vec<usize>,
     /// A float or integer type, or e.g. `Q4 x32` for 4-bit codes in blocks of 32.
     pub stored_as: String,
@@ -36,7 +38,7 @@ impl Weight {
 }
 
 impl OnnxFile {
-    /// Its weights in the order of its initializers; small constants, which stand in the graph itself, are none.
+    /// Its weights in the order of its initializers; small constants, which are in the graph itself, are left out.
     pub fn weights(&self) -> Vec<Weight> {
         let sizes: HashMap<&str, u64> =
             self.initializers.iter().map(|i| (i.name.as_str(), i.bytes)).collect();

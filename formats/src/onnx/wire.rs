@@ -20,7 +20,7 @@ pub(super) struct Field {
 pub(super) enum Payload {
     /// A varint, or the bits of a fixed-width number.
     Number(u64),
-    /// Bytes (a string, a message, packed numbers) that end here, inside the message; the reader stands at their start.
+    /// Bytes (a string, a message, packed numbers) that end here, inside the message; the reader is at their start.
     Bytes { end: u64 },
 }
 
@@ -38,7 +38,7 @@ impl Wire {
         Wire { file, at: 0, window: Vec::new(), window_start: 0 }
     }
 
-    /// Where the reader stands.
+    /// Where the reader is.
     pub(super) fn position(&self) -> u64 {
         self.at
     }

@@ -43,7 +43,7 @@ mod tests {
         let mut seen = [false; 256];
         for code in 0..=0x143 {
             let Some(byte) = char::from_u32(code).and_then(byte_of) else { continue };
-            assert!(!seen[usize::from(byte)], "byte {byte} stands twice");
+            assert!(!seen[usize::from(byte)], "byte {byte} appears twice");
             seen[usize::from(byte)] = true;
         }
         assert!(seen.iter().all(|&s| s));

@@ -1,4 +1,4 @@
-//! The tokenizer files of a Hugging Face folder, as they stand.
+//! The tokenizer files of a Hugging Face folder, as they are.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -53,7 +53,7 @@ pub(crate) struct BpeJson {
     pub end_of_word_suffix: Option<String>,
 }
 
-/// Merges as `left right`, best first. They stand so or, since transformers 4.45, as pairs.
+/// Merges as `left right`, best first. They are written so or, since transformers 4.45, as pairs.
 #[derive(Debug, Default)]
 pub(crate) struct MergesJson(pub Vec<String>);
 

@@ -37,7 +37,7 @@ const DIGIT: &str = r"\p{N}";
 const DIGITS: &str = r"\p{N}+";
 
 /// THE table. Regexes are those of published tokenizer.json files. llama.cpp has each in its own dialect; an entry
-/// stands here only if it splits alike, so that ids are the same.
+/// is here only if it splits alike, so that ids are the same.
 static TABLE: [PreTokenizer; 9] = [
     pre(
         &[

@@ -15,8 +15,8 @@ use super::vocabulary::{TokenType, Vocabulary};
 use crate::describe::{check_vocabulary_size, describe_tokenizer};
 use crate::error::{Error, Result};
 use crate::gguf::Metadata;
-use crate::json;
 use crate::model::{Model, Origin};
+use crate::{hex, json};
 
 /// What llama.cpp takes for BOS and for EOS in a byte-level BPE whose file does not say, or names no token: GPT-2's.
 const DEFAULT_SPECIAL: usize = 11;
@@ -245,7 +245,7 @@ impl TextTokenizer {
             hash.update((merge.len() as u64).to_le_bytes());
             hash.update(merge);
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(hash.finalize())
     }
 }
 

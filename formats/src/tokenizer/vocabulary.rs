@@ -157,7 +157,7 @@ impl Vocabulary {
         Error::MergeOutOfVocabulary { path: self.path.clone(), merge: merge.into() }
     }
 
-    /// Each token stands once (llama.cpp aborts otherwise), and merges only make and use tokens.
+    /// Each token appears once (llama.cpp aborts otherwise), and merges only make and use tokens.
     fn check(&self) -> Result<()> {
         let mut ids: HashMap<&str, u32> = HashMap::with_capacity(self.tokens.len());
         for (id, token) in (0u32..).zip(&self.tokens) {

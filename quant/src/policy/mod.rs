@@ -3,7 +3,7 @@
 //! For the same choices the types equal llama-quantize's (`llama_tensor_get_type` in llama-quant.cpp). Where
 //! llama-quantize ignores a choice or aborts, this differs on purpose: overrides also apply to the presets f32, f16
 //! and bf16, the type chosen for the token embedding falls back when its rows do not fit, and a pattern that
-//! matches nothing is an error. A model in the latent layout has mixtures of its own ([`latent`]).
+//! matches nothing is an error. A model in the latent layout has mixtures of its own (`latent`).
 
 mod file_type;
 mod latent;

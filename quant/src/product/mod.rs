@@ -1,7 +1,7 @@
 //! Matrix products that give the same bits on every CPU.
 //!
 //! What a sum's order is belongs to the definition here, and every instruction set keeps it: the terms of an element
-//! of `a b` are cut into runs of [`DEPTH`]. A run starts at zero and takes its terms in order, in f32 each by a fused
+//! of `a b` are cut into runs of `DEPTH`. A run starts at zero and takes its terms in order, in f32 each by a fused
 //! multiply-add (rounded once, as IEEE 754 defines it; AVX2 machines, AVX-512 and NEON have the instruction), in f64 by
 //! a multiplication and an addition. The runs are added to the output in order. Lanes hold different elements, never
 //! parts of one, so neither their number nor that of threads is seen in the result.

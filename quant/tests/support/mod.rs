@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use plmconv_formats::DType;
+use plmconv_formats::{DType, hex};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -78,7 +78,7 @@ pub fn digests() -> Value {
 }
 
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(Sha256::digest(bytes))
 }
 
 /// llama-imatrix's file in its older form, as llama-quantize hands it to the quantizer: each value divided by the

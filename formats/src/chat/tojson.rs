@@ -26,7 +26,7 @@ pub(super) fn to_json(
     Ok(Value::from(out.text))
 }
 
-/// What stands before each item: a text, so often as the item is deep.
+/// What comes before each item: a text, as often as the item is deep.
 struct Indent {
     text: String,
     times: usize,

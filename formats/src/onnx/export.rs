@@ -19,7 +19,9 @@ pub(super) const PRODUCER: &str = "plmconv";
 pub struct Export {
     /// The encoded ModelProto.
     pub model: Vec<u8>,
+    /// Weights in external data, in the order of their places.
     pub items: Vec<DataItem>,
+    /// Constants in external data.
     pub literals: Vec<Literal>,
     /// Length of each external data file, see [`ExportSpec::data_name`].
     pub data_bytes: Vec<u64>,
@@ -64,7 +66,7 @@ pub fn build(model: &Model, spec: &ExportSpec) -> Result<Export> {
     head(&mut graph, &net.network, &x, &batch, &sequence);
 
     let (inputs, outputs) = interface(config, spec);
-    let GraphBuilder { nodes, initializers, items, literals, layout, .. } = graph;
+    let GraphBuilder { nodes, initializers, items, literals, places, .. } = graph;
     let proto = ModelProto {
         ir_version: Some(spec.opset.ir_version()),
         producer_name: Some(PRODUCER.into()),
@@ -83,7 +85,7 @@ pub fn build(model: &Model, spec: &ExportSpec) -> Result<Export> {
             .map(|(key, text)| StringStringEntryProto::new(key, text))
             .collect(),
     };
-    Ok(Export { model: proto.encode_to_vec(), items, literals, data_bytes: layout.file_bytes })
+    Ok(Export { model: proto.encode_to_vec(), items, literals, data_bytes: places.file_bytes })
 }
 
 fn check(model: &Model, spec: &ExportSpec) -> Result<()> {
@@ -105,7 +107,7 @@ fn check_pairs(model: &Model, spec: &ExportSpec) -> Result<()> {
     }
     let config = &model.config;
     let is_odd = |key: &TensorKey| match (key.role, spec.profile) {
-        // Looked up by row, so it stands as MatMulNBits wants.
+        // Looked up by row, so it is stored as for MatMulNBits.
         (Role::TokenEmbedding, _) => false,
         (Role::KvB, Profile::Latent | Profile::Genai) => config.kv_lora_rank % 2 + config.v_head_dim % 2 > 0,
         _ => model.tensor(*key).is_some_and(|tensor| !tensor.source.rows().is_multiple_of(2)),
