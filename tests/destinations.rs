@@ -102,7 +102,7 @@ fn a_folder_that_is_no_export_is_never_replaced() {
     std::fs::write(other.join("notes.txt"), b"precious").expect("write");
     refuses(dir.path(), export(&model, &other), "no ONNX graph");
     std::fs::write(dir.path().join("file"), b"precious").expect("write");
-    refuses(dir.path(), export(&model, &dir.path().join("file")), "it is no folder");
+    refuses(dir.path(), export(&model, &dir.path().join("file")), "it is not a folder");
     refuses(dir.path(), export(&model, &dir.path().join("file/out")), "not a folder");
     refuses(dir.path(), export(&model, Path::new("/")), "it holds the input");
     refuses(dir.path(), export(&model, Path::new("/dev/null")), "a device");
@@ -313,7 +313,7 @@ fn the_destination_is_checked_before_the_work() {
     }
     let mut command = export(&tiny_plm(), &path("there"));
     command.arg("--calibrate").arg(path("latin"));
-    command.assert().code(1).stderr(predicate::str::contains("it is no folder"));
+    command.assert().code(1).stderr(predicate::str::contains("it is not a folder"));
     for flag in ["--html", "--junit", "--markdown"] {
         let mut command = plmconv();
         command

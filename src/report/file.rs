@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use plmconv_formats::Error as FormatError;
-use plmconv_formats::atomic::{AtomicFile, follow_links};
+use plmconv_formats::atomic::AtomicFile;
 
 use crate::error::{At, Place};
 use crate::outputs::Inputs;
@@ -54,6 +54,7 @@ impl ReportFile {
 /// A pipe, a character device, or what `/dev/stdout` and its like stand for.
 #[cfg(unix)]
 fn is_stream(path: &Path) -> bool {
+    use plmconv_formats::atomic::follow_links;
     use std::os::unix::fs::FileTypeExt;
     let Ok(found) = std::fs::metadata(path) else { return false };
     let kind = found.file_type();

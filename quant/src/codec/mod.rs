@@ -7,6 +7,7 @@ mod iq;
 pub mod k;
 mod kernel;
 mod legacy;
+mod registry;
 mod ternary;
 mod weighted;
 
@@ -19,28 +20,20 @@ use crate::simd::Level;
 #[cfg(target_arch = "x86_64")]
 use kernel::Avx2Kernel;
 use kernel::{Kernel, Scalar};
+use registry::{Family, codec};
 
 /// Encoded bytes per step: small enough that a step's values and bytes stay in the second-level cache while
 /// they are checked.
 const STEP_BYTES: usize = 32 * 1024;
 
-/// The k-quants bring their own vector kernels; the other codecs leave vectorizing to the compiler.
-fn is_k(dtype: DType) -> bool {
-    matches!(dtype, DType::Q2K | DType::Q3K | DType::Q4K | DType::Q5K | DType::Q6K)
-}
-
 /// Whether [`encode_rows`] knows `dtype`.
 pub fn can_encode(dtype: DType) -> bool {
-    use DType::*;
-    let plain = matches!(dtype, F32 | F16 | Bf16);
-    let small = matches!(dtype, Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Iq4Nl);
-    let large = matches!(dtype, Q2K | Q3K | Q4K | Q5K | Q6K | Iq4Xs | Tq1_0 | Tq2_0);
-    plain || small || large
+    codec(dtype).is_some_and(|codec| codec.family != Family::Decoded)
 }
 
 /// Whether [`decode`] knows `dtype`.
 pub fn can_decode(dtype: DType) -> bool {
-    can_encode(dtype) || dtype == DType::Mxfp4
+    codec(dtype).is_some()
 }
 
 /// Encodes `values` (`[rows, cols]`, row-major, whole rows) as `dtype` into `out` on the calling thread.
@@ -166,14 +159,17 @@ fn encode_checked(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) -> Result<(), Error> {
-    if is_k(dtype) {
-        let cols = importance.map_or(values.len(), <[f32]>::len);
-        k::encode(level, dtype, values, cols, importance, out);
-        return Ok(());
-    }
-    if matches!(dtype, DType::Iq4Nl | DType::Iq4Xs) {
-        iq::encode(level, dtype, values, importance, out);
-        return Ok(());
+    match codec(dtype).ok_or(Error::CannotEncode { dtype })?.family {
+        Family::K => {
+            let cols = importance.map_or(values.len(), <[f32]>::len);
+            k::encode(level, dtype, values, cols, importance, out);
+            return Ok(());
+        }
+        Family::Iq4 => {
+            iq::encode(level, dtype, values, importance, out);
+            return Ok(());
+        }
+        Family::Plain | Family::Decoded => {}
     }
     match level {
         #[cfg(target_arch = "x86_64")]
@@ -227,7 +223,7 @@ fn encode_with_kernel(
 
 /// Decodes with the instructions of `level`; lengths have been checked.
 fn decode_checked(level: Level, dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
-    if is_k(dtype) {
+    if codec(dtype).is_some_and(|codec| codec.family == Family::K) {
         k::decode(level, dtype, bytes, out);
         return Ok(());
     }
@@ -269,20 +265,6 @@ fn decode_with_kernel(kernel: impl Kernel, dtype: DType, bytes: &[u8], out: &mut
     Ok(())
 }
 
-/// Byte offsets of the half-precision fields in a block of `dtype`; a single one stands twice.
-fn half_fields(dtype: DType) -> Option<[usize; 2]> {
-    match dtype {
-        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::Iq4Nl | DType::Iq4Xs => Some([0, 0]),
-        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => Some([0, 2]),
-        DType::Q2K => Some([80, 82]),
-        DType::Q3K => Some([108, 108]),
-        DType::Q6K => Some([208, 208]),
-        DType::Tq1_0 => Some([52, 52]),
-        DType::Tq2_0 => Some([64, 64]),
-        _ => None,
-    }
-}
-
 /// The offset of the first infinite or NaN half-precision number in `bytes`: a value of F16, a block's scale in
 /// other types. llama.cpp checks the same after quantizing (`ggml_validate_row_data`).
 fn first_infinite_field(dtype: DType, bytes: &[u8]) -> Option<usize> {
@@ -295,7 +277,7 @@ fn first_infinite_field(dtype: DType, bytes: &[u8]) -> Option<usize> {
         let position = || halves.iter().position(|half| exponent(half) == EXPONENT);
         return if largest == EXPONENT { position().map(|index| index * 2) } else { None };
     }
-    let fields = half_fields(dtype)?;
+    let fields = codec(dtype)?.halves?;
     let block_bytes = dtype.block_bytes();
     let infinite = |block: &[u8]| {
         let [first, second] = fields.map(|field| i16::from_le_bytes([block[field], block[field + 1]]));
