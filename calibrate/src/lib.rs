@@ -1,10 +1,4 @@
-//! Calibration: text runs through a model, and what is learnt of its matrices decides how they are rounded and which
-//! types they get. Prints nothing and reads no arguments: a [`Monitor`] hears of progress and may stop the work.
-//!
-//! Reading order: [`CalibrationText`] and [`Calibration`] make statistics, with [`curvature`] as their mathematics;
-//! [`statistics`] is the file; [`Rounding`] says how an output's weights are rounded by it; [`Sensitivity`] and
-//! [`Budget`] choose types.
-
+#![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
 mod budget;
