@@ -168,7 +168,7 @@ fn inspect_tells_what_is_wrong_with_a_graph() {
     let elsewhere = String::from_utf8_lossy(&graph).contains("model.onnx.data");
     assert!(elsewhere, "the graph names its data");
     let moved = replace(&graph, b"model.onnx.data", b"../../../passwd");
-    refused("moved.onnx", &moved, "no file beside the graph");
+    refused("moved.onnx", &moved, "not a file beside the graph");
 
     let data = out.join("model.onnx.data");
     let bytes = std::fs::metadata(&data).expect("there").len();
