@@ -2,11 +2,13 @@
 
 use rayon::prelude::*;
 
+use crate::batch::{Hidden, Sequence};
 use crate::buffers::Buffer;
 use crate::error::Result;
-use crate::evaluator::{Evaluator, Hidden, Sequence, check_finite};
 use crate::linear::{ActiveNeurons, Input, Rows};
-use crate::site::{Point, Site};
+use crate::loaded::Loaded;
+use crate::network;
+use crate::site::{Point, Site, check_finite};
 use crate::weights::{Ffn, Layer, Matrix};
 
 /// Sees activations: `[tokens of the batch, width]`, row-major. The width follows from the point.
@@ -16,8 +18,8 @@ pub type Observer<'a> = &'a mut (dyn FnMut(Site, &[f32]) + Send);
 const SPARSE_BELOW: f64 = 0.35;
 
 /// One call's work: a batch of sequences, concatenated token by token.
-pub(crate) struct Forward<'e, 'b, 's, 'o> {
-    pub(crate) evaluator: &'e Evaluator,
+pub(crate) struct Forward<'m, 'b, 's, 'o> {
+    pub(crate) model: &'m Loaded,
     pub(crate) batch: &'b mut [Sequence<'s>],
     pub(crate) observer: Option<Observer<'o>>,
     /// Position of every token in its sequence.
@@ -25,12 +27,12 @@ pub(crate) struct Forward<'e, 'b, 's, 'o> {
     active_neurons: u64,
 }
 
-impl<'e, 'b, 's, 'o> Forward<'e, 'b, 's, 'o> {
+impl<'m, 'b, 's, 'o> Forward<'m, 'b, 's, 'o> {
     pub fn new(
-        evaluator: &'e Evaluator,
+        model: &'m Loaded,
         batch: &'b mut [Sequence<'s>],
         observer: Option<Observer<'o>>,
-    ) -> Forward<'e, 'b, 's, 'o> {
+    ) -> Forward<'m, 'b, 's, 'o> {
         let positions = batch
             .iter()
             .flat_map(|s| {
@@ -38,14 +40,14 @@ impl<'e, 'b, 's, 'o> Forward<'e, 'b, 's, 'o> {
                 past..past + s.tokens.len()
             })
             .collect();
-        Forward { evaluator, batch, observer, positions, active_neurons: 0 }
+        Forward { model, batch, observer, positions, active_neurons: 0 }
     }
 
     pub fn run(mut self) -> Result<Hidden> {
-        let config = &self.evaluator.config;
+        let config = &self.model.config;
         let width = config.hidden_size;
         let mut x = self.embed();
-        for (i, layer) in self.evaluator.weights.layers.iter().enumerate() {
+        for (i, layer) in self.model.weights.layers.iter().enumerate() {
             let attention = self.attention(i, layer, &x)?;
             add(&mut x, &attention);
             drop(attention);
@@ -60,7 +62,7 @@ impl<'e, 'b, 's, 'o> Forward<'e, 'b, 's, 'o> {
             }
         }
         let wanted = self.wanted_rows(&x);
-        let values = self.rms_norm(&wanted, &self.evaluator.weights.output_norm);
+        let values = self.rms_norm(&wanted, &self.model.weights.output_norm);
         self.observe(None, Point::HeadInput, &values);
         Ok(Hidden {
             rows: values.len() / width,
@@ -77,17 +79,17 @@ impl<'e, 'b, 's, 'o> Forward<'e, 'b, 's, 'o> {
     }
 
     fn embed(&self) -> Buffer<f32> {
-        let width = self.evaluator.config.hidden_size;
-        let mut x = self.evaluator.linear.floats.take(self.positions.len() * width);
+        let width = self.model.config.hidden_size;
+        let mut x = self.model.linear.workspace.floats.take(self.positions.len() * width);
         let tokens = self.batch.iter().flat_map(|s| s.tokens);
         for (out, &token) in x.chunks_exact_mut(width).zip(tokens) {
-            self.evaluator.weights.embedding.decode_row(token as usize, out);
+            self.model.weights.embedding.decode_row(token as usize, out);
         }
         x
     }
 
     fn wanted_rows(&self, x: &[f32]) -> Vec<f32> {
-        let width = self.evaluator.config.hidden_size;
+        let width = self.model.config.hidden_size;
         let mut out = Vec::new();
         let mut first = 0;
         for sequence in self.batch.iter() {
@@ -100,26 +102,19 @@ impl<'e, 'b, 's, 'o> Forward<'e, 'b, 's, 'o> {
 
     /// `x / rms(x) * weight`, row by row. `x`: `[tokens, weight.len()]`.
     pub(crate) fn rms_norm(&self, x: &[f32], weight: &[f32]) -> Buffer<f32> {
-        let evaluator = self.evaluator;
-        let mut out = evaluator.linear.floats.take(x.len());
-        let rows = out.par_chunks_exact_mut(weight.len()).zip(x.par_chunks_exact(weight.len()));
-        rows.for_each(|(out, row)| {
-            let scale = evaluator.rms_scale(row);
-            for ((out, x), w) in out.iter_mut().zip(row).zip(weight) {
-                *out = x * scale * w;
-            }
-        });
+        let mut out = self.model.linear.workspace.floats.take(x.len());
+        network::rms_norm(x, weight, self.model.config.rms_norm_eps, &mut out);
         out
     }
 
     pub(crate) fn product(&self, matrix: &Matrix, input: &Input<'_>) -> Buffer<f32> {
-        self.evaluator.linear.product(matrix, input)
+        self.model.linear.product(matrix, input)
     }
 
     /// The feed-forward block's contribution: `[tokens, hidden_size]`.
     fn ffn(&mut self, index: usize, layer: &Layer, x: &[f32]) -> Result<Buffer<f32>> {
-        let config = &self.evaluator.config;
-        let linear = &self.evaluator.linear;
+        let config = &self.model.config;
+        let linear = &self.model.linear;
         let Ffn { gate, up, down } = &layer.ffn;
         let normalized = self.rms_norm(x, &layer.ffn_norm);
         check_finite(&normalized, config.hidden_size, index, Point::FfnInput)?;
@@ -128,11 +123,11 @@ impl<'e, 'b, 's, 'o> Forward<'e, 'b, 's, 'o> {
         let mut hidden = self.product(up, &input);
         self.observe(Some(index), Point::FfnUp, &hidden);
         match gate {
-            None => hidden.par_chunks_mut(1 << 14).for_each(squared_relu),
+            None => hidden.par_chunks_mut(1 << 14).for_each(network::squared_relu),
             Some(gate) => {
                 let gate = self.product(gate, &input);
                 let chunks = hidden.par_chunks_mut(1 << 14).zip(gate.par_chunks(1 << 14));
-                chunks.for_each(|(hidden, gate)| apply_silu_gate(hidden, gate));
+                chunks.for_each(|(hidden, gate)| network::silu_gate(hidden, gate));
             }
         }
         drop(input);
@@ -155,18 +150,4 @@ fn add(x: &mut [f32], y: &[f32]) {
             *x += y;
         }
     });
-}
-
-fn squared_relu(values: &mut [f32]) {
-    for x in values {
-        // NaN must pass through to be seen, so no `max`.
-        let positive = if *x < 0.0 { 0.0 } else { *x };
-        *x = positive * positive;
-    }
-}
-
-fn apply_silu_gate(values: &mut [f32], gate: &[f32]) {
-    for (x, g) in values.iter_mut().zip(gate) {
-        *x *= g / (1.0 + libm::expf(-*g));
-    }
 }

@@ -1,6 +1,6 @@
 #![doc = include_str!("../README.md")]
 
-mod attention;
+mod batch;
 mod buffers;
 pub mod divergence;
 mod error;
@@ -10,6 +10,7 @@ mod forward;
 pub mod generate;
 mod kernels;
 mod linear;
+mod loaded;
 mod mla;
 pub mod network;
 #[cfg(feature = "ort")]
@@ -18,7 +19,6 @@ mod outputs;
 pub mod perplexity;
 pub mod readback;
 pub mod reference;
-mod rope;
 mod runner;
 mod site;
 pub mod sparsity;
@@ -26,11 +26,12 @@ mod state;
 mod weights;
 mod windows;
 
+pub use batch::{Hidden, Sequence};
 pub use error::{Error, Result};
-pub use evaluator::{Attention, Evaluator, Hidden, Options, Sequence};
+pub use evaluator::{Evaluator, Options};
 pub use forward::Observer;
 pub use kernels::Kernel;
 pub use runner::{Runner, Runtime, RuntimeSequence};
 pub use site::{Point, Site};
-pub use state::KvCache;
+pub use state::{Attention, KvCache};
 pub use windows::{Batches, Windows};

@@ -2,14 +2,14 @@
 
 use rayon::prelude::*;
 
-use crate::attention::Head;
 use crate::buffers::Buffer;
 use crate::error::Result;
-use crate::evaluator::{Attention, Evaluator, check_finite};
 use crate::forward::Forward;
-use crate::linear::{Linear, Rows, Target};
-use crate::site::Point;
-use crate::state::LayerCache;
+use crate::linear::{Rows, Target};
+use crate::loaded::Loaded;
+use crate::network::{Head, attention_scale, rms_norm_row};
+use crate::site::{Point, check_finite};
+use crate::state::{Attention, LayerCache};
 use crate::weights::{KvB, Layer, Query};
 
 /// Keys and values of one layer, for the tokens of the batch.
@@ -18,11 +18,21 @@ struct KeyValues {
     values: Buffer<f32>,
 }
 
+/// How many values a head has in the rows that attention sees.
+#[derive(Clone, Copy)]
+struct Widths {
+    /// Of a query and of a key.
+    key: usize,
+    value: usize,
+    /// All heads see the same keys and values.
+    shared: bool,
+}
+
 impl Forward<'_, '_, '_, '_> {
     /// The attention block's contribution: `[tokens, hidden_size]`.
     pub(crate) fn attention(&mut self, index: usize, layer: &Layer, x: &[f32]) -> Result<Buffer<f32>> {
-        let config = &self.evaluator.config;
-        let linear = &self.evaluator.linear;
+        let config = &self.model.config;
+        let linear = &self.model.linear;
         let normalized = self.rms_norm(x, &layer.attention_norm);
         check_finite(&normalized, config.hidden_size, index, Point::AttentionInput)?;
         self.observe(Some(index), Point::AttentionInput, &normalized);
@@ -45,7 +55,7 @@ impl Forward<'_, '_, '_, '_> {
             self.observe(Some(index), Point::KvLatent, &only);
         }
         self.rotate_queries(&mut queries);
-        let heads = match self.evaluator.options.attention {
+        let heads = match self.model.attention {
             Attention::Expanded => self.expanded(index, &layer.kv_b, queries, &latents),
             Attention::Absorbed => self.absorbed(index, &layer.kv_b, queries, latents),
         };
@@ -55,55 +65,51 @@ impl Forward<'_, '_, '_, '_> {
         Ok(self.product(&layer.attention_output, &input))
     }
 
-    /// Normalizes the latent and turns the shared key. `latents`: `[tokens, kv_lora_rank + rope]`.
+    /// Normalizes the latent and rotates the shared key. `latents`: `[tokens, kv_lora_rank + rope]`.
     fn finish_latents(&self, layer: &Layer, latents: &mut [f32]) {
-        let evaluator = self.evaluator;
-        let rank = evaluator.config.kv_lora_rank;
-        let stride = rank + evaluator.config.qk_rope_head_dim;
+        let Loaded { config, rope, .. } = self.model;
+        let stride = config.kv_lora_rank + config.qk_rope_head_dim;
         latents.par_chunks_exact_mut(stride).zip(&self.positions).for_each(|(row, &position)| {
-            let (latent, key) = row.split_at_mut(rank);
-            let scale = evaluator.rms_scale(latent);
-            for (x, w) in latent.iter_mut().zip(&layer.kv_a_norm) {
-                *x = *x * scale * w;
-            }
-            evaluator.rope.apply(position, key);
+            let (latent, key) = row.split_at_mut(config.kv_lora_rank);
+            rms_norm_row(latent, &layer.kv_a_norm, config.rms_norm_eps);
+            rope.rotate(position, key);
         });
     }
 
-    /// Turns the last `rope` values of every head. `queries`: `[tokens, heads * (nope + rope)]`.
+    /// Rotates the last `rope` values of every head. `queries`: `[tokens, heads * (nope + rope)]`.
     fn rotate_queries(&self, queries: &mut [f32]) {
-        let Evaluator { config, rope, .. } = self.evaluator;
+        let Loaded { config, rope, .. } = self.model;
         let (nope, qk) = (config.qk_nope_head_dim, config.qk_head_dim());
         let rows = queries.par_chunks_exact_mut(config.num_attention_heads * qk).zip(&self.positions);
         rows.for_each(|(row, &position)| {
             for head in row.chunks_exact_mut(qk) {
-                rope.apply(position, &mut head[nope..]);
+                rope.rotate(position, &mut head[nope..]);
             }
         });
     }
 
     /// Attention over the keys and values of every head: `[tokens, heads * v]`.
     fn expanded(&mut self, index: usize, kv_b: &KvB, queries: Buffer<f32>, latents: &[f32]) -> Buffer<f32> {
-        let config = &self.evaluator.config;
+        let config = &self.model.config;
         let new = self.expand(kv_b, latents);
-        let (qk, v) = (config.qk_head_dim(), config.v_head_dim);
-        self.attend(index, &queries, new, qk, |head| (head * qk, head * v), v)
+        let widths = Widths { key: config.qk_head_dim(), value: config.v_head_dim, shared: false };
+        self.attend(index, &queries, new, widths)
     }
 
     /// Keys `[tokens, heads * (nope + rope)]` and values `[tokens, heads * v]` from latents.
     fn expand(&self, kv_b: &KvB, latents: &[f32]) -> KeyValues {
-        let config = &self.evaluator.config;
+        let config = &self.model.config;
         let (nope, v, qk) = (config.qk_nope_head_dim, config.v_head_dim, config.qk_head_dim());
         let (heads, rank) = (config.num_attention_heads, config.kv_lora_rank);
         let tokens = self.positions.len();
         let stride = rank + config.qk_rope_head_dim;
         let rows = Rows { data: latents, stride, offset: 0, width: rank };
-        let input = self.evaluator.linear.prepare(rows);
-        let mut keys = self.evaluator.linear.floats.take(tokens * heads * qk);
+        let input = self.model.linear.prepare(rows);
+        let mut keys = self.model.linear.workspace.floats.take(tokens * heads * qk);
         let values = match kv_b {
             KvB::Joint(matrix) => {
                 let joint = self.product(matrix, &input);
-                let mut values = self.evaluator.linear.floats.take(tokens * heads * v);
+                let mut values = self.model.linear.workspace.floats.take(tokens * heads * v);
                 let rows = joint.par_chunks_exact(heads * (nope + v));
                 let outputs =
                     keys.par_chunks_exact_mut(heads * qk).zip(values.par_chunks_exact_mut(heads * v));
@@ -119,7 +125,7 @@ impl Forward<'_, '_, '_, '_> {
                 for head in 0..heads {
                     let target = Target { stride: heads * qk, offset: head * qk };
                     let rows = head * rank..(head + 1) * rank;
-                    self.evaluator.linear.transposed_product_into(
+                    self.model.linear.transposed_product_into(
                         key,
                         rows,
                         rows_of(latents, stride, 0, rank),
@@ -148,13 +154,13 @@ impl Forward<'_, '_, '_, '_> {
         queries: Buffer<f32>,
         latents: Buffer<f32>,
     ) -> Buffer<f32> {
-        let config = &self.evaluator.config;
-        let linear = &self.evaluator.linear;
+        let config = &self.model.config;
+        let linear = &self.model.linear;
         let (nope, rope, v) = (config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim);
         let (heads, rank, qk) = (config.num_attention_heads, config.kv_lora_rank, config.qk_head_dim());
         let tokens = self.positions.len();
         let wide = rank + rope;
-        let mut latent_queries = linear.floats.take(tokens * heads * wide);
+        let mut latent_queries = linear.workspace.floats.take(tokens * heads * wide);
         for head in 0..heads {
             let query = rows_of(&queries, heads * qk, head * qk, nope);
             let target = Target { stride: heads * wide, offset: head * wide };
@@ -174,9 +180,10 @@ impl Forward<'_, '_, '_, '_> {
             .par_chunks_exact_mut(wide)
             .zip(queries.par_chunks_exact(qk))
             .for_each(|(wide, query)| wide[rank..].copy_from_slice(&query[nope..]));
-        let new = KeyValues { keys: latents, values: linear.floats.take(0) };
-        let mixed = self.attend(index, &latent_queries, new, wide, |_| (0, 0), rank);
-        let mut out = linear.floats.take(tokens * heads * v);
+        let new = KeyValues { keys: latents, values: linear.workspace.floats.take(0) };
+        let widths = Widths { key: wide, value: rank, shared: true };
+        let mixed = self.attend(index, &latent_queries, new, widths);
+        let mut out = linear.workspace.floats.take(tokens * heads * v);
         for head in 0..heads {
             let input = linear.prepare(rows_of(&mixed, heads * rank, head * rank, rank));
             let target = Target { stride: heads * v, offset: head * v };
@@ -189,25 +196,16 @@ impl Forward<'_, '_, '_, '_> {
         out
     }
 
-    /// Softmax attention of every sequence and head: `[tokens, heads * value_width]`.
+    /// Softmax attention of every sequence and head: `[tokens, heads * widths.value]`.
     ///
-    /// `query_width` is also the keys' width; `columns(head)` says where a head's key and value start.
     /// Without values of their own, values are the first columns of the keys.
-    fn attend(
-        &mut self,
-        index: usize,
-        queries: &[f32],
-        new: KeyValues,
-        query_width: usize,
-        columns: impl Fn(usize) -> (usize, usize) + Sync,
-        value_width: usize,
-    ) -> Buffer<f32> {
-        let config = &self.evaluator.config;
+    fn attend(&mut self, index: usize, queries: &[f32], new: KeyValues, widths: Widths) -> Buffer<f32> {
+        let config = &self.model.config;
         let heads = config.num_attention_heads;
         let tokens = self.positions.len();
         let (key_stride, value_stride) = (new.keys.len() / tokens, new.values.len() / tokens);
-        let scale = (1.0 / (config.qk_head_dim() as f64).sqrt()) as f32;
-        let mut mixed = self.evaluator.linear.floats.take(tokens * heads * value_width);
+        let scale = attention_scale(config.qk_head_dim());
+        let mut mixed = self.model.linear.workspace.floats.take(tokens * heads * widths.value);
         let (mut tasks, mut rest, mut first) = (Vec::new(), &mut mixed[..], 0);
         for sequence in self.batch.iter_mut() {
             let count = sequence.tokens.len();
@@ -217,31 +215,31 @@ impl Forward<'_, '_, '_, '_> {
                 &new.keys[rows.start * key_stride..rows.end * key_stride],
                 &new.values[rows.start * value_stride..rows.end * value_stride],
             );
-            let queries = &queries[rows.start * heads * query_width..rows.end * heads * query_width];
+            let queries = &queries[rows.start * heads * widths.key..rows.end * heads * widths.key];
             for head in 0..heads {
-                let (out, others) = rest.split_at_mut(count * value_width);
+                let (out, others) = rest.split_at_mut(count * widths.value);
                 rest = others;
-                let (key_column, value_column) = columns(head);
-                let keys = Rows { data: keys, stride: key_stride, offset: key_column, width: query_width };
+                let column = if widths.shared { 0 } else { head };
+                let keys = rows_of(keys, key_stride, column * widths.key, widths.key);
                 let values = if values.is_empty() {
-                    Rows { width: value_width, ..keys }
+                    Rows { width: widths.value, ..keys }
                 } else {
-                    Rows { data: values, stride: value_stride, offset: value_column, width: value_width }
+                    rows_of(values, value_stride, column * widths.value, widths.value)
                 };
-                let queries = rows_of(queries, heads * query_width, head * query_width, query_width);
+                let queries = rows_of(queries, heads * widths.key, head * widths.key, widths.key);
                 tasks.push((Head { queries, keys, values, past, scale }, out));
             }
             first += count;
         }
-        let Linear { kernels, floats, .. } = &self.evaluator.linear;
-        tasks.into_par_iter().for_each(|(head, out)| head.attend(kernels, floats, out));
-        self.by_token(&mixed, value_width)
+        let workspace = &self.model.linear.workspace;
+        tasks.into_par_iter().for_each(|(head, out)| head.attend(workspace, None, out));
+        self.by_token(&mixed, widths.value)
     }
 
     /// From `[sequences][heads][tokens][width]` to `[tokens, heads * width]`.
     fn by_token(&self, mixed: &[f32], width: usize) -> Buffer<f32> {
-        let heads = self.evaluator.config.num_attention_heads;
-        let mut out = self.evaluator.linear.floats.take(mixed.len());
+        let heads = self.model.config.num_attention_heads;
+        let mut out = self.model.linear.workspace.floats.take(mixed.len());
         let (mut rest_in, mut rest_out) = (mixed, &mut out[..]);
         for sequence in self.batch.iter() {
             let count = sequence.tokens.len();

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use crate::batch::Hidden;
 use crate::error::{Error, Result};
-use crate::evaluator::{Evaluator, Hidden};
+use crate::evaluator::Evaluator;
 use crate::linear::Input;
 use crate::reference::Reference;
 

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
+use crate::batch::{Hidden, Sequence};
 use crate::error::Result;
 use crate::estimate::{Estimate, Mean};
-use crate::evaluator::{Evaluator, Hidden, Sequence, logit_columns};
+use crate::evaluator::{Evaluator, logit_columns};
 use crate::forward::Observer;
 use crate::outputs::Outputs;
 use crate::runner::Runner;

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use crate::batch::Sequence;
 use crate::error::{Error, Result};
-use crate::evaluator::{Evaluator, Sequence};
+use crate::evaluator::Evaluator;
 use crate::forward::Observer;
 use crate::kernels::{Kernel, Kernels};
 use crate::outputs::Outputs;
@@ -80,7 +81,7 @@ impl<'a> Runner<'a> {
     /// Inner loops for what is computed from logits.
     pub(crate) fn kernels(self) -> Result<Kernels> {
         match self {
-            Runner::Evaluator(evaluator) => Ok(evaluator.linear.kernels),
+            Runner::Evaluator(evaluator) => Ok(evaluator.model.linear.workspace.kernels),
             Runner::Runtime(_) => Kernels::new(Kernel::best()),
         }
     }

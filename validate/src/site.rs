@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::error::{Error, Result};
+
 /// What a row of activations is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Point {
@@ -57,5 +59,24 @@ impl fmt::Display for Site {
             Some(layer) => write!(f, "in layer {layer}, {what}"),
             None => f.write_str(what),
         }
+    }
+}
+
+/// Names the first activation that is not finite.
+pub(crate) fn check_finite(values: &[f32], width: usize, layer: usize, point: Point) -> Result<()> {
+    // A sum is not finite if any term is not; it vectorizes, a search does not.
+    let suspicious = values.chunks(width).position(|row| {
+        let mut sums = [0.0f32; 16];
+        let (chunks, rest) = row.as_chunks::<16>();
+        for chunk in chunks {
+            for (sum, x) in sums.iter_mut().zip(chunk) {
+                *sum += x * 0.0;
+            }
+        }
+        !(sums.iter().sum::<f32>() + rest.iter().map(|x| x * 0.0).sum::<f32>()).is_finite()
+    });
+    match suspicious {
+        None => Ok(()),
+        Some(token) => Err(Error::NonFinite { site: Site::in_layer(layer, point), token }),
     }
 }

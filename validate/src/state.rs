@@ -2,7 +2,16 @@
 
 use plmconv_formats::Config;
 
-use crate::evaluator::Attention;
+/// Which form of multi-head latent attention is computed. Both are the same function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Attention {
+    /// Keys and values of every head are made from the latent, as the published code does.
+    #[default]
+    Expanded,
+    /// Queries are taken into the latent space and attend to the latent itself; the cache holds
+    /// `kv_lora_rank + qk_rope_head_dim` values a token and layer.
+    Absorbed,
+}
 
 /// One layer's past: either expanded keys and values of every head, or the latent they are made from.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,7 @@
 //! One layer forward, and the gradients of all its matrices.
 
 use plmconv_formats::{Model, Role, TensorKey};
+use plmconv_validate::network::rectify;
 use rayon::prelude::*;
 
 use super::attention::{self, Head};
@@ -80,7 +81,7 @@ pub(super) fn forward(shape: &Shape, w: &LayerWeights, hidden: &[f32]) -> State 
     middle.par_iter_mut().zip(hidden).for_each(|(out, x)| *out += x);
     let ffn_input = rms_norm(&middle, &w.ffn_norm, shape.eps);
     let mut rectified = products::forward(&ffn_input, &w.up);
-    rectified.par_iter_mut().for_each(|u| *u = if *u < 0.0 { 0.0 } else { *u });
+    rectified.par_chunks_mut(1 << 14).for_each(rectify);
     let activation: Vec<f32> = rectified.par_iter().map(|u| u * u).collect();
     State { attention_input, latent, kv_input, heads, heads_output, middle, ffn_input, rectified, activation }
 }
@@ -96,16 +97,15 @@ pub(super) struct Sites {
 }
 
 impl Sites {
-    pub fn new(index: usize, shape: &Shape) -> Sites {
-        let site = |role, rows, cols| SiteMoments::new(TensorKey::in_layer(index, role), Some(rows), cols);
-        let Shape { hidden, latent, heads, .. } = *shape;
+    pub fn new(index: usize, w: &LayerWeights) -> Sites {
+        let site = |role, w: &Dense| SiteMoments::new(TensorKey::in_layer(index, role), Some(w.rows), w.cols);
         Sites {
-            query: site(Role::Query, heads * shape.key(), hidden),
-            kv_a: site(Role::KvA, latent + shape.rope, hidden),
-            kv_b: site(Role::KvB, heads * (shape.nope + shape.value), latent),
-            attention_output: site(Role::AttentionOutput, hidden, heads * shape.value),
-            up: site(Role::FfnUp, shape.ffn, hidden),
-            down: site(Role::FfnDown, hidden, shape.ffn),
+            query: site(Role::Query, &w.query),
+            kv_a: site(Role::KvA, &w.kv_a),
+            kv_b: site(Role::KvB, &w.kv_b),
+            attention_output: site(Role::AttentionOutput, &w.attention_output),
+            up: site(Role::FfnUp, &w.up),
+            down: site(Role::FfnDown, &w.down),
         }
     }
 

@@ -203,7 +203,7 @@ impl<'a> Run<'a> {
         gradient: &mut [f32],
     ) -> Result<Vec<SiteMoments>> {
         let weights = LayerWeights::load(self.model, index)?;
-        let mut sites = layer::Sites::new(index, &self.shape);
+        let mut sites = layer::Sites::new(index, &weights);
         let width = self.shape.hidden;
         for (first, count) in self.batches() {
             let mut hidden = vec![0.0; count * width];

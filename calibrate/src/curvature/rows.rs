@@ -4,27 +4,26 @@ use plmconv_formats::{Config, Model, Role, TensorKey};
 use plmconv_quant::codec;
 use plmconv_quant::product::Matrix;
 use plmconv_validate::Error;
-use plmconv_validate::network::turns;
+use plmconv_validate::network::{self, Rope, Workspace, attention_scale, rms_scale};
 use rayon::prelude::*;
 
 use crate::error::Result;
 
-/// Sizes of the network, and the common length of the windows.
-#[derive(Clone, Debug)]
+/// Sizes of the network, the common length of the windows, and what follows from both.
 pub(super) struct Shape {
     pub window: usize,
     pub layers: usize,
     pub hidden: usize,
-    pub ffn: usize,
     pub heads: usize,
     pub latent: usize,
     pub nope: usize,
     pub rope: usize,
     pub value: usize,
     pub eps: f32,
-    pub rope_interleave: bool,
-    /// `[window, rope / 2]`: cosine and sine of every position and pair.
-    pub turns: Vec<(f32, f32)>,
+    /// What attention's scores are multiplied with.
+    pub attention_scale: f32,
+    pub rotations: Rope,
+    pub workspace: Workspace,
 }
 
 impl Shape {
@@ -33,33 +32,21 @@ impl Shape {
             window,
             layers: config.num_hidden_layers,
             hidden: config.hidden_size,
-            ffn: config.intermediate_size,
             heads: config.num_attention_heads,
             latent: config.kv_lora_rank,
             nope: config.qk_nope_head_dim,
             rope: config.qk_rope_head_dim,
             value: config.v_head_dim,
             eps: config.rms_norm_eps,
-            rope_interleave: config.rope_interleave,
-            turns: turns(config.qk_rope_head_dim, config.rope_theta, window),
+            attention_scale: attention_scale(config.qk_head_dim()),
+            rotations: Rope::new(config.qk_rope_head_dim, config.rope_theta, window),
+            workspace: Workspace::best(),
         }
     }
 
     /// Values of a query or key head.
     pub fn key(&self) -> usize {
         self.nope + self.rope
-    }
-
-    /// Turns one head's RoPE values by `position`, backward for gradients (a rotation's transpose is its inverse).
-    pub fn turn(&self, position: usize, values: &mut [f32], backward: bool) {
-        let pairs = self.rope / 2;
-        for (pair, &(cos, sin)) in self.turns[position * pairs..(position + 1) * pairs].iter().enumerate() {
-            let sin = if backward { -sin } else { sin };
-            let (a, b) = if self.rope_interleave { (2 * pair, 2 * pair + 1) } else { (pair, pair + pairs) };
-            let (x, y) = (values[a], values[b]);
-            values[a] = x * cos - y * sin;
-            values[b] = x * sin + y * cos;
-        }
     }
 }
 
@@ -125,13 +112,10 @@ pub(super) fn all_finite(values: &[f32]) -> bool {
     codec::first_non_finite(values).is_none()
 }
 
-/// `x / rms(x) * weight` of every row of `weight.len()` values.
+/// [`network::rms_norm`] into a vector of its own.
 pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
-    let mut out = x.to_vec();
-    out.par_chunks_exact_mut(weight.len()).for_each(|row| {
-        let scale = rms_scale(row, eps);
-        row.iter_mut().zip(weight).for_each(|(x, w)| *x *= scale * w);
-    });
+    let mut out = vec![0.0; x.len()];
+    network::rms_norm(x, weight, eps, &mut out);
     out
 }
 
@@ -155,9 +139,4 @@ pub(super) fn rms_norm_backward(
             *into += scale * w * g - back * x;
         }
     });
-}
-
-fn rms_scale(row: &[f32], eps: f32) -> f32 {
-    let squares: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-    1.0 / ((squares / row.len() as f64) as f32 + eps).sqrt()
 }

@@ -77,7 +77,7 @@ fn gradients_equal_differences() {
     };
     let mut gradient: Vec<f32> = (0..hidden.len()).map(|i| wave(1, i)).collect();
     let state = layer::forward(&run.shape, &weights, &hidden);
-    let mut sites = layer::Sites::new(1, &run.shape);
+    let mut sites = layer::Sites::new(1, &weights);
     layer::backward(&run.shape, &weights, &state, &hidden, &mut gradient, &mut sites);
     for seed in 2..6 {
         let moved = |step: f32| -> Vec<f32> {

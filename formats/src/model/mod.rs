@@ -5,6 +5,7 @@ mod foreign;
 mod import;
 mod layout;
 mod roles;
+mod rope;
 mod shape;
 mod spelling;
 mod weight_files;
@@ -16,6 +17,7 @@ pub use config::Config;
 pub use foreign::Foreign;
 pub use layout::{Layout, latent_metadata, sharpness};
 pub use roles::{Role, TensorKey};
+pub use rope::rotations;
 
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;

@@ -6,7 +6,7 @@ use super::graph::{Attr, BlockPart, GraphBuilder, Value};
 use super::proto::ElementType;
 use super::spec::{BlockFormat, Opset, QuantFormat, WeightFormat};
 use crate::DType;
-use crate::model::{Config, Model, Role, Tensor, TensorKey};
+use crate::model::{Config, Model, Role, Tensor, TensorKey, rotations};
 use crate::source::RowSource;
 
 pub(super) const MICROSOFT: &str = "com.microsoft";
@@ -159,32 +159,17 @@ pub(super) fn block_linear(
 pub(super) fn rope_tables(g: &mut GraphBuilder<'_>, config: &Config) -> Rope {
     let half = config.qk_rope_head_dim / 2;
     let positions = config.max_position_embeddings;
-    // libm, not the platform's: the same bytes on every machine.
-    let divisor = |pair: usize| {
-        let exponent = (2 * pair) as f64 / config.qk_rope_head_dim as f64;
-        libm::pow(f64::from(config.rope_theta), exponent)
-    };
-    let divisors: Vec<f64> = (0..half).map(divisor).collect();
-    let angle = |at: usize, pair: usize| at as f64 / divisors[pair];
+    let rotations = rotations(config.qk_rope_head_dim, config.rope_theta, positions);
     let scope = "/model/rotary_emb";
     if g.spec.opset == Opset::V23 {
-        let fill = |f: fn(f64) -> f64| -> Vec<f32> {
-            (0..positions).flat_map(|p| (0..half).map(move |i| f(angle(p, i)) as f32)).collect()
-        };
-        let cos = g.table("model.rotary_emb.cos_cache", &[positions, half], &fill(libm::cos));
-        let sin = g.table("model.rotary_emb.sin_cache", &[positions, half], &fill(libm::sin));
+        let (cos, sin): (Vec<f32>, Vec<f32>) = rotations.into_iter().unzip();
+        let cos = g.table("model.rotary_emb.cos_cache", &[positions, half], &cos);
+        let sin = g.table("model.rotary_emb.sin_cache", &[positions, half], &sin);
         return Rope::Operator { cos, sin, positions: "position_ids".into() };
     }
     // Pairs (a, b) become (a cos - b sin, b cos + a sin): x * cos + swapped(x) * (-sin, sin, -sin, …).
-    let mut cos = Vec::with_capacity(positions * half * 2);
-    let mut sin = Vec::with_capacity(positions * half * 2);
-    for p in 0..positions {
-        for i in 0..half {
-            let (c, s) = (libm::cos(angle(p, i)) as f32, libm::sin(angle(p, i)) as f32);
-            cos.extend([c, c]);
-            sin.extend([-s, s]);
-        }
-    }
+    let cos: Vec<f32> = rotations.iter().flat_map(|&(cos, _)| [cos, cos]).collect();
+    let sin: Vec<f32> = rotations.iter().flat_map(|&(_, sin)| [-sin, sin]).collect();
     let dims = [positions, half * 2];
     let swap: Vec<i64> = (0..2 * half as i64).map(|i| i ^ 1).collect();
     let swap = g.ints(&swap);

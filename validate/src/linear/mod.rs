@@ -9,13 +9,15 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-pub(crate) use pack::{Rows, Strips, pack_strip_f32};
+pub use pack::Rows;
+pub(crate) use pack::{Strips, pack_strip_f32};
 pub(crate) use sparse::ActiveNeurons;
 
 use crate::buffers::{Buffer, Buffers};
 use crate::kernels::{
     ENCODED_BLOCK, Encoding, GROUP, IntOperands, IntRow, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile,
 };
+use crate::network::Workspace;
 use crate::weights::Matrix;
 
 /// Decoded weights held at a time: they stay in the last-level cache while all tokens pass by.
@@ -50,10 +52,9 @@ impl Input<'_> {
 
 /// How products are computed.
 pub(crate) struct Linear {
-    pub kernels: Kernels,
+    pub workspace: Workspace,
     /// f32 throughout; otherwise operands are rounded to 16 bits in groups of [`GROUP`].
     pub exact: bool,
-    pub floats: Buffers<f32>,
     integers: Buffers<i16>,
 }
 
@@ -66,7 +67,7 @@ pub(crate) struct Target {
 
 impl Linear {
     pub fn new(kernels: Kernels, exact: bool) -> Linear {
-        Linear { kernels, exact, floats: Buffers::default(), integers: Buffers::default() }
+        Linear { workspace: Workspace::new(kernels), exact, integers: Buffers::default() }
     }
 
     /// Packs activations.
@@ -84,7 +85,7 @@ impl Linear {
 
     /// `[tokens, matrix.rows]`: every row of the matrix times every token.
     pub fn product(&self, matrix: &Matrix, input: &Input<'_>) -> Buffer<f32> {
-        let mut out = self.floats.take(input.rows.count() * matrix.rows);
+        let mut out = self.workspace.floats.take(input.rows.count() * matrix.rows);
         let target = Target { stride: matrix.rows, offset: 0 };
         self.product_into(matrix, 0..matrix.rows, input, &mut out, target);
         out
@@ -108,14 +109,14 @@ impl Linear {
                     self.few(matrix, rows, tokens.len(), out, target, |row, products, _| {
                         let bytes = matrix.encoded_row(row);
                         for (product, token) in products.iter_mut().zip(tokens) {
-                            *product = self.kernels.dot_encoded(encoding, bytes, token);
+                            *product = self.workspace.kernels.dot_encoded(encoding, bytes, token);
                         }
                     });
                 }
                 _ => self.few(matrix, rows, input.tokens(), out, target, |row, products, weights| {
                     matrix.decode_row(row, weights);
                     for (t, product) in products.iter_mut().enumerate() {
-                        *product = self.kernels.dot(weights, input.rows.row(t));
+                        *product = self.workspace.kernels.dot(weights, input.rows.row(t));
                     }
                 }),
             },
@@ -143,7 +144,7 @@ impl Linear {
         let strips = self.pack_f32(input);
         self.over_tokens(out, target, matrix.cols, |strip, panel, tile| {
             let strip = &strips[strip * TILE_TOKENS * depth..][..TILE_TOKENS * depth];
-            self.kernels.tile_f32(
+            self.workspace.kernels.tile_f32(
                 strip,
                 &panels[panel * TILE_OUTPUTS * depth..][..TILE_OUTPUTS * depth],
                 tile,
@@ -161,7 +162,7 @@ impl Linear {
         target: Target,
         compute: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
     ) {
-        let mut products = self.floats.take(rows.len() * tokens);
+        let mut products = self.workspace.floats.take(rows.len() * tokens);
         products.par_chunks_mut(FEW_ROWS * tokens).enumerate().for_each_init(
             || vec![0.0; matrix.cols],
             |weights, (chunk, products)| {
@@ -182,7 +183,7 @@ impl Linear {
         let width = matrix.cols;
         for_groups(rows, width * TILE_OUTPUTS * size_of::<f32>(), |group| {
             let panels = group.len().div_ceil(TILE_OUTPUTS);
-            let mut panels = self.floats.take(panels * TILE_OUTPUTS * width);
+            let mut panels = self.workspace.floats.take(panels * TILE_OUTPUTS * width);
             panels.par_chunks_mut(width * TILE_OUTPUTS).enumerate().for_each_init(
                 Vec::new,
                 |scratch, (p, panel)| {
@@ -193,7 +194,7 @@ impl Linear {
             self.over_tokens(out, target, group.len(), |strip, panel, tile| {
                 let strip = &strips[strip * TILE_TOKENS * width..][..TILE_TOKENS * width];
                 let panel = &panels[panel * TILE_OUTPUTS * width..][..TILE_OUTPUTS * width];
-                self.kernels.tile_f32(strip, panel, tile);
+                self.workspace.kernels.tile_f32(strip, panel, tile);
             });
         });
     }
@@ -212,14 +213,14 @@ impl Linear {
         for_groups(rows, width * TILE_OUTPUTS * size_of::<i16>(), |group| {
             let panels = group.len().div_ceil(TILE_OUTPUTS);
             let mut values = self.integers.take(panels * TILE_OUTPUTS * width);
-            let mut scales = self.floats.take(panels * TILE_OUTPUTS * groups);
+            let mut scales = self.workspace.floats.take(panels * TILE_OUTPUTS * groups);
             values
                 .par_chunks_mut(width * TILE_OUTPUTS)
                 .zip(scales.par_chunks_mut(groups * TILE_OUTPUTS))
                 .enumerate()
                 .for_each_init(Vec::new, |scratch, (p, (values, scales))| {
                     let rows = panel_rows(&group, p);
-                    pack::panel_i16(&self.kernels, matrix, rows, scratch, values, scales);
+                    pack::panel_i16(&self.workspace.kernels, matrix, rows, scratch, values, scales);
                 });
             let target = Target { offset: target.offset + group.start, ..target };
             self.over_tokens(out, target, group.len(), |strip, panel, tile| {
@@ -229,7 +230,7 @@ impl Linear {
                     weights: &values[panel * TILE_OUTPUTS * width..][..TILE_OUTPUTS * width],
                     weight_scales: &scales[panel * TILE_OUTPUTS * groups..][..TILE_OUTPUTS * groups],
                 };
-                self.kernels.tile_i16(operands, tile);
+                self.workspace.kernels.tile_i16(operands, tile);
             });
         });
     }

@@ -23,7 +23,8 @@ pub(crate) enum Strips {
 
 /// A rectangle of a row-major matrix.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Rows<'a> {
+pub struct Rows<'a> {
+    /// The matrix.
     pub data: &'a [f32],
     /// Values from one row to the next.
     pub stride: usize,
@@ -39,10 +40,12 @@ impl<'a> Rows<'a> {
         Rows { data, stride: width, offset: 0, width }
     }
 
+    /// Number of rows.
     pub fn count(&self) -> usize {
         self.data.len() / self.stride
     }
 
+    /// The rectangle's part of a row.
     #[inline]
     pub fn row(&self, row: usize) -> &'a [f32] {
         &self.data[row * self.stride + self.offset..][..self.width]
@@ -67,7 +70,7 @@ impl Linear {
     /// All of `rows` as f32 strips.
     pub(super) fn pack_f32(&self, rows: Rows<'_>) -> Buffer<f32> {
         let strips = rows.count().div_ceil(TILE_TOKENS);
-        let mut values = self.floats.take(strips * TILE_TOKENS * rows.width);
+        let mut values = self.workspace.floats.take(strips * TILE_TOKENS * rows.width);
         values
             .par_chunks_mut(TILE_TOKENS * rows.width)
             .enumerate()
@@ -80,12 +83,12 @@ impl Linear {
         let strips = rows.count().div_ceil(TILE_TOKENS);
         let groups = rows.width.div_ceil(GROUP);
         let mut values = self.integers.take(strips * TILE_TOKENS * groups * GROUP);
-        let mut scales = self.floats.take(strips * TILE_TOKENS * groups);
+        let mut scales = self.workspace.floats.take(strips * TILE_TOKENS * groups);
         let outputs = values
             .par_chunks_mut(TILE_TOKENS * groups * GROUP)
             .zip(scales.par_chunks_mut(TILE_TOKENS * groups));
         outputs.enumerate().for_each(|(strip, (values, scales))| {
-            pack_strip_i16(&self.kernels, rows, strip * TILE_TOKENS, values, scales);
+            pack_strip_i16(&self.workspace.kernels, rows, strip * TILE_TOKENS, values, scales);
         });
         Strips::I16 { values, scales }
     }

@@ -63,13 +63,13 @@ impl Linear {
     /// `[tokens, matrix.rows]`: the product of `matrix` (`[outputs, neurons]`) with the active neurons.
     pub fn sparse_product(&self, matrix: &Matrix, active: &ActiveNeurons) -> Buffer<f32> {
         let outputs = matrix.rows;
-        let mut out = self.floats.zeroed(active.tokens * outputs);
+        let mut out = self.workspace.floats.zeroed(active.tokens * outputs);
         let strip_len = active.blocks * BLOCK * SPARSE_OUTPUTS;
         let strips_at_once = (PANEL_BYTES / size_of::<f32>() / strip_len).max(1);
         for first in (0..outputs).step_by(strips_at_once * SPARSE_OUTPUTS) {
             let last = (first + strips_at_once * SPARSE_OUTPUTS).min(outputs);
             let strips = (last - first).div_ceil(SPARSE_OUTPUTS);
-            let mut panels = self.floats.take(strips * strip_len);
+            let mut panels = self.workspace.floats.take(strips * strip_len);
             panels.par_chunks_mut(BLOCK * SPARSE_OUTPUTS).enumerate().for_each_init(
                 || vec![0.0f32; BLOCK],
                 |row, (i, panel)| {
@@ -83,7 +83,13 @@ impl Linear {
                     let width = SPARSE_OUTPUTS.min(outputs - column);
                     for (t, out) in out.chunks_exact_mut(outputs).enumerate() {
                         let (indices, values) = active.block(run * RUN + t, i % active.blocks);
-                        add(&self.kernels, indices, values, panel, &mut out[column..column + width]);
+                        add(
+                            &self.workspace.kernels,
+                            indices,
+                            values,
+                            panel,
+                            &mut out[column..column + width],
+                        );
                     }
                 }
             });

@@ -1,5 +1,6 @@
 //! Causal softmax attention of one head over one sequence.
 
+use super::Workspace;
 use crate::buffers::{Buffer, Buffers};
 use crate::kernels::{Kernels, TILE_OUTPUTS, TILE_TOKENS};
 use crate::linear::{Rows, pack_strip_f32};
@@ -7,33 +8,49 @@ use crate::linear::{Rows, pack_strip_f32};
 /// Up to this many queries scores are computed one by one (decoding text).
 const FEW_QUERIES: usize = 4;
 
-/// One head of one sequence. Query `i` stands at position `past + i` and sees keys `0..=past + i`.
-pub(crate) struct Head<'a> {
+/// What scores are multiplied with before softmax: `1 / sqrt(qk_head_dim)`.
+pub fn attention_scale(qk_head_dim: usize) -> f32 {
+    (1.0 / (qk_head_dim as f64).sqrt()) as f32
+}
+
+/// One head of one sequence. Query `i` is at position `past + i` and sees keys `0..=past + i`.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// One row a query.
     pub queries: Rows<'a>,
+    /// One row a position, as wide as a query.
     pub keys: Rows<'a>,
+    /// One row a position.
     pub values: Rows<'a>,
+    /// Positions before the first query.
     pub past: usize,
+    /// What scores are multiplied with.
     pub scale: f32,
 }
 
 impl Head<'_> {
-    /// Writes `[queries, values.width]` to `out`.
-    pub fn attend(&self, kernels: &Kernels, floats: &Buffers<f32>, out: &mut [f32]) {
-        debug_assert_eq!(self.keys.count(), self.past + self.queries.count());
+    /// Writes `[queries, values.width]` to `out`, and to `shares`, where wanted, each query's shares of the keys:
+    /// `[queries, keys]`, zero for keys that it does not see.
+    pub fn attend(&self, workspace: &Workspace, shares: Option<&mut [f32]>, out: &mut [f32]) {
+        assert_eq!(self.keys.count(), self.past + self.queries.count());
+        assert_eq!(self.keys.count(), self.values.count());
         if self.queries.count() <= FEW_QUERIES {
-            self.few(kernels, out)
+            self.few(&workspace.kernels, shares, out)
         } else {
-            self.many(kernels, floats, out)
+            self.many(workspace, shares, out)
         }
     }
 
-    fn few(&self, kernels: &Kernels, out: &mut [f32]) {
+    fn few(&self, kernels: &Kernels, mut shares: Option<&mut [f32]>, out: &mut [f32]) {
         let mut weights = Vec::with_capacity(self.keys.count());
         for (i, out) in out.chunks_exact_mut(self.values.width).enumerate() {
             let query = self.queries.row(i);
             weights.clear();
             weights.extend((0..=self.past + i).map(|p| kernels.dot(query, self.keys.row(p))));
             softmax(kernels, &mut weights, self.scale);
+            if let Some(shares) = &mut shares {
+                keep(&weights, i, self.keys.count(), shares);
+            }
             out.fill(0.0);
             for (p, &weight) in weights.iter().enumerate() {
                 for (out, value) in out.iter_mut().zip(self.values.row(p)) {
@@ -43,7 +60,8 @@ impl Head<'_> {
         }
     }
 
-    fn many(&self, kernels: &Kernels, floats: &Buffers<f32>, out: &mut [f32]) {
+    fn many(&self, workspace: &Workspace, mut shares: Option<&mut [f32]>, out: &mut [f32]) {
+        let Workspace { kernels, floats } = workspace;
         let (keys, values) = (self.pack_keys(floats), self.pack_values(floats));
         let total = self.keys.count();
         let width = self.values.width;
@@ -67,6 +85,9 @@ impl Head<'_> {
             for (t, row) in scores.chunks_exact_mut(row_len).enumerate().take(count) {
                 let visible = self.past + first + t + 1;
                 softmax(kernels, &mut row[..visible], self.scale);
+                if let Some(shares) = &mut shares {
+                    keep(&row[..visible], first + t, total, shares);
+                }
                 row[visible..seen].fill(0.0);
             }
             let weights = &mut weight_strip[..seen * TILE_TOKENS];
@@ -115,8 +136,15 @@ impl Head<'_> {
     }
 }
 
+/// Writes what a query sees to its row of `shares`, `[queries, keys]`.
+fn keep(seen: &[f32], query: usize, keys: usize, shares: &mut [f32]) {
+    let (visible, hidden) = shares[query * keys..][..keys].split_at_mut(seen.len());
+    visible.copy_from_slice(seen);
+    hidden.fill(0.0);
+}
+
 /// Replaces scores by their shares: `exp(scale * score)` over the sum of all of them.
-pub(crate) fn softmax(kernels: &Kernels, scores: &mut [f32], scale: f32) {
+fn softmax(kernels: &Kernels, scores: &mut [f32], scale: f32) {
     let mut max = f32::NEG_INFINITY;
     for score in scores.iter_mut() {
         *score *= scale;

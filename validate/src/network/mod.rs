@@ -1,0 +1,41 @@
+//! What the network is made of, each part defined once for whoever runs it or differentiates it. All of it gives the
+//! same bits on every CPU.
+
+mod activation;
+mod attention;
+mod norm;
+mod rope;
+
+pub(crate) use activation::silu_gate;
+pub use activation::{rectify, squared_relu};
+pub use attention::{Head, attention_scale};
+pub use norm::{rms_norm, rms_norm_row, rms_scale};
+pub use rope::Rope;
+
+pub use crate::linear::Rows;
+
+use crate::buffers::Buffers;
+use crate::kernels::Kernels;
+
+/// The inner loops of one instruction set, and vectors that they use again.
+#[derive(Clone)]
+pub struct Workspace {
+    pub(crate) kernels: Kernels,
+    pub(crate) floats: Buffers<f32>,
+}
+
+impl Workspace {
+    pub(crate) fn new(kernels: Kernels) -> Workspace {
+        Workspace { kernels, floats: Buffers::default() }
+    }
+
+    /// Of the fastest instructions that this CPU has.
+    pub fn best() -> Workspace {
+        Workspace::new(Kernels::best())
+    }
+}
+
+/// Replaces every x by exp(x - max) and returns their sum. No x may exceed `max`.
+pub fn exp_minus(values: &mut [f32], max: f32) -> f32 {
+    Kernels::best().exp_minus(values, max)
+}
