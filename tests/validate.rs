@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use common::{copy_of_tiny_plm, fixtures, names, plmconv, tiny_plm};
-use plmconv_validate::Kernel;
+use plmconv_quant::simd::Level;
 use predicates::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
@@ -101,14 +101,15 @@ fn kernels_agree_and_threads_do_not_matter() {
     for exact in [&[][..], &["--exact"]] {
         let of = |more: &[&str]| perplexity_of(&model, &[exact, more].concat());
         let expected = of(&["--kernel", "generic"]);
-        for kernel in Kernel::ALL.into_iter().filter(|k| k.is_available()).map(Kernel::name).chain(["auto"]) {
+        for kernel in Level::available().map(Level::name).chain(["auto"]) {
             let found = of(&["--kernel", kernel]);
             assert!((found / expected - 1.0).abs() < 1e-5, "{kernel}, {exact:?}: {found} not {expected}");
         }
         let one = of(&["--threads", "1"]);
         assert!([2, 3, 5].iter().all(|n| of(&["--threads", &n.to_string()]) == one));
     }
-    for kernel in Kernel::ALL.into_iter().filter(|k| !k.is_available()).map(Kernel::name).chain(["sse9"]) {
+    let available = |name: &str| Level::available().any(|level| level.name() == name);
+    for kernel in Level::NAMES.into_iter().filter(|name| !available(name)).chain(["sse9"]) {
         let mut command = plmconv();
         command.arg("perplexity").arg(tiny_plm()).arg("--text").arg(own_text()).args(["--kernel", kernel]);
         command.assert().code(2).stderr(predicate::str::contains(kernel));

@@ -12,7 +12,8 @@ use std::sync::OnceLock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Avx2(());
 
-/// Proof that the CPU has AVX-512 F, BW, DQ and VL.
+/// Proof that the CPU has AVX-512 F, BW, DQ, VL and VNNI. F includes what [`Avx2`] proves. CPUs of 2017 that lack VNNI
+/// run the AVX2 kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Avx512(());
 
@@ -42,6 +43,7 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
         {
             return Some(Avx512(()));
         }
@@ -73,9 +75,35 @@ pub enum Level {
     Neon(Neon),
 }
 
+/// A loop written once in plain Rust, which [`Level::run`] has compiled for every instruction set. Lanes must not share
+/// a sum, and nothing is fused unless it says so, so every level gives the same bits.
+pub trait Loop {
+    /// What it computes.
+    type Output;
+
+    /// To be marked `#[inline(always)]`: the compiler uses an instruction set only inside of the function that allows
+    /// it.
+    fn run(self) -> Self::Output;
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn run_avx2<L: Loop>(work: L) -> L::Output {
+    work.run()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn run_avx512<L: Loop>(work: L) -> L::Output {
+    work.run()
+}
+
 static CHOSEN: OnceLock<Level> = OnceLock::new();
 
 impl Level {
+    /// All names, on whatever CPU.
+    pub const NAMES: [&str; 4] = ["generic", "neon", "avx2", "avx512"];
+
     /// The level of this process: the fastest of this CPU, unless another was [chosen](Level::choose) before.
     pub fn detect() -> Level {
         *CHOSEN.get_or_init(|| Level::available().last().unwrap_or(Level::Generic))
@@ -95,6 +123,21 @@ impl Level {
             Avx512::detect().map(Level::Avx512),
         ];
         levels.into_iter().flatten()
+    }
+
+    /// Runs a loop, compiled for this level's instructions.
+    #[inline]
+    pub fn run<L: Loop>(self, work: L) -> L::Output {
+        match self {
+            // SAFETY: the token is the proof that the CPU has the instructions.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(_) => unsafe { run_avx2(work) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(_) => unsafe { run_avx512(work) },
+            // NEON is in aarch64's baseline, so the compiler uses it without being asked.
+            _ => work.run(),
+        }
     }
 
     /// `generic`, `avx2`, `avx512` or `neon`.
@@ -117,9 +160,9 @@ impl fmt::Display for Level {
 /// Why a name is not a level of this CPU.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LevelError {
-    #[error("unknown instruction set '{0}': expected generic, avx2, avx512 or neon")]
+    #[error("unknown instruction set `{0}`; there are generic, neon, avx2 and avx512")]
     Unknown(String),
-    #[error("this CPU lacks the instruction set '{0}'")]
+    #[error("this CPU does not have `{0}`")]
     Unsupported(String),
 }
 
@@ -127,13 +170,12 @@ impl FromStr for Level {
     type Err = LevelError;
 
     fn from_str(name: &str) -> Result<Level, LevelError> {
-        if let Some(level) = Level::available().find(|level| level.name() == name) {
+        if let Some(level) = Level::available().find(|level| level.name().eq_ignore_ascii_case(name)) {
             return Ok(level);
         }
-        match name {
-            "avx2" | "avx512" | "neon" => Err(LevelError::Unsupported(name.to_owned())),
-            _ => Err(LevelError::Unknown(name.to_owned())),
-        }
+        let known = Level::NAMES.into_iter().any(|known| known.eq_ignore_ascii_case(name));
+        let name = name.to_owned();
+        Err(if known { LevelError::Unsupported(name) } else { LevelError::Unknown(name) })
     }
 }
 

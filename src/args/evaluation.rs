@@ -4,7 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use plmconv_validate::{Attention, Kernel, Options};
+use plmconv_quant::simd::{Level, LevelError};
+use plmconv_validate::{Attention, Options};
 
 use crate::error::UsageError;
 
@@ -190,15 +191,14 @@ impl EvaluatorArgs {
     /// The evaluator's options.
     ///
     /// # Errors
-    /// An unknown kernel, or one that this CPU does not run.
+    /// An unknown instruction set, or one that this CPU does not have.
     pub fn options(&self) -> Result<Options, UsageError> {
-        let kernel = Kernel::from_name(&self.kernel).map_err(|e| UsageError::new(e.to_string()))?;
-        if !kernel.is_available() {
-            return Err(UsageError::with_hint(
-                format!("kernel `{kernel}` does not run on this CPU"),
-                "leave --kernel away to take the fastest one there is",
-            ));
-        }
+        let kernel = if self.kernel.eq_ignore_ascii_case("auto") {
+            Level::detect()
+        } else {
+            let hint = "leave --kernel away to take the fastest one there is";
+            self.kernel.parse().map_err(|e: LevelError| UsageError::with_hint(e.to_string(), hint))?
+        };
         Ok(Options {
             threads: self.threads.map_or(0, NonZeroUsize::get),
             kernel,

@@ -40,10 +40,6 @@ pub enum Error {
     WindowTooShort { ctx: usize },
     #[error("the two sides differ in vocabulary: {candidate} tokens against {reference}")]
     Vocabulary { candidate: usize, reference: usize },
-    #[error("kernel `{kernel}` does not run on this CPU")]
-    KernelUnavailable { kernel: &'static str },
-    #[error("unknown kernel `{name}` (there are: auto, generic, avx2, avx512, neon)")]
-    UnknownKernel { name: String },
     #[error("threads: {detail}")]
     Threads { detail: String },
     #[error("sampling temperature {temperature} is not a number from 0 up")]

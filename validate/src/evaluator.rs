@@ -1,12 +1,13 @@
 //! A model ready to run: options, loading, and the calls that the measures are built on.
 
 use plmconv_formats::{Config, Model};
+use plmconv_quant::simd::Level;
 use rayon::ThreadPool;
 
 use crate::batch::{Hidden, Sequence};
 use crate::error::{Error, Result};
 use crate::forward::{Forward, Observer};
-use crate::kernels::{Kernel, Kernels};
+use crate::kernels::Kernels;
 use crate::linear::{Input, Linear, Rows, Target};
 use crate::loaded::Loaded;
 use crate::state::{Attention, KvCache};
@@ -17,7 +18,7 @@ pub struct Options {
     /// Threads; 0 takes all the machine has. The numbers do not depend on it.
     pub threads: usize,
     /// The instruction set of the inner loops.
-    pub kernel: Kernel,
+    pub kernel: Level,
     pub attention: Attention,
     /// Products in f32 throughout. Otherwise, where many tokens are computed at once, operands of matrix
     /// products are rounded to 16 bits in groups of 64 columns and multiplied exactly.
@@ -26,7 +27,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { threads: 0, kernel: Kernel::best(), attention: Attention::default(), exact: false }
+        Options { threads: 0, kernel: Level::detect(), attention: Attention::default(), exact: false }
     }
 }
 
@@ -42,10 +43,9 @@ impl Evaluator {
     ///
     /// # Errors
     /// Unreadable files, a missing tensor, a shape that does not follow from the config, a type that cannot
-    /// be decoded, a kernel this CPU does not run.
+    /// be decoded.
     pub fn load(model: &Model, options: Options) -> Result<Evaluator> {
-        let kernels = Kernels::new(options.kernel)?;
-        let linear = Linear::new(kernels, options.exact);
+        let linear = Linear::new(Kernels(options.kernel), options.exact);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads)
             .build()

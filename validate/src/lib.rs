@@ -30,7 +30,6 @@ pub use batch::{Hidden, Sequence};
 pub use error::{Error, Result};
 pub use evaluator::{Evaluator, Options};
 pub use forward::Observer;
-pub use kernels::Kernel;
 pub use runner::{Runner, Runtime, RuntimeSequence};
 pub use site::{Point, Site};
 pub use state::{Attention, KvCache};

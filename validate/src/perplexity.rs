@@ -104,7 +104,7 @@ struct LogSumExp {
 
 /// `-log p(target)` for every row of `outputs`, in f64 from f32 logits.
 fn negative_log_likelihoods(runner: Runner<'_>, outputs: &Outputs<'_>, targets: &[u32]) -> Result<Vec<f64>> {
-    let kernels = runner.kernels()?;
+    let kernels = runner.kernels();
     let tiles = outputs.tiles();
     let mut rows = vec![LogSumExp { max: f32::NEG_INFINITY, sum: 0.0, target: f32::NAN }; targets.len()];
     let mut tile = Vec::new();

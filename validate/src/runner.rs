@@ -6,7 +6,7 @@ use crate::batch::Sequence;
 use crate::error::{Error, Result};
 use crate::evaluator::Evaluator;
 use crate::forward::Observer;
-use crate::kernels::{Kernel, Kernels};
+use crate::kernels::Kernels;
 use crate::outputs::Outputs;
 use crate::perplexity::hidden_of;
 use crate::state::KvCache;
@@ -79,10 +79,10 @@ impl<'a> Runner<'a> {
     }
 
     /// Inner loops for what is computed from logits.
-    pub(crate) fn kernels(self) -> Result<Kernels> {
+    pub(crate) fn kernels(self) -> Kernels {
         match self {
-            Runner::Evaluator(evaluator) => Ok(evaluator.model.linear.workspace.kernels),
-            Runner::Runtime(_) => Kernels::new(Kernel::best()),
+            Runner::Evaluator(evaluator) => evaluator.model.linear.workspace.kernels,
+            Runner::Runtime(_) => Kernels::best(),
         }
     }
 

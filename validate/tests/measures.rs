@@ -6,12 +6,13 @@ use std::ops::ControlFlow;
 
 use common::{VOCAB, evaluator, golden, quantized, text, tiny_plm};
 use plmconv_formats::DType;
+use plmconv_quant::simd::Level;
 use plmconv_validate::divergence::{Detail, Divergence, Side, compare};
 use plmconv_validate::generate::{GenerateOptions, generate};
 use plmconv_validate::perplexity::perplexity;
 use plmconv_validate::reference::{MODEL_DIGEST, Reference, ReferenceOptions, Stored, write_reference};
 use plmconv_validate::sparsity::Sparsity;
-use plmconv_validate::{Error, Evaluator, Kernel, Options, Point, Sequence, Site, Windows};
+use plmconv_validate::{Error, Evaluator, Options, Point, Sequence, Site, Windows};
 
 fn exact() -> Options {
     Options { exact: true, ..Options::default() }
@@ -44,7 +45,7 @@ fn perplexity_is_that_of_the_golden_logits() {
     let n = expected.len() as f64;
     let mean = expected.iter().sum::<f64>() / n;
     let variance = expected.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
-    let generic = Options { kernel: Kernel::Generic, threads: 2, ..Options::default() };
+    let generic = Options { kernel: Level::Generic, threads: 2, ..Options::default() };
     for options in [exact(), Options::default(), generic] {
         let found = perplexity(&evaluator(options), &windows, None, |_| {}).expect("runs");
         assert_eq!(found.tokens_scored, expected.len());

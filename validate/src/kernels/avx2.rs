@@ -2,24 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use plmconv_quant::simd::{Avx2, Level};
-
-use super::{
-    GROUP, IntOperands, Kernels, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile, avx2_encoded, body,
-};
-
-pub(super) fn table(token: Avx2) -> Kernels {
-    Kernels {
-        level: Level::Avx2(token),
-        tile_i16,
-        dot,
-        dot_encoded: avx2_encoded::dot,
-        exp_minus,
-        sparse,
-        round_group,
-        interleave_weights,
-    }
-}
+use super::{GROUP, IntOperands, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile};
 
 /// Tokens of a sub-tile.
 const TOKENS: usize = 6;
@@ -27,7 +10,7 @@ const TOKENS: usize = 6;
 const OUTPUTS: usize = 16;
 
 #[target_feature(enable = "avx2")]
-fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
+pub(super) fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
     let groups = operands.groups();
     *tile = [[0.0; TILE_OUTPUTS]; TILE_TOKENS];
     for group in 0..groups {
@@ -72,18 +55,12 @@ fn add_group(operands: &IntOperands<'_>, group: usize, token: usize, output: usi
 }
 
 #[target_feature(enable = "avx2")]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    body::dot(a, b)
-}
-
-#[target_feature(enable = "avx2")]
-fn exp_minus(values: &mut [f32], max: f32) -> f32 {
-    body::exp_minus(values, max)
-}
-
-#[target_feature(enable = "avx2")]
-fn sparse(indices: &[u32], values: &[f32], weights: &[f32], out: &mut [f32; SPARSE_OUTPUTS]) {
-    let (rows, _) = weights.as_chunks::<SPARSE_OUTPUTS>();
+pub(super) fn sparse(
+    indices: &[u32],
+    values: &[f32],
+    rows: &[[f32; SPARSE_OUTPUTS]],
+    out: &mut [f32; SPARSE_OUTPUTS],
+) {
     const VECTORS: usize = SPARSE_OUTPUTS / 8;
     let mut sums = [_mm256_setzero_ps(); VECTORS];
     unroll!(v in [0 1 2 3 4 5 6 7] {
@@ -103,14 +80,4 @@ fn sparse(indices: &[u32], values: &[f32], weights: &[f32], out: &mut [f32; SPAR
         // SAFETY: `out` holds VECTORS vectors.
         unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(8 * v), sums[v]) };
     });
-}
-
-#[target_feature(enable = "avx2")]
-fn interleave_weights(rows: &[f32], out: &mut [i16], scales: &mut [f32]) {
-    body::interleave_weights(rows, out, scales)
-}
-
-#[target_feature(enable = "avx2")]
-fn round_group(group: &[f32; GROUP], out: &mut [i16; GROUP]) -> f32 {
-    body::round_group(group, out)
 }

@@ -2,26 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use plmconv_quant::simd::{Avx2, Avx512, Level};
-
-use super::{
-    GROUP, IntOperands, Kernels, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile, avx2_encoded, body,
-};
-
-/// None on a CPU without VNNI.
-pub(super) fn table(token: Avx512) -> Option<Kernels> {
-    let available = Avx2::detect().is_some() && is_x86_feature_detected!("avx512vnni");
-    available.then_some(Kernels {
-        level: Level::Avx512(token),
-        tile_i16,
-        dot,
-        dot_encoded: avx2_encoded::dot,
-        exp_minus,
-        sparse,
-        round_group,
-        interleave_weights,
-    })
-}
+use super::{GROUP, IntOperands, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile};
 
 /// Vectors of a tile's row.
 const WIDTH: usize = TILE_OUTPUTS / 16;
@@ -43,7 +24,7 @@ fn add_products(mut sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
+pub(super) fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
     let groups = operands.groups();
     *tile = [[0.0; TILE_OUTPUTS]; TILE_TOKENS];
     let (mut a, mut w) = (operands.activations.as_ptr(), operands.weights.as_ptr());
@@ -79,19 +60,13 @@ fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    body::dot(a, b)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn exp_minus(values: &mut [f32], max: f32) -> f32 {
-    body::exp_minus(values, max)
-}
-
 #[target_feature(enable = "avx512f")]
-fn sparse(indices: &[u32], values: &[f32], weights: &[f32], out: &mut [f32; SPARSE_OUTPUTS]) {
-    let (rows, _) = weights.as_chunks::<SPARSE_OUTPUTS>();
+pub(super) fn sparse(
+    indices: &[u32],
+    values: &[f32],
+    rows: &[[f32; SPARSE_OUTPUTS]],
+    out: &mut [f32; SPARSE_OUTPUTS],
+) {
     const VECTORS: usize = SPARSE_OUTPUTS / 16;
     let mut sums = [_mm512_setzero_ps(); VECTORS];
     unroll!(v in [0 1 2 3] {
@@ -111,14 +86,4 @@ fn sparse(indices: &[u32], values: &[f32], weights: &[f32], out: &mut [f32; SPAR
         // SAFETY: `out` holds VECTORS vectors.
         unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(16 * v), sums[v]) };
     });
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn interleave_weights(rows: &[f32], out: &mut [i16], scales: &mut [f32]) {
-    body::interleave_weights(rows, out, scales)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn round_group(group: &[f32; GROUP], out: &mut [i16; GROUP]) -> f32 {
-    body::round_group(group, out)
 }

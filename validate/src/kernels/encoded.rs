@@ -8,7 +8,7 @@
 use half::f16;
 use plmconv_formats::DType;
 
-use super::body::rounded;
+use super::loops::rounded;
 
 /// Columns that share a scale of the activations: the largest block of a type.
 pub(crate) const BLOCK: usize = 256;

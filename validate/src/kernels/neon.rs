@@ -2,23 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use plmconv_quant::simd::{Level, Neon};
-
-use super::{GROUP, IntOperands, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile, body, encoded};
-
-pub(super) fn table(token: Neon) -> Kernels {
-    Kernels {
-        level: Level::Neon(token),
-        tile_i16,
-        // NEON is part of the base target: the compiler has vectorized these with it already.
-        dot: body::dot,
-        dot_encoded: encoded::dot,
-        exp_minus: body::exp_minus,
-        sparse: body::sparse,
-        round_group: body::round_group,
-        interleave_weights: body::interleave_weights,
-    }
-}
+use super::{GROUP, IntOperands, TILE_OUTPUTS, TILE_TOKENS, Tile};
 
 /// Tokens of a sub-tile.
 const TOKENS: usize = 6;
@@ -26,7 +10,7 @@ const TOKENS: usize = 6;
 const OUTPUTS: usize = 16;
 
 #[target_feature(enable = "neon")]
-fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
+pub(super) fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
     let groups = operands.groups();
     *tile = [[0.0; TILE_OUTPUTS]; TILE_TOKENS];
     for group in 0..groups {

@@ -12,9 +12,8 @@ fn values(count: usize, seed: u64) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-fn available() -> Vec<(Kernel, Kernels)> {
-    let all = Kernel::ALL.into_iter().filter(|k| k.is_available());
-    all.map(|k| (k, Kernels::new(k).expect("available"))).collect()
+fn available() -> impl Iterator<Item = (Level, Kernels)> {
+    Level::available().map(|level| (level, Kernels(level)))
 }
 
 fn integers(count: usize, limit: i32, seed: u64) -> Vec<i16> {
@@ -26,7 +25,7 @@ fn float_tiles_are_equal_bit_for_bit() {
     for k in [1, 7, 192, 517] {
         let (a, w) = (values(k * TILE_TOKENS, 1), values(k * TILE_OUTPUTS, 2));
         let mut expected = [[0.0; TILE_OUTPUTS]; TILE_TOKENS];
-        generic::TABLE.tile_f32(&a, &w, &mut expected);
+        Kernels(Level::Generic).tile_f32(&a, &w, &mut expected);
         for (kernel, table) in available() {
             let mut tile = [[f32::NAN; TILE_OUTPUTS]; TILE_TOKENS];
             table.tile_f32(&a, &w, &mut tile);
@@ -60,7 +59,7 @@ fn integer_tiles_are_equal_bit_for_bit() {
 
 #[test]
 fn integer_tiles_hold_the_largest_groups() {
-    let kernels = Kernels::new(Kernel::Generic).expect("always there");
+    let kernels = Kernels(Level::Generic);
     let mut spike = [0.0; GROUP];
     (spike[0], spike[1]) = (1e9, -1e9);
     for group in [[0.37f32; GROUP], spike] {
@@ -90,7 +89,7 @@ fn integer_tiles_hold_the_largest_groups() {
 fn exponentials_are_right_and_equal_bit_for_bit() {
     let inputs: Vec<f32> = (0..4099).map(|i| 5.0 - i as f32 * 0.025).collect();
     let mut expected = inputs.clone();
-    let sum = Kernels::new(Kernel::Generic).expect("always there").exp_minus(&mut expected, 5.0);
+    let sum = Kernels(Level::Generic).exp_minus(&mut expected, 5.0);
     for (&x, &found) in inputs.iter().zip(&expected) {
         let exact = ((x as f64 - 5.0).max(-87.0)).exp();
         assert!((found as f64 - exact).abs() <= 3e-7 * exact, "exp({})", x - 5.0);
@@ -107,7 +106,7 @@ fn scalar_products_are_equal_bit_for_bit() {
     for len in [0, 1, 63, 64, 200, 2048] {
         let (a, b) = (values(len, 7), values(len, 8));
         let exact: f64 = a.iter().zip(&b).map(|(x, y)| *x as f64 * *y as f64).sum();
-        let expected = body::dot(&a, &b);
+        let expected = Kernels(Level::Generic).dot(&a, &b);
         assert!((expected as f64 - exact).abs() < 1e-5 * len.max(1) as f64);
         for (kernel, table) in available() {
             assert_eq!(table.dot(&a, &b), expected, "{kernel} {len}");
@@ -138,7 +137,7 @@ fn interleaved_weights_stand_for_the_rows() {
     let mut rows = values(TILE_OUTPUTS * GROUP, 11);
     rows[GROUP..2 * GROUP].fill(0.0);
     let mut expected = (vec![0i16; rows.len()], vec![f32::NAN; TILE_OUTPUTS]);
-    body::interleave_weights(&rows, &mut expected.0, &mut expected.1);
+    Kernels(Level::Generic).interleave_weights(&rows, &mut expected.0, &mut expected.1);
     for (kernel, table) in available() {
         let mut found = (vec![0i16; rows.len()], vec![f32::NAN; TILE_OUTPUTS]);
         table.interleave_weights(&rows, &mut found.0, &mut found.1);
