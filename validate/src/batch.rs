@@ -7,6 +7,7 @@ use crate::state::KvCache;
 /// Tokens of one sequence, to be run after what its cache holds.
 #[derive(Debug)]
 pub struct Sequence<'a> {
+    /// Token ids, in order.
     pub tokens: &'a [u32],
     /// Tokens whose logits are wanted.
     pub wanted: Range<usize>,
@@ -19,6 +20,7 @@ pub struct Sequence<'a> {
 pub struct Hidden {
     /// `[rows, hidden_size]`
     pub values: Vec<f32>,
+    /// Number of wanted tokens, over all sequences.
     pub rows: usize,
     /// FFN neurons, over all tokens and layers, whose activation was not zero.
     pub active_neurons: u64,

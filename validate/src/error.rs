@@ -7,6 +7,7 @@ use plmconv_formats::{DType, TensorKey};
 use crate::Site;
 
 /// What can go wrong when a model is run or two are compared.
+#[allow(missing_docs, reason = "each variant has its message")]
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

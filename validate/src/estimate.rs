@@ -9,12 +9,14 @@ pub struct Mean {
 }
 
 impl Mean {
+    /// Takes one more value.
     pub fn add(&mut self, value: f64) {
         self.sum += value;
         self.squares += value * value;
         self.count += 1;
     }
 
+    /// Values taken.
     pub fn count(&self) -> usize {
         self.count
     }
@@ -42,11 +44,14 @@ pub(crate) fn at_least_zero(x: f64) -> f64 {
 /// A value and its standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
+    /// The value.
     pub value: f64,
+    /// Its standard error.
     pub error: f64,
 }
 
 impl Estimate {
+    /// The mean and its standard error.
     pub fn of(mean: &Mean) -> Estimate {
         Estimate { value: mean.value(), error: mean.error() }
     }

@@ -19,6 +19,7 @@ pub struct Options {
     pub threads: usize,
     /// The instruction set of the inner loops.
     pub kernel: Level,
+    /// The form of latent attention.
     pub attention: Attention,
     /// Products in f32 throughout. Otherwise, where many tokens are computed at once, operands of matrix
     /// products are rounded to 16 bits in groups of 64 columns and multiplied exactly.

@@ -12,9 +12,11 @@ use crate::runner::Runner;
 /// How the next token is chosen, and when to stop.
 #[derive(Clone, Debug)]
 pub struct GenerateOptions {
+    /// Tokens to write at most.
     pub max_tokens: usize,
     /// 0 takes the most likely token; otherwise logits are divided by it and a token is drawn.
     pub temperature: f32,
+    /// Chooses among the tokens that sampling may take.
     pub seed: u64,
     /// Tokens that end the text (they are not reported).
     pub stop: Vec<u32>,

@@ -18,15 +18,18 @@ use crate::windows::Windows;
 pub struct Perplexity {
     /// exp of the mean negative log-likelihood, and its standard error.
     pub perplexity: Estimate,
+    /// Tokens whose probability counts.
     pub tokens_scored: usize,
     /// Tokens run through the model.
     pub tokens: usize,
+    /// How long it took.
     pub elapsed: Duration,
     /// Share of FFN activations that were not zero; a runtime does not show them.
     pub active_neurons: Option<f64>,
 }
 
 impl Perplexity {
+    /// Tokens run in a second, scored or not.
     pub fn tokens_per_second(&self) -> f64 {
         self.tokens as f64 / self.elapsed.as_secs_f64().max(1e-9)
     }
@@ -35,7 +38,9 @@ impl Perplexity {
 /// How far a measure has come.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
+    /// Windows that are done.
     pub windows_done: usize,
+    /// All windows.
     pub windows: usize,
     /// Perplexity so far, with its standard error.
     pub perplexity: Estimate,

@@ -43,7 +43,9 @@ pub trait RuntimeSequence {
 /// A model and what runs it.
 #[derive(Clone, Copy)]
 pub enum Runner<'a> {
+    /// This crate's evaluator.
     Evaluator(&'a Evaluator),
+    /// A runtime outside of it.
     Runtime(&'a dyn Runtime),
 }
 

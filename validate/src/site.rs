@@ -32,6 +32,7 @@ pub enum Point {
 pub struct Site {
     /// `None` for [`Point::HeadInput`].
     pub layer: Option<usize>,
+    /// Which activations.
     pub point: Point,
 }
 

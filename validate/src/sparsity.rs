@@ -10,7 +10,9 @@ pub const ALMOST_ALWAYS: f64 = 0.9;
 /// One layer's FFN over a text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerSparsity {
+    /// Number of the layer, from 0.
     pub layer: usize,
+    /// Neurons of its FFN.
     pub neurons: usize,
     /// Share of activations that are zero.
     pub zeros: f64,
@@ -30,6 +32,7 @@ pub struct Sparsity {
 }
 
 impl Sparsity {
+    /// No tokens seen yet.
     pub fn new(config: &Config) -> Sparsity {
         Sparsity {
             neurons: config.intermediate_size,

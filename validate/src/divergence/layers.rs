@@ -10,6 +10,7 @@ const ROWS: usize = 96;
 /// Two models' residual streams after one layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerDivergence {
+    /// Number of the layer, from 0.
     pub layer: usize,
     /// Squared difference over the reference's square.
     pub relative_error: f64,

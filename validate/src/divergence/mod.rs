@@ -30,7 +30,9 @@ use summary::Summary;
 /// What a candidate is compared with.
 #[derive(Clone, Copy)]
 pub enum Side<'a> {
+    /// A model that is run beside the candidate.
     Model(&'a Evaluator),
+    /// Outputs that a model gave earlier.
     Stored(&'a Reference),
 }
 
@@ -74,7 +76,9 @@ impl Default for Detail {
 /// Time spent, side by side.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Elapsed {
+    /// How long the comparison took.
     pub total: Duration,
+    /// Tokens that were run on each side.
     pub tokens: usize,
 }
 

@@ -14,8 +14,11 @@ const CONTEXT: usize = 24;
 /// How far a candidate is from its reference.
 #[derive(Clone, Debug)]
 pub struct Divergence {
+    /// Positions whose predictions were compared.
     pub tokens_scored: usize,
+    /// The candidate's perplexity.
     pub perplexity_candidate: Estimate,
+    /// The reference's perplexity.
     pub perplexity_reference: Estimate,
     /// ln(perplexity of the candidate / perplexity of the reference); the error knows that both saw one text.
     pub log_ratio: Estimate,
@@ -23,11 +26,17 @@ pub struct Divergence {
     pub correlation: f64,
     /// KL divergence from the reference's distribution to the candidate's, in nats per token.
     pub kld: Estimate,
+    /// Median of the positions' divergences, in nats.
     pub kld_median: f64,
+    /// Their 90th percentile.
     pub kld_p90: f64,
+    /// Their 95th percentile.
     pub kld_p95: f64,
+    /// Their 99th percentile.
     pub kld_p99: f64,
+    /// Their 99.9th percentile.
     pub kld_p999: f64,
+    /// The largest of them.
     pub kld_max: f64,
     /// Share of tokens for which both sides find the same token most likely.
     pub same_top: Estimate,
@@ -46,17 +55,21 @@ pub struct Divergence {
 /// A token that two models see differently.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorstToken {
+    /// The divergence there, in nats.
     pub kld: f64,
     /// Index of the token in the text.
     pub position: usize,
     /// The tokens before it, as many as are kept.
     pub context: Vec<u32>,
+    /// The token that follows in the text.
     pub token: u32,
-    /// What each side finds most likely here.
+    /// The reference's most probable token.
     pub top_reference: u32,
+    /// The candidate's most probable token.
     pub top_candidate: u32,
-    /// The probability each side gives to the text's token.
+    /// The probability that the reference gives the token that follows.
     pub probability_reference: f64,
+    /// The probability that the candidate gives it.
     pub probability_candidate: f64,
 }
 

@@ -60,7 +60,9 @@ enum Outputs {
 /// Which form a file has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
+    /// All logits of every position.
     Logits,
+    /// The most probable tokens of every position, with their log-probabilities.
     TopK,
 }
 

@@ -23,6 +23,7 @@ pub struct ReferenceOptions {
     pub top_k: Option<usize>,
     /// Further metadata, such as [`super::MODEL_DIGEST`].
     pub metadata: Vec<(String, String)>,
+    /// Replace a file of that name.
     pub overwrite: bool,
 }
 
