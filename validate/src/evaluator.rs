@@ -4,6 +4,7 @@ use plmconv_formats::{Config, Model};
 use plmconv_quant::simd::Level;
 use rayon::ThreadPool;
 
+use crate::arithmetic::Arithmetic;
 use crate::batch::{Hidden, Sequence};
 use crate::error::{Error, Result};
 use crate::forward::{Forward, Observer};
@@ -21,6 +22,8 @@ pub struct Options {
     pub kernel: Level,
     /// The form of latent attention.
     pub attention: Attention,
+    /// Whose rounding of activations is computed.
+    pub arithmetic: Arithmetic,
     /// Products in f32 throughout. Otherwise, where many tokens are computed at once, operands of matrix
     /// products are rounded to 16 bits in groups of 64 columns and multiplied exactly.
     pub exact: bool,
@@ -28,7 +31,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { threads: 0, kernel: Level::detect(), attention: Attention::default(), exact: false }
+        Options {
+            threads: 0,
+            kernel: Level::detect(),
+            attention: Attention::default(),
+            arithmetic: Arithmetic::Exact,
+            exact: false,
+        }
     }
 }
 
@@ -46,7 +55,7 @@ impl Evaluator {
     /// Unreadable files, a missing tensor, a shape that does not follow from the config, a type that cannot
     /// be decoded.
     pub fn load(model: &Model, options: Options) -> Result<Evaluator> {
-        let linear = Linear::new(Kernels(options.kernel), options.exact);
+        let linear = Linear::new(Kernels(options.kernel), options.exact, options.arithmetic);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads)
             .build()
@@ -142,7 +151,7 @@ impl Evaluator {
     /// Hidden states made ready for [`logit_tile`](Self::logit_tile).
     pub(crate) fn head<'a>(&self, hidden: &'a Hidden) -> Input<'a> {
         let rows = Rows::all(&hidden.values, self.model.config.hidden_size);
-        self.pool.install(|| self.model.linear.prepare(rows))
+        self.pool.install(|| self.model.linear.prepare(rows, &[&self.model.weights.embedding]))
     }
 
     /// Replaces `out` by the logits of some columns of the vocabulary, `[rows, columns]`.

@@ -119,7 +119,8 @@ impl<'m, 'b, 's, 'o> Forward<'m, 'b, 's, 'o> {
         let normalized = self.rms_norm(x, &layer.ffn_norm);
         check_finite(&normalized, config.hidden_size, index, Point::FfnInput)?;
         self.observe(Some(index), Point::FfnInput, &normalized);
-        let input = linear.prepare(Rows::all(&normalized, config.hidden_size));
+        let matrices: Vec<&Matrix> = gate.iter().chain([up]).collect();
+        let input = linear.prepare(Rows::all(&normalized, config.hidden_size), &matrices);
         let mut hidden = self.product(up, &input);
         self.observe(Some(index), Point::FfnUp, &hidden);
         match gate {
@@ -135,11 +136,13 @@ impl<'m, 'b, 's, 'o> Forward<'m, 'b, 's, 'o> {
         let active: usize = hidden.par_chunks(1 << 14).map(|c| c.iter().filter(|x| **x != 0.0).count()).sum();
         self.active_neurons += active as u64;
         Ok(if self.positions.len() > 4 && (active as f64) < SPARSE_BELOW * hidden.len() as f64 {
+            let rounding = linear.arithmetic.rounding(down.dtype);
+            hidden.par_chunks_exact_mut(config.intermediate_size).for_each(|row| rounding.apply(row));
             let active = ActiveNeurons::new(&hidden, config.intermediate_size);
             drop(hidden);
             linear.sparse_product(down, &active)
         } else {
-            self.product(down, &linear.prepare(Rows::all(&hidden, config.intermediate_size)))
+            self.product(down, &linear.prepare(Rows::all(&hidden, config.intermediate_size), &[down]))
         })
     }
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+mod arithmetic;
 mod batch;
 mod buffers;
 pub mod divergence;
@@ -27,6 +28,7 @@ mod state;
 mod weights;
 mod windows;
 
+pub use arithmetic::Arithmetic;
 pub use batch::{Hidden, Sequence};
 pub use error::{Error, Result};
 pub use evaluator::{Evaluator, Options};

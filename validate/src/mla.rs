@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::arithmetic::Rounding;
 use crate::buffers::Buffer;
 use crate::error::Result;
 use crate::forward::Forward;
@@ -36,13 +37,17 @@ impl Forward<'_, '_, '_, '_> {
         let normalized = self.rms_norm(x, &layer.attention_norm);
         check_finite(&normalized, config.hidden_size, index, Point::AttentionInput)?;
         self.observe(Some(index), Point::AttentionInput, &normalized);
-        let input = linear.prepare(Rows::all(&normalized, config.hidden_size));
+        let query = match &layer.query {
+            Query::Direct(matrix) | Query::LowRank { a: matrix, .. } => matrix,
+        };
+        let rows = Rows::all(&normalized, config.hidden_size);
+        let input = linear.prepare(rows, &[query, &layer.kv_a]);
         let mut queries = match &layer.query {
             Query::Direct(matrix) => self.product(matrix, &input),
             Query::LowRank { a, norm, b } => {
                 let latent = self.rms_norm(&self.product(a, &input), norm);
                 self.observe(Some(index), Point::QueryLatent, &latent);
-                self.product(b, &linear.prepare(Rows::all(&latent, norm.len())))
+                self.product(b, &linear.prepare(Rows::all(&latent, norm.len()), &[b]))
             }
         };
         let mut latents = self.product(&layer.kv_a, &input);
@@ -61,7 +66,8 @@ impl Forward<'_, '_, '_, '_> {
         };
         check_finite(&heads, heads.len() / self.positions.len(), index, Point::AttentionOutput)?;
         self.observe(Some(index), Point::AttentionOutput, &heads);
-        let input = linear.prepare(Rows::all(&heads, config.num_attention_heads * config.v_head_dim));
+        let rows = Rows::all(&heads, config.num_attention_heads * config.v_head_dim);
+        let input = linear.prepare(rows, &[&layer.attention_output]);
         Ok(self.product(&layer.attention_output, &input))
     }
 
@@ -89,9 +95,18 @@ impl Forward<'_, '_, '_, '_> {
     }
 
     /// Attention over the keys and values of every head: `[tokens, heads * v]`.
-    fn expanded(&mut self, index: usize, kv_b: &KvB, queries: Buffer<f32>, latents: &[f32]) -> Buffer<f32> {
+    fn expanded(
+        &mut self,
+        index: usize,
+        kv_b: &KvB,
+        mut queries: Buffer<f32>,
+        latents: &[f32],
+    ) -> Buffer<f32> {
         let config = &self.model.config;
-        let new = self.expand(kv_b, latents);
+        let mut new = self.expand(kv_b, latents);
+        self.round_to_cache(&mut queries);
+        self.round_to_cache(&mut new.keys);
+        self.round_to_cache(&mut new.values);
         let widths = Widths { key: config.qk_head_dim(), value: config.v_head_dim, shared: false };
         self.attend(index, &queries, new, widths)
     }
@@ -104,11 +119,10 @@ impl Forward<'_, '_, '_, '_> {
         let tokens = self.positions.len();
         let stride = rank + config.qk_rope_head_dim;
         let rows = Rows { data: latents, stride, offset: 0, width: rank };
-        let input = self.model.linear.prepare(rows);
         let mut keys = self.model.linear.workspace.floats.take(tokens * heads * qk);
         let values = match kv_b {
             KvB::Joint(matrix) => {
-                let joint = self.product(matrix, &input);
+                let joint = self.product(matrix, &self.model.linear.prepare(rows, &[matrix]));
                 let mut values = self.model.linear.workspace.floats.take(tokens * heads * v);
                 let rows = joint.par_chunks_exact(heads * (nope + v));
                 let outputs =
@@ -133,7 +147,7 @@ impl Forward<'_, '_, '_, '_> {
                         target,
                     );
                 }
-                self.product(value, &input)
+                self.product(value, &self.model.linear.prepare(rows, &[value]))
             }
         };
         keys.par_chunks_exact_mut(heads * qk).zip(latents.par_chunks_exact(stride)).for_each(
@@ -152,7 +166,7 @@ impl Forward<'_, '_, '_, '_> {
         index: usize,
         kv_b: &KvB,
         queries: Buffer<f32>,
-        latents: Buffer<f32>,
+        mut latents: Buffer<f32>,
     ) -> Buffer<f32> {
         let config = &self.model.config;
         let linear = &self.model.linear;
@@ -172,7 +186,13 @@ impl Forward<'_, '_, '_, '_> {
                 }
                 KvB::Split { key, .. } => {
                     let rows = head * rank..(head + 1) * rank;
-                    linear.product_into(key, rows, &linear.prepare(query), &mut latent_queries, target);
+                    linear.product_into(
+                        key,
+                        rows,
+                        &linear.prepare(query, &[key]),
+                        &mut latent_queries,
+                        target,
+                    );
                 }
             }
         }
@@ -180,17 +200,19 @@ impl Forward<'_, '_, '_, '_> {
             .par_chunks_exact_mut(wide)
             .zip(queries.par_chunks_exact(qk))
             .for_each(|(wide, query)| wide[rank..].copy_from_slice(&query[nope..]));
+        self.round_to_cache(&mut latent_queries);
+        self.round_to_cache(&mut latents);
         let new = KeyValues { keys: latents, values: linear.workspace.floats.take(0) };
         let widths = Widths { key: wide, value: rank, shared: true };
         let mixed = self.attend(index, &latent_queries, new, widths);
         let mut out = linear.workspace.floats.take(tokens * heads * v);
         for head in 0..heads {
-            let input = linear.prepare(rows_of(&mixed, heads * rank, head * rank, rank));
             let target = Target { stride: heads * v, offset: head * v };
             let (matrix, first) = match kv_b {
                 KvB::Joint(matrix) => (matrix, head * (nope + v) + nope),
                 KvB::Split { value, .. } => (value, head * v),
             };
+            let input = linear.prepare(rows_of(&mixed, heads * rank, head * rank, rank), &[matrix]);
             linear.product_into(matrix, first..first + v, &input, &mut out, target);
         }
         out
@@ -205,6 +227,7 @@ impl Forward<'_, '_, '_, '_> {
         let tokens = self.positions.len();
         let (key_stride, value_stride) = (new.keys.len() / tokens, new.values.len() / tokens);
         let scale = attention_scale(config.qk_head_dim());
+        let half_shares = self.model.linear.arithmetic.half_precision_cache();
         let mut mixed = self.model.linear.workspace.floats.take(tokens * heads * widths.value);
         let (mut tasks, mut rest, mut first) = (Vec::new(), &mut mixed[..], 0);
         for sequence in self.batch.iter_mut() {
@@ -227,13 +250,20 @@ impl Forward<'_, '_, '_, '_> {
                     rows_of(values, value_stride, column * widths.value, widths.value)
                 };
                 let queries = rows_of(queries, heads * widths.key, head * widths.key, widths.key);
-                tasks.push((Head { queries, keys, values, past, scale }, out));
+                tasks.push((Head { queries, keys, values, past, scale, half_shares }, out));
             }
             first += count;
         }
         let workspace = &self.model.linear.workspace;
         tasks.into_par_iter().for_each(|(head, out)| head.attend(workspace, None, out));
         self.by_token(&mixed, widths.value)
+    }
+
+    /// What attention keeps of keys and values, and multiplies them with, in the arithmetic that is computed.
+    fn round_to_cache(&self, values: &mut [f32]) {
+        if self.model.linear.arithmetic.half_precision_cache() {
+            values.par_chunks_mut(1 << 14).for_each(|values| Rounding::F16.apply(values));
+        }
     }
 
     /// From `[sequences][heads][tokens][width]` to `[tokens, heads * width]`.

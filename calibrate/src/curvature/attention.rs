@@ -108,6 +108,7 @@ fn forward_head(
         values: Rows::all(&state.value, value),
         past: 0,
         scale: shape.attention_scale,
+        half_shares: false,
     };
     let mut out = vec![0.0; t * value];
     attention.attend(&shape.workspace, Some(&mut state.shares), &mut out);

@@ -13,6 +13,7 @@ pub use pack::Rows;
 pub(crate) use pack::{Strips, pack_strip_f32};
 pub(crate) use sparse::ActiveNeurons;
 
+use crate::arithmetic::{Arithmetic, Rounding};
 use crate::buffers::{Buffer, Buffers};
 use crate::kernels::{
     ENCODED_BLOCK, Encoding, GROUP, IntOperands, IntRow, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile,
@@ -28,10 +29,19 @@ const FEW_TOKENS: usize = 4;
 /// Rows that a thread takes at a time then.
 const FEW_ROWS: usize = 16;
 
-/// Activations, ready to be multiplied with several matrices.
+/// Activations, ready to be multiplied with the matrices that they were prepared for.
 #[derive(Debug)]
 pub(crate) struct Input<'a> {
     rows: Rows<'a>,
+    forms: Vec<Form>,
+}
+
+/// Activations as one kind of matrix wants them.
+#[derive(Debug)]
+struct Form {
+    rounding: Rounding,
+    /// `[tokens, width]`, if anything is rounded.
+    rounded: Option<Buffer<f32>>,
     packed: Packed,
 }
 
@@ -48,6 +58,13 @@ impl Input<'_> {
     pub fn tokens(&self) -> usize {
         self.rows.count()
     }
+
+    /// The form for one matrix, and its rows.
+    fn form(&self, rounding: Rounding) -> (&Form, Rows<'_>) {
+        let form = self.forms.iter().find(|form| form.rounding == rounding);
+        let form = form.expect("an input is multiplied with what it was prepared for");
+        (form, form.rounded.as_ref().map_or(self.rows, |rounded| Rows::all(rounded, self.rows.width)))
+    }
 }
 
 /// How products are computed.
@@ -55,6 +72,8 @@ pub(crate) struct Linear {
     pub workspace: Workspace,
     /// f32 throughout; otherwise operands are rounded to 16 bits in groups of [`GROUP`].
     pub exact: bool,
+    /// Whose rounding activations go through first.
+    pub arithmetic: Arithmetic,
     integers: Buffers<i16>,
 }
 
@@ -66,12 +85,25 @@ pub(crate) struct Target {
 }
 
 impl Linear {
-    pub fn new(kernels: Kernels, exact: bool) -> Linear {
-        Linear { workspace: Workspace::new(kernels), exact, integers: Buffers::default() }
+    pub fn new(kernels: Kernels, exact: bool, arithmetic: Arithmetic) -> Linear {
+        Linear { workspace: Workspace::new(kernels), exact, arithmetic, integers: Buffers::default() }
     }
 
-    /// Packs activations.
-    pub fn prepare<'a>(&self, rows: Rows<'a>) -> Input<'a> {
+    /// Rounds and packs activations for all of `matrices`.
+    pub fn prepare<'a>(&self, rows: Rows<'a>, matrices: &[&Matrix]) -> Input<'a> {
+        let mut forms: Vec<Form> = Vec::new();
+        for matrix in matrices {
+            let rounding = self.arithmetic.rounding(matrix.dtype);
+            if forms.iter().all(|form| form.rounding != rounding) {
+                forms.push(self.form(rows, rounding));
+            }
+        }
+        Input { rows, forms }
+    }
+
+    fn form(&self, rows: Rows<'_>, rounding: Rounding) -> Form {
+        let rounded = (rounding != Rounding::None).then(|| self.rounded(rows, rounding));
+        let rows = rounded.as_ref().map_or(rows, |rounded| Rows::all(rounded, rows.width));
         let packed = if rows.count() <= FEW_TOKENS {
             let whole = !self.exact && rows.width.is_multiple_of(ENCODED_BLOCK);
             Packed::Few(whole.then(|| (0..rows.count()).map(|t| IntRow::new(rows.row(t))).collect()))
@@ -80,7 +112,17 @@ impl Linear {
         } else {
             Packed::Many(self.pack_i16(rows))
         };
-        Input { rows, packed }
+        Form { rounding, rounded, packed }
+    }
+
+    /// `[tokens, width]`
+    fn rounded(&self, rows: Rows<'_>, rounding: Rounding) -> Buffer<f32> {
+        let mut out = self.workspace.floats.take(rows.count() * rows.width);
+        out.par_chunks_exact_mut(rows.width).enumerate().for_each(|(t, out)| {
+            out.copy_from_slice(rows.row(t));
+            rounding.apply(out);
+        });
+        out
     }
 
     /// `[tokens, matrix.rows]`: every row of the matrix times every token.
@@ -103,7 +145,8 @@ impl Linear {
         assert_eq!(matrix.cols, input.rows.width);
         assert_eq!(out.len(), input.rows.count() * target.stride);
         assert!(target.offset + rows.len() <= target.stride);
-        match &input.packed {
+        let (form, activations) = input.form(self.arithmetic.rounding(matrix.dtype));
+        match &form.packed {
             Packed::Few(integers) => match (integers, Encoding::of(matrix.dtype)) {
                 (Some(tokens), Some(encoding)) => {
                     self.few(matrix, rows, tokens.len(), out, target, |row, products, _| {
@@ -116,7 +159,7 @@ impl Linear {
                 _ => self.few(matrix, rows, input.tokens(), out, target, |row, products, weights| {
                     matrix.decode_row(row, weights);
                     for (t, product) in products.iter_mut().enumerate() {
-                        *product = self.workspace.kernels.dot(weights, input.rows.row(t));
+                        *product = self.workspace.kernels.dot(weights, activations.row(t));
                     }
                 }),
             },

@@ -1,6 +1,7 @@
 //! Causal softmax attention of one head over one sequence.
 
 use super::Workspace;
+use crate::arithmetic::Rounding;
 use crate::buffers::{Buffer, Buffers};
 use crate::kernels::{Kernels, TILE_OUTPUTS, TILE_TOKENS};
 use crate::linear::{Rows, pack_strip_f32};
@@ -26,6 +27,8 @@ pub struct Head<'a> {
     pub past: usize,
     /// What scores are multiplied with.
     pub scale: f32,
+    /// Shares are rounded to half precision before they meet the values.
+    pub half_shares: bool,
 }
 
 impl Head<'_> {
@@ -47,7 +50,7 @@ impl Head<'_> {
             let query = self.queries.row(i);
             weights.clear();
             weights.extend((0..=self.past + i).map(|p| kernels.dot(query, self.keys.row(p))));
-            softmax(kernels, &mut weights, self.scale);
+            self.shares_of(kernels, &mut weights);
             if let Some(shares) = &mut shares {
                 keep(&weights, i, self.keys.count(), shares);
             }
@@ -84,7 +87,7 @@ impl Head<'_> {
             }
             for (t, row) in scores.chunks_exact_mut(row_len).enumerate().take(count) {
                 let visible = self.past + first + t + 1;
-                softmax(kernels, &mut row[..visible], self.scale);
+                self.shares_of(kernels, &mut row[..visible]);
                 if let Some(shares) = &mut shares {
                     keep(&row[..visible], first + t, total, shares);
                 }
@@ -101,6 +104,13 @@ impl Head<'_> {
                     out[(first + t) * width + column..][..columns].copy_from_slice(&row[..columns]);
                 }
             }
+        }
+    }
+
+    fn shares_of(&self, kernels: &Kernels, scores: &mut [f32]) {
+        softmax(kernels, scores, self.scale);
+        if self.half_shares {
+            Rounding::F16.apply(scores);
         }
     }
 

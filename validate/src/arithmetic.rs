@@ -1,0 +1,86 @@
+//! What a runtime rounds before it multiplies. Weights are what a file says; activations are what the runtime makes of
+//! them, and that is part of a file's divergence wherever it runs.
+
+use half::{bf16, f16};
+use plmconv_formats::DType;
+
+/// Whose arithmetic is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Arithmetic {
+    /// Nobody's: activations are not rounded, so that only the weights count.
+    #[default]
+    Exact,
+    /// That of llama.cpp on a CPU: activations are rounded as the weight's type asks for (`vec_dot_type` in ggml-cpu),
+    /// keys, values and what meets them to half precision.
+    Llama,
+}
+
+impl Arithmetic {
+    /// How activations are rounded before they are multiplied with weights of a type.
+    pub(crate) fn rounding(self, weights: DType) -> Rounding {
+        match self {
+            Arithmetic::Exact => Rounding::None,
+            Arithmetic::Llama => Rounding::of_llama(weights),
+        }
+    }
+
+    /// Whether attention keeps and multiplies half-precision numbers.
+    pub(crate) fn half_precision_cache(self) -> bool {
+        self == Arithmetic::Llama
+    }
+}
+
+/// How activations are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rounding {
+    None,
+    F16,
+    Bf16,
+    /// 8 bits in blocks of 32, with a half-precision scale: ggml's Q8_0 and Q8_1.
+    Blocks32,
+    /// 8 bits in blocks of 256, with an f32 scale: ggml's Q8_K.
+    Blocks256,
+}
+
+impl Rounding {
+    fn of_llama(weights: DType) -> Rounding {
+        use DType::*;
+        match weights {
+            F16 => Rounding::F16,
+            Bf16 => Rounding::Bf16,
+            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q8_1 | Iq4Nl | Mxfp4 | Nvfp4 => Rounding::Blocks32,
+            Q2K | Q3K | Q4K | Q5K | Q6K | Q8K | Iq4Xs | Tq1_0 | Tq2_0 | Iq1S | Iq1M | Iq2Xxs | Iq2Xs
+            | Iq2S | Iq3Xxs | Iq3S => Rounding::Blocks256,
+            F32 | F64 | I8 | I16 | I32 | I64 => Rounding::None,
+        }
+    }
+
+    /// Replaces a row by what is left of it.
+    pub fn apply(self, row: &mut [f32]) {
+        match self {
+            Rounding::None => {}
+            Rounding::F16 => row.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
+            Rounding::Bf16 => row.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
+            Rounding::Blocks32 => row.chunks_mut(32).for_each(round_q8_0),
+            Rounding::Blocks256 => row.chunks_mut(256).for_each(round_q8_k),
+        }
+    }
+}
+
+/// One block of Q8_0 (`quantize_row_q8_0` of ggml-cpu, whose vector code rounds halves to even).
+fn round_q8_0(block: &mut [f32]) {
+    let largest = block.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let scale = f16::from_f32(largest / 127.0).to_f32();
+    block.iter_mut().for_each(|x| *x = scale * (*x * inverse).round_ties_even());
+}
+
+/// One block of Q8_K (`quantize_row_q8_K_ref`): the value of largest magnitude becomes -127.
+fn round_q8_k(block: &mut [f32]) {
+    let largest = block.iter().fold(0.0f32, |m, x| if x.abs() > m.abs() { *x } else { m });
+    if largest == 0.0 {
+        return;
+    }
+    let inverse = -127.0 / largest;
+    block.iter_mut().for_each(|x| *x = (*x * inverse).round_ties_even().min(127.0) / inverse);
+}
