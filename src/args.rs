@@ -1,31 +1,58 @@
-//! What the user may say. No I/O and no decisions: those are the plan's.
+//! What the user may say, raw. Only here clap is known; src/resolve turns this into checked requests.
 
 mod evaluation;
 mod onnx;
 mod verification;
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use plmconv_calibrate::Direction;
-use plmconv_quant::feedback::Effort;
 
-use crate::progress::Console;
+use crate::terminal::is_hidden;
 
 pub use evaluation::{
-    DEFAULT_CTX, EvaluatorArgs, GenerateArgs, LimitArgs, PerplexityArgs, ReferenceArgs, ValidateArgs,
+    AttentionArg, EvaluatorArgs, GenerateArgs, LimitArgs, PerplexityArgs, ReferenceArgs, ValidateArgs,
     WindowArgs,
 };
-pub use onnx::{OnnxArgs, OnnxBlockArgs, OnnxFloat, OpsetArg, ProfileArg, QuantFormatArg};
+pub use onnx::{OnnxArgs, OnnxBlockArgs, OnnxFloatArg, OpsetArg, ProfileArg, QuantFormatArg};
 pub use verification::VerifyArgs;
 
 /// Convert, quantize, inspect and validate PLM models.
 #[derive(Debug, Parser)]
 #[command(name = "plmconv", version, arg_required_else_help = true, max_term_width = 100)]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
-    pub command: Command,
+    command: Command,
+}
+
+/// The command of these arguments, the first of which is the program's name. Prints what is wrong with them, or the
+/// help that was asked for, and ends the process where they are none.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Command {
+    Cli::try_parse_from(arguments).unwrap_or_else(|error| end_with(&error)).command
+}
+
+/// As [`parse`], for a command line that the user did not type.
+///
+/// # Errors
+/// The first line of what is wrong with it.
+pub fn parse_quietly(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
+    let parsed = Cli::try_parse_from(arguments);
+    parsed.map(|cli| cli.command).map_err(|error| {
+        let reason = error.to_string();
+        reason.lines().next().unwrap_or_default().to_string()
+    })
+}
+
+/// Prints clap's message and ends the process. An argument may be a name that a shell took from a folder.
+fn end_with(error: &clap::Error) -> ! {
+    // With colours it would be printed as the argument has it.
+    if std::env::args_os().any(|argument| argument.to_string_lossy().contains(is_hidden)) {
+        tell!("{}", error.render().to_string().trim_end());
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,7 +87,7 @@ pub struct QuantizeArgs {
     pub model: PathBuf,
     /// The format to write
     #[arg(long, value_enum, default_value = "gguf")]
-    pub to: Format,
+    pub to: FormatArg,
     /// GGUF: give every matrix the target's base type instead of llama-quantize's mixture
     #[arg(long)]
     pub pure: bool,
@@ -91,9 +118,9 @@ pub struct QuantizeArgs {
     /// The same within this many bits per weight, e.g. 4.5
     #[arg(long, value_name = "BITS", conflicts_with_all = BUDGET_CONFLICTS, conflicts_with = "target_size")]
     pub target_bpw: Option<f64>,
-    /// How long to search with --calibrate, --self or --stats
-    #[arg(long, value_enum, default_value = "normal")]
-    pub effort: EffortArg,
+    /// How long to search with --calibrate, --self or --stats [default: normal]
+    #[arg(long, value_enum)]
+    pub effort: Option<EffortArg>,
     /// Leave one direction of error feedback out, to see what it brings
     #[arg(long, value_enum, value_name = "DIRECTION")]
     pub without: Option<DirectionArg>,
@@ -125,9 +152,9 @@ pub struct CheckArgs {
     /// GGUF: validate the written file against MODEL on this text; a failure renames it to <OUT>.rejected (exit code 3)
     #[arg(long, value_name = "TEXT", conflicts_with = "dry_run")]
     pub validate: Option<PathBuf>,
-    /// Tokens of a window of the validation
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_CTX, requires = "validate")]
-    pub validate_ctx: usize,
+    /// Tokens of a window of the validation [default: 512]
+    #[arg(long, value_name = "N", requires = "validate")]
+    pub validate_ctx: Option<usize>,
     /// Windows to validate on at most [default: all]
     #[arg(long, value_name = "N", requires = "validate")]
     pub validate_chunks: Option<usize>,
@@ -174,17 +201,17 @@ pub struct CalibrateArgs {
 }
 
 /// Which part of the calibration text is used.
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Args)]
 pub struct SampleArgs {
-    /// Tokens of a window of calibration text
-    #[arg(long, value_name = "TOKENS", default_value_t = 256, value_parser = at_least_one)]
-    pub calibration_ctx: usize,
-    /// Windows of calibration text, spread evenly over it; of what the model writes all are used
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = at_least_one)]
-    pub calibration_chunks: usize,
-    /// Chooses the tokens drawn from the model's predictions, for --self and for the gradients
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
+    /// Tokens of a window of calibration text [default: 256]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub calibration_ctx: Option<usize>,
+    /// Windows of calibration text, spread evenly over it; of what the model writes all are used [default: 128]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub calibration_chunks: Option<usize>,
+    /// Chooses the tokens drawn from the model's predictions, for --self and for the gradients [default: 0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
 }
 
 fn at_least_one(text: &str) -> Result<usize, std::num::ParseIntError> {
@@ -198,11 +225,11 @@ pub struct ConvertArgs {
     pub model: PathBuf,
     /// The format to write
     #[arg(long, value_enum)]
-    pub to: Format,
+    pub to: FormatArg,
     /// Type of the matrices. GGUF: f32, f16, bf16, or `auto`, which keeps each in its own (norms are always f32).
     /// ONNX: f32 or f16, of everything [default: auto for GGUF, f32 for ONNX]
     #[arg(long, value_enum)]
-    pub dtype: Option<FloatType>,
+    pub dtype: Option<DtypeArg>,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
@@ -254,6 +281,13 @@ pub struct OutputArgs {
     /// GGUF: llama.cpp's name of the pre-tokenizer, where it cannot be derived (e.g. qwen2)
     #[arg(long, value_name = "NAME")]
     pub tokenizer_pre: Option<String>,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// How the commands that stream a model run, and what they tell.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct RunArgs {
     /// Worker threads [default: all cores]
     #[arg(short = 'j', long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -277,44 +311,9 @@ pub enum LayoutArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum FormatArg {
     Gguf,
     Onnx,
-}
-
-impl OutputArgs {
-    /// How much the user wants to be told.
-    pub fn console(&self) -> Console {
-        Console { quiet: self.quiet, verbose: self.verbose }
-    }
-
-    /// The first given flag that only a GGUF has a use for.
-    pub fn gguf_only(&self) -> Option<&'static str> {
-        first_given(&[
-            ("--split-max-size", self.split_max_size.is_some()),
-            ("--layout", self.layout.is_some()),
-            ("--tokenizer-pre", self.tokenizer_pre.is_some()),
-        ])
-    }
-}
-
-impl QuantizeArgs {
-    /// The first given flag that only a GGUF has a use for.
-    pub fn gguf_only(&self) -> Option<&'static str> {
-        let own = [
-            ("--pure", self.pure),
-            ("--target-size", self.target_size.is_some()),
-            ("--target-bpw", self.target_bpw.is_some()),
-            ("--resume", self.resume),
-            ("--validate", self.check.validate.is_some()),
-        ];
-        first_given(&own).or(self.output.gguf_only())
-    }
-}
-
-/// The name of the first flag that was given.
-fn first_given(flags: &[(&'static str, bool)]) -> Option<&'static str> {
-    flags.iter().find(|(_, given)| *given).map(|(name, _)| *name)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -335,28 +334,8 @@ pub enum DirectionArg {
     Rows,
 }
 
-/// What `fast` leaves: importance alone.
-impl From<EffortArg> for Option<Effort> {
-    fn from(effort: EffortArg) -> Option<Effort> {
-        match effort {
-            EffortArg::Fast => None,
-            EffortArg::Normal => Some(Effort::Normal),
-            EffortArg::Max => Some(Effort::Max),
-        }
-    }
-}
-
-impl From<DirectionArg> for Direction {
-    fn from(direction: DirectionArg) -> Direction {
-        match direction {
-            DirectionArg::Columns => Direction::Columns,
-            DirectionArg::Rows => Direction::Rows,
-        }
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum FloatType {
+pub enum DtypeArg {
     F32,
     F16,
     Bf16,

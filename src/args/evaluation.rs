@@ -49,9 +49,9 @@ pub struct ValidateArgs {
     /// Compare on a text of N tokens that the reference writes [default without --text: 1024]
     #[arg(long = "self", value_name = "N")]
     pub self_tokens: Option<NonZeroUsize>,
-    /// Seed of the text that the reference writes
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
-    pub seed: u64,
+    /// Seed of the text that the reference writes [default: 0]
+    #[arg(long, value_name = "SEED")]
+    pub seed: Option<u64>,
     #[command(flatten)]
     pub windows: WindowArgs,
     /// Compare the residual stream after every layer, too
@@ -118,9 +118,9 @@ pub struct GenerateArgs {
     /// Sampling temperature; 0 always takes the most likely token
     #[arg(long = "temp", value_name = "T", default_value_t = 0.0)]
     pub temperature: f32,
-    /// Seed of the sampling
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    /// Seed of the sampling [default: 0]
+    #[arg(long)]
+    pub seed: Option<u64>,
     /// Put the prompt through the model's chat template
     #[arg(long)]
     pub chat: bool,
@@ -175,38 +175,14 @@ pub struct EvaluatorArgs {
     pub exact: bool,
     /// Which form of latent attention is computed; both are the same function
     #[arg(long, value_enum, default_value = "expanded")]
-    pub attention: AttentionForm,
+    pub attention: AttentionArg,
     /// No progress, only errors
     #[arg(short, long)]
     pub quiet: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum AttentionForm {
+pub enum AttentionArg {
     Expanded,
     Absorbed,
-}
-
-impl EvaluatorArgs {
-    /// The evaluator's options.
-    ///
-    /// # Errors
-    /// An unknown instruction set, or one that this CPU does not have.
-    pub fn options(&self) -> Result<Options, UsageError> {
-        let kernel = if self.kernel.eq_ignore_ascii_case("auto") {
-            Level::detect()
-        } else {
-            let hint = "leave --kernel away to take the fastest one there is";
-            self.kernel.parse().map_err(|e: LevelError| UsageError::with_hint(e.to_string(), hint))?
-        };
-        Ok(Options {
-            threads: self.threads.map_or(0, NonZeroUsize::get),
-            kernel,
-            attention: match self.attention {
-                AttentionForm::Expanded => Attention::Expanded,
-                AttentionForm::Absorbed => Attention::Absorbed,
-            },
-            exact: self.exact,
-        })
-    }
 }

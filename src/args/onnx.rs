@@ -2,8 +2,6 @@
 
 use clap::{Args, ValueEnum};
 
-use super::first_given;
-
 /// The graph's interface and operators.
 #[derive(Clone, Copy, Debug, Default, Args)]
 #[command(next_help_heading = "ONNX")]
@@ -37,7 +35,7 @@ pub struct OnnxBlockArgs {
     pub accuracy_level: Option<i64>,
     /// Type of activations, norms, scales and the cache [default: f32]
     #[arg(long, value_enum)]
-    pub float_type: Option<OnnxFloat>,
+    pub float_type: Option<OnnxFloatArg>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -65,33 +63,9 @@ pub enum QuantFormatArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum OnnxFloat {
+pub enum OnnxFloatArg {
     F32,
     F16,
-}
-
-impl OnnxArgs {
-    /// The first of these flags that was given.
-    pub fn given(&self) -> Option<&'static str> {
-        first_given(&[
-            ("--profile", self.profile.is_some()),
-            ("--opset", self.opset.is_some()),
-            ("--num-logits-to-keep", self.num_logits_to_keep),
-        ])
-    }
-}
-
-impl OnnxBlockArgs {
-    /// The first of these flags that was given.
-    pub fn given(&self) -> Option<&'static str> {
-        first_given(&[
-            ("--quant-format", self.quant_format.is_some()),
-            ("--block-size", self.block_size.is_some()),
-            ("--asymmetric", self.asymmetric),
-            ("--accuracy-level", self.accuracy_level.is_some()),
-            ("--float-type", self.float_type.is_some()),
-        ])
-    }
 }
 
 fn block_size(text: &str) -> Result<usize, String> {

@@ -1,11 +1,10 @@
 //! `verify`.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::progress::Console;
+use super::RunArgs;
 
 /// Make a file again from its source and compare every byte, without writing
 #[derive(Debug, Args)]
@@ -31,23 +30,6 @@ pub struct VerifyArgs {
     /// A metadata key, or a file of an exported folder, that may differ; repeatable
     #[arg(long, value_name = "NAME")]
     pub except: Vec<String>,
-    /// Worker threads [default: all cores]
-    #[arg(short = 'j', long, value_name = "N")]
-    pub threads: Option<NonZeroUsize>,
-    /// Write the result as JSON
-    #[arg(long)]
-    pub json: bool,
-    /// No progress, only errors
-    #[arg(short, long, conflicts_with = "verbose")]
-    pub quiet: bool,
-    /// A line for each tensor
-    #[arg(short, long)]
-    pub verbose: bool,
-}
-
-impl VerifyArgs {
-    /// How much the user wants to be told.
-    pub fn console(&self) -> Console {
-        Console { quiet: self.quiet, verbose: self.verbose }
-    }
+    #[command(flatten)]
+    pub run: RunArgs,
 }
