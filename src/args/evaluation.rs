@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use plmconv_quant::simd::{Level, LevelError};
-use plmconv_validate::{Attention, Options};
+use plmconv_validate::{Arithmetic, Attention, Options};
 
 use crate::error::UsageError;
 
@@ -170,6 +170,10 @@ pub struct EvaluatorArgs {
     /// Instruction set: auto, generic, avx2, avx512 or neon
     #[arg(long, value_name = "KERNEL", default_value = "auto")]
     pub kernel: String,
+    /// Whose arithmetic is computed: `llama` rounds activations and the cache as llama.cpp's CPU code does, `exact`
+    /// nothing, so that weights alone count [default: llama for a GGUF that is run or judged, else exact]
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub arithmetic: Option<ArithmeticName>,
     /// Compute every product in f32
     #[arg(long)]
     pub exact: bool,
@@ -187,8 +191,22 @@ pub enum AttentionForm {
     Absorbed,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ArithmeticName {
+    Exact,
+    Llama,
+}
+
 impl EvaluatorArgs {
-    /// The evaluator's options.
+    /// The arithmetic that was asked for.
+    pub fn arithmetic(&self) -> Option<Arithmetic> {
+        self.arithmetic.map(|name| match name {
+            ArithmeticName::Exact => Arithmetic::Exact,
+            ArithmeticName::Llama => Arithmetic::Llama,
+        })
+    }
+
+    /// The evaluator's options, for arithmetic that is exact where nothing else was asked for.
     ///
     /// # Errors
     /// An unknown instruction set, or one that this CPU does not have.
@@ -206,6 +224,7 @@ impl EvaluatorArgs {
                 AttentionForm::Expanded => Attention::Expanded,
                 AttentionForm::Absorbed => Attention::Absorbed,
             },
+            arithmetic: self.arithmetic().unwrap_or_default(),
             exact: self.exact,
         })
     }
