@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::terminal::is_hidden;
 
 pub use evaluation::{
-    AttentionArg, EvaluatorArgs, GenerateArgs, LimitArgs, PerplexityArgs, ReferenceArgs, ValidateArgs,
+    ArithmeticArg, AttentionArg, EvaluatorArgs, GenerateArgs, LimitArgs, PerplexityArgs, ReferenceArgs, ValidateArgs,
     WindowArgs,
 };
 pub use onnx::{OnnxArgs, OnnxBlockArgs, OnnxFloatArg, OpsetArg, ProfileArg, QuantFormatArg};

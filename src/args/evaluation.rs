@@ -4,13 +4,6 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use plmconv_quant::simd::{Level, LevelError};
-use plmconv_validate::{Attention, Options};
-
-use crate::error::UsageError;
-
-/// Tokens of a window where nothing else is said.
-pub const DEFAULT_CTX: usize = 512;
 
 /// Measure how well a model predicts a text, as llama-perplexity does
 #[derive(Debug, Args)]
@@ -167,15 +160,19 @@ pub struct EvaluatorArgs {
     /// Worker threads, without effect on the numbers [default: all cores]
     #[arg(short = 'j', long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
-    /// Instruction set: auto, generic, avx2, avx512 or neon
-    #[arg(long, value_name = "KERNEL", default_value = "auto")]
-    pub kernel: String,
+    /// Instruction set: auto, generic, avx2, avx512 or neon [default: auto]
+    #[arg(long, value_name = "KERNEL")]
+    pub kernel: Option<String>,
+    /// Whose arithmetic is computed: `llama` rounds activations and the cache as llama.cpp's CPU code does, `exact`
+    /// nothing, so that weights alone count [default: llama for a GGUF that is run or judged, else exact]
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub arithmetic: Option<ArithmeticArg>,
     /// Compute every product in f32
     #[arg(long)]
     pub exact: bool,
-    /// Which form of latent attention is computed; both are the same function
-    #[arg(long, value_enum, default_value = "expanded")]
-    pub attention: AttentionArg,
+    /// Which form of latent attention is computed; both are the same function [default: expanded]
+    #[arg(long, value_enum)]
+    pub attention: Option<AttentionArg>,
     /// No progress, only errors
     #[arg(short, long)]
     pub quiet: bool,
@@ -185,4 +182,10 @@ pub struct EvaluatorArgs {
 pub enum AttentionArg {
     Expanded,
     Absorbed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ArithmeticArg {
+    Exact,
+    Llama,
 }

@@ -71,6 +71,7 @@ fn validate(args: &QuantizeArgs, written: &Path, text: &Text) -> Result<Validati
         per_layer: false,
         limits: args.check.limits,
         options: Options { threads, ..Options::default() },
+        arithmetic: None,
         console: args.output.console(),
     })
     .at(Place::CheckWindows)?;

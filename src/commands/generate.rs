@@ -14,7 +14,7 @@ use crate::report::stream::Stream;
 
 pub fn run(args: &GenerateArgs) -> Result<()> {
     let console = Console { quiet: args.evaluator.quiet, verbose: false };
-    let model = open_runnable(&args.model, args.evaluator.options()?, console)?;
+    let model = open_runnable(&args.model, args.evaluator.options()?, args.evaluator.arithmetic(), console)?;
     let tokenizer = model.tokenizer();
     let prompt = prompt_tokens(tokenizer, args).context("the prompt")?;
     let options = GenerateOptions {

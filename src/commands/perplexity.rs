@@ -13,7 +13,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     let console = Console { quiet: args.evaluator.quiet, verbose: false };
     let options = args.evaluator.options()?;
     let text = read_text(&args.text)?;
-    let model = open_runnable(&args.model, options, console)?;
+    let model = open_runnable(&args.model, options, args.evaluator.arithmetic(), console)?;
     let tokens = tokens_of(model.tokenizer(), &text, console)?;
     let ctx = args.windows.ctx.unwrap_or(DEFAULT_CTX);
     let windows = windows_of(&tokens, model.tokenizer(), ctx, args.windows.chunks).at(Place::Windows)?;

@@ -29,6 +29,7 @@ pub fn run(args: &ValidateArgs) -> Result<()> {
         per_layer: args.per_layer,
         limits: args.limits,
         options: args.evaluator.options()?,
+        arithmetic: args.evaluator.arithmetic(),
         console: Console { quiet: args.evaluator.quiet, verbose: false },
     })
     .at(Place::Windows)?;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use plmconv_validate::divergence::{Detail, Divergence, Side, compare as compare_models};
+use plmconv_validate::divergence::{Detail, Divergence, Side, compare_all};
 use plmconv_validate::reference::{Reference, TEXT_DIGEST};
-use plmconv_validate::{Options, Windows};
+use plmconv_validate::{Arithmetic, Options, Runner, Windows};
 
 use super::digest::text_digest;
 use super::runnable::{Runnable, open_runnable};
@@ -48,6 +48,8 @@ pub struct Request<'a> {
     pub per_layer: bool,
     pub limits: LimitArgs,
     pub options: Options,
+    /// The candidate's; none: that of the runtime its file is for. The reference's is exact.
+    pub arithmetic: Option<Arithmetic>,
     pub console: Console,
 }
 
@@ -71,6 +73,8 @@ pub struct Comparison {
     pub windows: usize,
     pub limits: Limits,
     pub divergence: Divergence,
+    /// The candidate's in exact arithmetic, where `divergence` is that of a runtime.
+    pub weights_alone: Option<Divergence>,
     pub elapsed: Duration,
     pub tokens: usize,
 }
@@ -81,8 +85,9 @@ pub struct Comparison {
 /// Sides that cannot be compared, a text that cannot be used, and whatever running a model may end with.
 pub fn compare(request: &Request<'_>) -> Result<Comparison> {
     interrupt::check()?;
-    let candidate = open_runnable(request.candidate, request.options, request.console)?;
-    let reference = ReferenceSide::open(request.reference, request.options, request.console)?;
+    let exact = Options { arithmetic: Arithmetic::Exact, ..request.options };
+    let candidate = open_runnable(request.candidate, exact, request.arithmetic, request.console)?;
+    let reference = ReferenceSide::open(request.reference, exact, request.console)?;
     check_sides(&candidate, &reference)?;
     let (tokens, text, ctx) = tokens_for(request, &candidate, &reference)?;
     let windows = match (&reference, &tokens) {
@@ -100,7 +105,8 @@ pub fn compare(request: &Request<'_>) -> Result<Comparison> {
         }
     };
     let (ctx, count) = (windows.ctx(), windows.count());
-    let (divergence, elapsed) = run(request, &candidate, &reference, &windows)?;
+    let (mut divergences, elapsed) = run(request, &candidate, &reference, &windows)?;
+    let divergence = divergences.remove(0);
     let limits = limits_for(candidate.prevailing_type(), request.limits);
     Ok(Comparison {
         candidate,
@@ -110,6 +116,7 @@ pub fn compare(request: &Request<'_>) -> Result<Comparison> {
         windows: count,
         limits,
         divergence,
+        weights_alone: divergences.pop(),
         elapsed: elapsed.0,
         tokens: elapsed.1,
     })
@@ -120,7 +127,7 @@ fn run(
     candidate: &Runnable,
     reference: &ReferenceSide,
     windows: &Windows<'_>,
-) -> Result<(Divergence, (Duration, usize))> {
+) -> Result<(Vec<Divergence>, (Duration, usize))> {
     let side = match reference {
         ReferenceSide::Model(model) => Side::Model(&model.evaluator),
         ReferenceSide::Stored(stored) => Side::Stored(stored),
@@ -141,11 +148,14 @@ fn run(
     }
     let detail = Detail { worst_tokens: WORST_TOKENS, per_layer: request.per_layer };
     let bar = request.console.window_bar(windows.count(), "comparing");
-    let (divergence, elapsed) = compare_models(candidate.runner(), side, windows, detail, |p| {
+    let alone = candidate.weights_alone();
+    let candidates: Vec<Runner<'_>> =
+        std::iter::once(candidate.runner()).chain(alone.as_ref().map(Runner::from)).collect();
+    let (divergences, elapsed) = compare_all(&candidates, side, windows, detail, |p| {
         bar.set_position(p.windows_done as u64);
     })?;
     bar.finish_and_clear();
-    Ok((divergence, (elapsed.total, elapsed.tokens)))
+    Ok((divergences, (elapsed.total, elapsed.tokens)))
 }
 
 fn check_sides(candidate: &Runnable, reference: &ReferenceSide) -> Result<()> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use plmconv_formats::{DType, TextTokenizer};
 use plmconv_validate::generate::meaningful_ids;
-use plmconv_validate::{Options, Runner};
+use plmconv_validate::{Arithmetic, Evaluator, Options, Runner};
 
 #[cfg(feature = "ort")]
 use super::onnx::OnnxSession;
@@ -34,14 +34,23 @@ pub struct Description {
     pub tensor_bytes: u64,
 }
 
-/// Opens a Hugging Face folder, a GGUF, or an ONNX export: its folder or its graph.
+/// Opens a Hugging Face folder, a GGUF, or an ONNX export: its folder or its graph. Without `arithmetic` the model
+/// computes as the runtime that its file is for.
 ///
 /// # Errors
 /// Whatever may be wrong with it; an ONNX export where this program was built without ONNX Runtime.
-pub fn open_runnable(path: &Path, options: Options, console: Console) -> Result<Runnable> {
+pub fn open_runnable(
+    path: &Path,
+    options: Options,
+    arithmetic: Option<Arithmetic>,
+    console: Console,
+) -> Result<Runnable> {
     match find_graph(path)? {
         Some(graph) => open_graph(graph, options).at(Place::Model),
-        None => Ok(Runnable::Loaded(Box::new(load_model(path, options, console)?))),
+        None => {
+            let loaded = load_model(path, options, console)?.in_arithmetic(arithmetic);
+            Ok(Runnable::Loaded(Box::new(loaded)))
+        }
     }
 }
 
@@ -76,6 +85,18 @@ impl Runnable {
             #[cfg(feature = "ort")]
             Runnable::Onnx(_) => None,
         }
+    }
+
+    /// Whose arithmetic it computes; a runtime's is its own.
+    pub fn arithmetic(&self) -> Option<Arithmetic> {
+        self.loaded().map(|loaded| loaded.evaluator.options().arithmetic)
+    }
+
+    /// The same model without a runtime's rounding of activations, if it has any.
+    pub fn weights_alone(&self) -> Option<Evaluator> {
+        let evaluator = &self.loaded()?.evaluator;
+        let rounds = evaluator.options().arithmetic != Arithmetic::Exact;
+        rounds.then(|| evaluator.in_arithmetic(Arithmetic::Exact))
     }
 
     pub fn tokenizer(&self) -> &TextTokenizer {

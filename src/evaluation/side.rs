@@ -6,7 +6,7 @@ use anyhow::Result;
 use plmconv_formats::model::Origin;
 use plmconv_formats::{DType, Model, TextTokenizer};
 use plmconv_validate::reference::Reference;
-use plmconv_validate::{Evaluator, Options};
+use plmconv_validate::{Arithmetic, Evaluator, Options};
 
 use crate::error::{At, Place, UsageError};
 use crate::input::open_model;
@@ -58,6 +58,21 @@ pub fn load_model(path: &Path, options: Options, console: Console) -> Result<Loa
 }
 
 impl Loaded {
+    /// The arithmetic of the runtime that the file is for.
+    fn native_arithmetic(&self) -> Arithmetic {
+        match self.model.origin {
+            Origin::HuggingFace(_) => Arithmetic::Exact,
+            Origin::Gguf(_) => Arithmetic::Llama,
+        }
+    }
+
+    /// The same model in the arithmetic that was asked for, or in its runtime's.
+    pub fn in_arithmetic(mut self, asked: Option<Arithmetic>) -> Loaded {
+        let arithmetic = asked.unwrap_or_else(|| self.native_arithmetic());
+        self.evaluator = self.evaluator.in_arithmetic(arithmetic);
+        self
+    }
+
     /// `Hugging Face folder` or `GGUF`.
     pub fn format(&self) -> &'static str {
         match self.model.origin {

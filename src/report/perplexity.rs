@@ -30,6 +30,7 @@ struct EvaluatorJson {
     active_neurons: f64,
     multiplications_spared: f64,
     kernel: String,
+    arithmetic: &'static str,
     exact: bool,
 }
 
@@ -42,6 +43,7 @@ impl EvaluatorJson {
             active_neurons,
             multiplications_spared: spared(loaded, active_neurons),
             kernel: options.kernel.to_string(),
+            arithmetic: options.arithmetic.name(),
             exact: options.exact,
         })
     }
@@ -72,7 +74,9 @@ pub fn print(model: &Runnable, windows: &Windows<'_>, found: &Perplexity, json: 
         windows.ctx(),
         found.elapsed.as_secs_f64(),
         found.tokens_per_second(),
-        evaluator.as_ref().map_or("ONNX Runtime".into(), |e| format!("kernel {}", e.kernel))
+        evaluator
+            .as_ref()
+            .map_or("ONNX Runtime".into(), |e| format!("kernel {}, {} arithmetic", e.kernel, e.arithmetic))
     );
     if let Some(seen) = evaluator {
         say!(

@@ -16,6 +16,14 @@ pub enum Arithmetic {
 }
 
 impl Arithmetic {
+    /// `exact` or `llama`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Arithmetic::Exact => "exact",
+            Arithmetic::Llama => "llama",
+        }
+    }
+
     /// How activations are rounded before they are multiplied with weights of a type.
     pub(crate) fn rounding(self, weights: DType) -> Rounding {
         match self {

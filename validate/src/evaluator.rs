@@ -1,6 +1,8 @@
 //! A model ready to run: options, loading, and the calls that the measures are built on.
 
-use plmconv_formats::{Config, Model};
+use std::sync::Arc;
+
+use plmconv_formats::{Config, Layout, Model};
 use plmconv_quant::simd::Level;
 use rayon::ThreadPool;
 
@@ -20,7 +22,7 @@ pub struct Options {
     pub threads: usize,
     /// The instruction set of the inner loops.
     pub kernel: Level,
-    /// The form of latent attention.
+    /// The form of latent attention; a runtime's arithmetic brings its own.
     pub attention: Attention,
     /// Whose rounding of activations is computed.
     pub arithmetic: Arithmetic,
@@ -41,11 +43,27 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// A runtime's arithmetic is that of the form of attention that its graph has.
+    fn for_layout(self, layout: Layout) -> Options {
+        let attention = match (self.arithmetic, layout) {
+            (Arithmetic::Exact, _) => self.attention,
+            (Arithmetic::Llama, Layout::Plm) => Attention::Expanded,
+            (Arithmetic::Llama, Layout::Latent) => Attention::Absorbed,
+        };
+        Options { attention, ..self }
+    }
+
+    fn linear(&self) -> Linear {
+        Linear::new(Kernels(self.kernel), self.exact, self.arithmetic)
+    }
+}
+
 /// A model in memory and how it is run.
 pub struct Evaluator {
     pub(crate) model: Loaded,
     options: Options,
-    pool: ThreadPool,
+    pool: Arc<ThreadPool>,
 }
 
 impl Evaluator {
@@ -55,12 +73,20 @@ impl Evaluator {
     /// Unreadable files, a missing tensor, a shape that does not follow from the config, a type that cannot
     /// be decoded.
     pub fn load(model: &Model, options: Options) -> Result<Evaluator> {
-        let linear = Linear::new(Kernels(options.kernel), options.exact, options.arithmetic);
+        let options = options.for_layout(model.config.layout);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads)
             .build()
             .map_err(|e| Error::Threads { detail: e.to_string() })?;
-        Ok(Evaluator { model: Loaded::new(model, options.attention, linear)?, options, pool })
+        let model = Loaded::new(model, options.attention, options.linear())?;
+        Ok(Evaluator { model, options, pool: Arc::new(pool) })
+    }
+
+    /// The same model, without another copy of its weights, in another arithmetic.
+    pub fn in_arithmetic(&self, arithmetic: Arithmetic) -> Evaluator {
+        let options = Options { arithmetic, ..self.options }.for_layout(self.model.config.layout);
+        let model = self.model.with(options.attention, options.linear());
+        Evaluator { model, options, pool: self.pool.clone() }
     }
 
     /// The model's hyperparameters.

@@ -200,7 +200,6 @@ impl Forward<'_, '_, '_, '_> {
             .par_chunks_exact_mut(wide)
             .zip(queries.par_chunks_exact(qk))
             .for_each(|(wide, query)| wide[rank..].copy_from_slice(&query[nope..]));
-        self.round_to_cache(&mut latent_queries);
         self.round_to_cache(&mut latents);
         let new = KeyValues { keys: latents, values: linear.workspace.floats.take(0) };
         let widths = Widths { key: wide, value: rank, shared: true };
@@ -227,7 +226,7 @@ impl Forward<'_, '_, '_, '_> {
         let tokens = self.positions.len();
         let (key_stride, value_stride) = (new.keys.len() / tokens, new.values.len() / tokens);
         let scale = attention_scale(config.qk_head_dim());
-        let half_shares = self.model.linear.arithmetic.half_precision_cache();
+        let half_shares = !widths.shared && self.model.linear.arithmetic.half_precision_cache();
         let mut mixed = self.model.linear.workspace.floats.take(tokens * heads * widths.value);
         let (mut tasks, mut rest, mut first) = (Vec::new(), &mut mixed[..], 0);
         for sequence in self.batch.iter_mut() {
@@ -259,7 +258,10 @@ impl Forward<'_, '_, '_, '_> {
         self.by_token(&mixed, widths.value)
     }
 
-    /// What attention keeps of keys and values, and multiplies them with, in the arithmetic that is computed.
+    /// Rounds what attention keeps, in the arithmetic that is computed.
+    ///
+    /// llama.cpp multiplies a half-precision cache with half-precision queries and shares, except in flash attention,
+    /// which computes in f32. Its graph of PLM runs without flash attention, that of the latent layout with it.
     fn round_to_cache(&self, values: &mut [f32]) {
         if self.model.linear.arithmetic.half_precision_cache() {
             values.par_chunks_mut(1 << 14).for_each(|values| Rounding::F16.apply(values));

@@ -37,6 +37,9 @@ fn write_into(out: &mut String, r: &ValidationReport) -> std::fmt::Result {
     writeln!(out, "| perplexity, candidate | {} |", with_error(p.candidate, 4))?;
     writeln!(out, "| perplexity, reference | {} |", with_error(p.reference, 4))?;
     writeln!(out, "| ln(perplexity ratio) | {} |", with_error(p.log_ratio, 6))?;
+    if let Some(alone) = &r.weights_alone {
+        writeln!(out, "| KL divergence of the weights alone | {} |", with_error(alone.kl_divergence, 6))?;
+    }
     let quantiles = [k.median, k.p90, k.p99, k.max].map(|x| figure(x, 6)).join(", ");
     writeln!(out, "| KL divergence: median, 90 %, 99 %, max | {quantiles} |")?;
     writeln!(out, "| RMS of probability change | {} |", figure(r.probability_change.rms.value, 6))

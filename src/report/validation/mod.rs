@@ -7,6 +7,7 @@ mod plots;
 mod text;
 
 use anyhow::Result;
+use plmconv_validate::Arithmetic;
 use plmconv_validate::divergence::WorstToken;
 use plmconv_validate::estimate::Estimate;
 use serde::Serialize;
@@ -34,6 +35,10 @@ pub struct ValidationReport {
     pub tokens_scored: usize,
     pub perplexity: PerplexityReport,
     pub kl_divergence: KlReport,
+    /// Whose arithmetic the candidate computes; none where a runtime ran it.
+    pub arithmetic: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights_alone: Option<WeightsAlone>,
     pub top1_agreement: Value,
     pub probability_change: ProbabilityChange,
     pub histogram: Vec<Bin>,
@@ -108,6 +113,14 @@ pub struct KlReport {
     pub p99: f64,
     pub p99_9: f64,
     pub max: f64,
+}
+
+/// The candidate in exact arithmetic: what its weights alone do.
+#[derive(Serialize)]
+pub struct WeightsAlone {
+    pub kl_divergence: Value,
+    pub perplexity_ratio: f64,
+    pub top1_agreement: Value,
 }
 
 #[derive(Serialize)]
@@ -207,6 +220,12 @@ impl ValidationReport {
                 p99_9: d.kld_p999,
                 max: d.kld_max,
             },
+            arithmetic: c.candidate.arithmetic().map(Arithmetic::name),
+            weights_alone: c.weights_alone.as_ref().map(|d| WeightsAlone {
+                kl_divergence: d.kld.into(),
+                perplexity_ratio: d.log_ratio.value.exp(),
+                top1_agreement: d.same_top.into(),
+            }),
             top1_agreement: d.same_top.into(),
             probability_change: ProbabilityChange {
                 rms: d.rms_probability_change.into(),

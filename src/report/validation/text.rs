@@ -14,11 +14,12 @@ pub fn print(r: &ValidationReport) {
     say!("against {}", one_line(&r.reference.path));
     let dtype = r.candidate.dtype.as_deref().unwrap_or("?");
     say!(
-        "{} tokens scored in {} windows of {} (text: {}); limits of {dtype}\n",
+        "{} tokens scored in {} windows of {} (text: {}); limits of {dtype}{}\n",
         r.tokens_scored,
         r.text.windows,
         r.text.ctx,
-        r.text.origin
+        r.text.origin,
+        r.arithmetic.map_or(String::new(), |whose| format!("; {whose} arithmetic"))
     );
     let mut checks = Table::new(&["check", "found", "limit", ""], &[1]);
     for c in &r.checks {
@@ -58,6 +59,10 @@ fn print_statistics(r: &ValidationReport) {
     row("perplexity, reference", p.reference.value, Some(p.reference.standard_error));
     row("ln(perplexity ratio)", p.log_ratio.value, Some(p.log_ratio.standard_error));
     row("KL divergence, mean", k.mean, Some(k.standard_error));
+    if let Some(alone) = &r.weights_alone {
+        let kl = &alone.kl_divergence;
+        row("  of the weights alone", kl.value, Some(kl.standard_error));
+    }
     row("KL divergence, median", k.median, None);
     row("KL divergence, 90 %", k.p90, None);
     row("KL divergence, 95 %", k.p95, None);

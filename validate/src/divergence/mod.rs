@@ -63,7 +63,7 @@ impl<'a> Side<'a> {
 pub struct Detail {
     /// How many of the tokens that diverge most are kept.
     pub worst_tokens: usize,
-    /// Compare the residual stream after every layer (both sides have to run in the evaluator).
+    /// Compare the residual stream after every layer, of the first candidate (both sides have to run in the evaluator).
     pub per_layer: bool,
 }
 
@@ -82,55 +82,74 @@ pub struct Elapsed {
     pub tokens: usize,
 }
 
-/// Compares `candidate` with `reference` over all windows. For a stored reference these are
-/// [`Reference::windows`]. `progress` is called after every batch.
+/// Compares `candidate` with `reference` over all windows; see [`compare_all`].
 ///
 /// # Errors
-/// Different vocabularies, a stored reference of other windows or unreadable, and whatever running a model
-/// may end with.
+/// As [`compare_all`].
 pub fn compare<'a>(
     candidate: impl Into<Runner<'a>>,
     reference: Side<'a>,
     windows: &Windows<'_>,
     detail: Detail,
-    mut progress: impl FnMut(Progress),
+    progress: impl FnMut(Progress),
 ) -> Result<(Divergence, Elapsed)> {
-    let candidate = candidate.into();
+    let (mut found, elapsed) = compare_all(&[candidate.into()], reference, windows, detail, progress)?;
+    Ok((found.remove(0), elapsed))
+}
+
+/// Compares each of `candidates` with `reference`, which runs once, over all windows. For a stored reference these are
+/// [`Reference::windows`]. `progress` is called after every batch.
+///
+/// # Errors
+/// Different vocabularies, a stored reference of other windows or unreadable, and whatever running a model
+/// may end with.
+pub fn compare_all(
+    candidates: &[Runner<'_>],
+    reference: Side<'_>,
+    windows: &Windows<'_>,
+    detail: Detail,
+    mut progress: impl FnMut(Progress),
+) -> Result<(Vec<Divergence>, Elapsed)> {
     let start = Instant::now();
-    let vocab_size = candidate.vocab_size();
-    if reference.vocab_size() != vocab_size {
-        return Err(Error::Vocabulary { candidate: vocab_size, reference: reference.vocab_size() });
+    for candidate in candidates {
+        let vocab_size = candidate.vocab_size();
+        if reference.vocab_size() != vocab_size {
+            return Err(Error::Vocabulary { candidate: vocab_size, reference: reference.vocab_size() });
+        }
     }
     if let Side::Stored(stored) = reference {
         stored.check_windows(windows)?;
     }
-    let mut summary = Summary::new(detail.worst_tokens);
-    let mut probe = layer_probe(candidate, reference).filter(|_| detail.per_layer);
-    for batch in candidate.batches(windows) {
+    let mut probe = layer_probe(candidates[0], reference).filter(|_| detail.per_layer);
+    let mut summaries: Vec<Summary> = candidates.iter().map(|_| Summary::new(detail.worst_tokens)).collect();
+    for batch in candidates[0].batches(windows) {
         let first = {
             let mut see = probe.as_mut().map(LayerProbe::store);
             reference.outputs(windows, batch.clone(), see.as_mut().map(|see| see as Observer<'_>))?
         };
-        let second = {
-            let mut see = probe.as_mut().map(LayerProbe::compare);
-            candidate.run(windows, batch.clone(), see.as_mut().map(|see| see as Observer<'_>))?
-        };
         let targets: Vec<u32> = batch.clone().flat_map(|w| windows.targets(w)).copied().collect();
-        let scored = match &first {
-            Outputs::Stored(stored, batch) if stored.stored() == Stored::TopK => {
-                score_top_k(stored.read_top_k(batch.clone())?, candidate, &second, &targets)?
-            }
-            first => score(first, candidate, &second, &targets)?,
-        };
-        summary.add(windows, batch.clone(), &scored);
+        for (i, (&candidate, summary)) in candidates.iter().zip(&mut summaries).enumerate() {
+            let second = {
+                let mut see = probe.as_mut().filter(|_| i == 0).map(LayerProbe::compare);
+                candidate.run(windows, batch.clone(), see.as_mut().map(|see| see as Observer<'_>))?
+            };
+            let scored = match &first {
+                Outputs::Stored(stored, batch) if stored.stored() == Stored::TopK => {
+                    score_top_k(stored.read_top_k(batch.clone())?, candidate, &second, &targets)?
+                }
+                first => score(first, candidate, &second, &targets)?,
+            };
+            summary.add(windows, batch.clone(), &scored);
+        }
         progress(Progress {
             windows_done: batch.end,
             windows: windows.count(),
-            perplexity: summary.perplexity_so_far(),
+            perplexity: summaries[0].perplexity_so_far(),
         });
     }
     let elapsed = Elapsed { total: start.elapsed(), tokens: windows.count() * windows.ctx() };
-    Ok((summary.finish(probe.map(LayerProbe::finish)), elapsed))
+    let mut layers = probe.map(LayerProbe::finish);
+    Ok((summaries.into_iter().map(|summary| summary.finish(layers.take())).collect(), elapsed))
 }
 
 /// Two evaluators of like layers can be compared layer by layer.
