@@ -13,8 +13,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::terminal::is_hidden;
 
 pub use evaluation::{
-    ArithmeticArg, AttentionArg, EvaluatorArgs, GenerateArgs, LimitArgs, PerplexityArgs, ReferenceArgs, ValidateArgs,
-    WindowArgs,
+    ArithmeticArg, AttentionArg, EvaluatorArgs, GenerateArgs, LimitArgs, PerplexityArgs, ReferenceArgs,
+    ValidateArgs, WindowArgs,
 };
 pub use onnx::{OnnxArgs, OnnxBlockArgs, OnnxFloatArg, OpsetArg, ProfileArg, QuantFormatArg};
 pub use verification::VerifyArgs;

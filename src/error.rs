@@ -12,7 +12,6 @@ use plmconv_quant::Error as QuantError;
 pub use place::{At, Place};
 
 use crate::interrupt;
-use crate::terminal::is_hidden;
 use crate::verification::Verification;
 
 /// A mistake in what the user typed; ends with exit code 2.
@@ -116,17 +115,6 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         tell!("hint: {hint}");
     }
     exit_code(error)
-}
-
-/// Prints clap's message, or the help that was asked for, and ends the process. An argument may be a name that a shell
-/// took from a folder.
-pub fn usage(error: &clap::Error) -> ! {
-    // With colours it would be printed as the argument has it.
-    if std::env::args_os().any(|argument| argument.to_string_lossy().contains(is_hidden)) {
-        tell!("{}", error.render().to_string().trim_end());
-        std::process::exit(error.exit_code());
-    }
-    error.exit()
 }
 
 /// The chain of causes in one line; a cause that the error before it has already quoted is not said twice, and a

@@ -12,6 +12,7 @@ mod args;
 mod commands;
 mod error;
 pub mod evaluation;
+mod guidance;
 mod input;
 mod interrupt;
 mod layouts;
@@ -24,13 +25,18 @@ pub mod progress;
 mod readback;
 mod recipe;
 mod report;
+mod resolve;
+mod run;
+mod target;
 mod verification;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
 use plmconv_quant::simd::Level;
+
+use crate::args::Command;
+use crate::resolve::Request;
 
 /// The environment variable that names the instruction set to use: it changes the speed, and no byte of any output.
 const INSTRUCTIONS: &str = "PLMCONV_SIMD";
@@ -46,8 +52,12 @@ pub fn run() -> ExitCode {
 /// Runs the command of these arguments, the first of which is the program's name. Ends the process where they are
 /// none.
 pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
-    let cli = args::Cli::try_parse_from(arguments).unwrap_or_else(|error| error::usage(&error));
-    commands::run(cli.command)
+    let command = args::parse(arguments);
+    // What writes nothing has nothing to clean up.
+    if !matches!(command, Command::Inspect(_) | Command::Perplexity(_) | Command::Generate(_)) {
+        interrupt::listen()?;
+    }
+    commands::run(Request::new(command)?)
 }
 
 /// Takes the instruction set that [`INSTRUCTIONS`] names, if it is set.

@@ -50,8 +50,9 @@ pub fn onnx(folder: &AtomicFolder, plan: &OnnxPlan) -> Result<()> {
 
 fn check_onnx(folder: &AtomicFolder, plan: &OnnxPlan) -> Result<()> {
     let (graph_path, model) = (plan.graph_path(), &plan.export.model);
-    let sidecars = plan.sidecars.files.iter().map(|sidecar| (sidecar.path.as_path(), &sidecar.bytes));
-    for (name, bytes) in std::iter::once((Path::new(&graph_path), model)).chain(sidecars) {
+    let companions =
+        plan.companions.files.iter().map(|companion| (companion.path.as_path(), &companion.bytes));
+    for (name, bytes) in std::iter::once((Path::new(&graph_path), model)).chain(companions) {
         let path = folder.path().join(name);
         let found = std::fs::read(&path).map_err(FormatError::io(&path))?;
         ensure!(found == *bytes, "{}: not the bytes that were written", folder.target().join(name).display());

@@ -8,16 +8,15 @@
 use std::fmt;
 
 use anyhow::{Context, Result, ensure};
-use plmconv_calibrate::{Budget, Limit, Rounding};
+use plmconv_calibrate::{Limit, Rounding};
 use plmconv_formats::onnx::QuantFormat;
 use plmconv_formats::{Layout, hex};
 use plmconv_quant::policy::{FileType, Policy};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::onnx::{self, WeightType};
 use crate::passes::Pass;
-use crate::plan::{Target, Types};
+use crate::target::{Gguf, Onnx, Target, Types, WeightType};
 
 /// The key of a GGUF's metadata, and of an ONNX model's.
 pub const KEY: &str = "plmconv.recipe";
@@ -45,16 +44,16 @@ pub struct Recipe {
 
 impl Recipe {
     /// What a GGUF of this target carries, if it needs any.
-    pub fn of_gguf(target: &Target) -> Option<Recipe> {
+    pub fn of_gguf(target: &Target<Gguf>, rounding: &Rounding) -> Option<Recipe> {
         let mut arguments = Arguments::default();
         // Where they come from, how they are arranged and what may be overwritten decides nothing, or stands in the files.
-        let Target { types, rounding, layout, passes, tokenizer_pre, made_by, .. } = target;
+        let Target { format: Gguf { types, layout, tokenizer_pre, .. }, passes, made_by, .. } = target;
         let plain = match types {
             Types::Preset(policy) => {
                 arguments.push(["quantize", policy.file_type.name()]);
                 arguments.push_exceptions(policy)
             }
-            Types::Budget(Budget { policy, file_type, limit, .. }) => {
+            Types::Budget { policy, file_type, limit } => {
                 arguments.push(["quantize", file_type.map_or("auto", FileType::name)]);
                 arguments.push_exceptions(policy);
                 match limit {
@@ -85,8 +84,9 @@ impl Recipe {
     }
 
     /// What an ONNX export of this target carries.
-    pub fn of_onnx(target: &onnx::Target) -> Recipe {
+    pub fn of_onnx(target: &Target<Onnx>, rounding: &Rounding) -> Recipe {
         let mut arguments = Arguments::default();
+        let Target { format: target, passes, made_by, .. } = target;
         let float = target.float.name().to_ascii_lowercase();
         let type_name = |weights| match weights {
             WeightType::Float => float.clone(),
@@ -115,9 +115,9 @@ impl Recipe {
         for (pattern, weights) in &target.overrides {
             arguments.push(["--tensor-type", &format!("{pattern}={}", type_name(*weights))]);
         }
-        arguments.push_rounding(&target.rounding);
-        arguments.push_passes(&target.passes);
-        Recipe::new(&target.made_by, arguments, &target.rounding)
+        arguments.push_rounding(rounding);
+        arguments.push_passes(passes);
+        Recipe::new(made_by, arguments, rounding)
     }
 
     fn new(version: &str, Arguments(arguments): Arguments, rounding: &Rounding) -> Recipe {
@@ -224,28 +224,33 @@ mod tests {
 
     use super::*;
 
-    fn target(types: Types) -> Target {
-        Target::new(types)
+    fn target(types: Types) -> Target<Gguf> {
+        Target::new(Gguf::new(types))
+    }
+
+    fn recipe_of(target: &Target<Gguf>) -> Option<Recipe> {
+        Recipe::of_gguf(target, &Rounding::default())
     }
 
     fn recipe() -> Recipe {
         let overrides = vec![parse_override(r"blk\.0\.ffn_(up|down)=Q6_K").expect("an override")];
         let policy = Policy { overrides, ..Policy::preset(FileType::Q4KM) };
-        Recipe::of_gguf(&target(Types::Preset(policy))).expect("it is not the plain preset")
+        recipe_of(&target(Types::Preset(policy))).expect("it is not the plain preset")
     }
 
     #[test]
     fn what_a_file_tells_itself_needs_no_recipe() {
         let preset = |file_type| Types::Preset(Policy::preset(file_type));
-        assert_eq!(Recipe::of_gguf(&target(preset(FileType::Q4KM))), None);
-        assert_eq!(Recipe::of_gguf(&target(Types::Source)), None);
-        let latent = Target { layout: Layout::Latent, ..target(preset(FileType::Q4KM)) };
-        assert_eq!(Recipe::of_gguf(&latent), None);
-        let turned = Target { passes: vec![Pass::TurnValues, Pass::SortNeurons], ..latent };
-        let recipe = Recipe::of_gguf(&turned).expect("nothing else tells of passes");
+        assert_eq!(recipe_of(&target(preset(FileType::Q4KM))), None);
+        assert_eq!(recipe_of(&target(Types::Source)), None);
+        let mut latent = target(preset(FileType::Q4KM));
+        latent.format.layout = Layout::Latent;
+        assert_eq!(recipe_of(&latent), None);
+        let rotated = Target { passes: vec![Pass::RotateValues, Pass::SortNeurons], ..latent };
+        let recipe = recipe_of(&rotated).expect("nothing else tells of passes");
         assert_eq!(recipe.command(), "quantize q4_k_m --layout latent --passes turn-values,sort-neurons");
         let embedding = Policy { token_embedding_type: Some(DType::Q8_0), ..Policy::preset(FileType::F16) };
-        let recipe = Recipe::of_gguf(&target(Types::Preset(embedding))).expect("an exception");
+        let recipe = recipe_of(&target(Types::Preset(embedding))).expect("an exception");
         assert_eq!(recipe.command(), "quantize f16 --token-embedding-type q8_0");
     }
 

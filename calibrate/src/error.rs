@@ -53,7 +53,7 @@ pub enum Error {
         window: usize,
     },
     /// The model is to write less than one window.
-    #[error("--self {tokens}: less than one window of {window} tokens")]
+    #[error("a text of {tokens} tokens, which the model is to write, is less than one window of {window}")]
     OwnTextTooShort {
         /// Tokens the model is to write.
         tokens: usize,

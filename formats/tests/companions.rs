@@ -6,7 +6,7 @@ use std::path::Path;
 
 use plmconv_formats::describe::set_file_type;
 use plmconv_formats::gguf::{Metadata, Value, string_array};
-use plmconv_formats::onnx::{ExportSpec, Opset, Profile, Sidecars, sidecars};
+use plmconv_formats::onnx::{Companions, ExportSpec, Opset, Profile, companions};
 use plmconv_formats::{DescribeOptions, Model, TextTokenizer, Warning, describe};
 use serde_json::{Map, Value as Json, json};
 use support::{fixtures, write_gguf};
@@ -55,11 +55,11 @@ impl Folder {
     }
 }
 
-struct Export(Sidecars);
+struct Export(Companions);
 
 impl Export {
     fn of(model: &Model, profile: Profile) -> Export {
-        Export(sidecars(model, &ExportSpec::new(profile, Opset::V21), 1).expect("are made"))
+        Export(companions(model, &ExportSpec::new(profile, Opset::V21), 1).expect("are made"))
     }
 
     fn bytes(&self, name: &str) -> Option<&[u8]> {

@@ -6,21 +6,20 @@ use anyhow::{Context, Result};
 use plmconv_formats::TextTokenizer;
 use plmconv_validate::generate::{GenerateOptions, generate};
 
-use crate::args::GenerateArgs;
 use crate::error::{At, Place};
 use crate::evaluation::{chat, open_runnable};
-use crate::progress::Console;
 use crate::report::stream::Stream;
+use crate::resolve::{EvaluatorRequest, GenerateRequest};
 
-pub fn run(args: &GenerateArgs) -> Result<()> {
-    let console = Console { quiet: args.evaluator.quiet, verbose: false };
-    let model = open_runnable(&args.model, args.evaluator.options()?, args.evaluator.arithmetic(), console)?;
+pub fn run(request: &GenerateRequest) -> Result<()> {
+    let EvaluatorRequest { options, arithmetic, console } = request.evaluator;
+    let model = open_runnable(&request.model, options, arithmetic, console)?;
     let tokenizer = model.tokenizer();
-    let prompt = prompt_tokens(tokenizer, args).context("the prompt")?;
+    let prompt = prompt_tokens(tokenizer, request).context("the prompt")?;
     let options = GenerateOptions {
-        max_tokens: args.tokens,
-        temperature: args.temperature,
-        seed: args.seed,
+        max_tokens: request.tokens,
+        temperature: request.temperature,
+        seed: request.seed,
         stop: (0..tokenizer.vocab_size() as u32).filter(|id| tokenizer.ends_generation(*id)).collect(),
         vocabulary: Some(model.meaningful_ids()),
     };
@@ -35,11 +34,11 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     Ok(())
 }
 
-fn prompt_tokens(tokenizer: &TextTokenizer, args: &GenerateArgs) -> Result<Vec<u32>> {
-    if args.chat {
-        return Ok(tokenizer.encode_chat(&chat::render_user_message(tokenizer, &args.prompt)?)?);
+fn prompt_tokens(tokenizer: &TextTokenizer, request: &GenerateRequest) -> Result<Vec<u32>> {
+    if request.chat {
+        return Ok(tokenizer.encode_chat(&chat::render_user_message(tokenizer, &request.prompt)?)?);
     }
-    let mut tokens = tokenizer.encode(&args.prompt)?;
+    let mut tokens = tokenizer.encode(&request.prompt)?;
     if tokenizer.add_eos() && tokens.last() == tokenizer.eos().as_ref() {
         // The text goes on.
         tokens.pop();

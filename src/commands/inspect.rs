@@ -10,19 +10,19 @@ use plmconv_formats::safetensors::SafetensorsFile;
 use plmconv_formats::source::{InputFile, RowSource};
 use plmconv_formats::{Config, Error as FormatError};
 
-use crate::args::InspectArgs;
 use crate::error::{At, Place};
 use crate::input::open_model;
 use crate::onnx::find_graph;
 use crate::progress::Console;
 use crate::report::inspect::{Inspection, Metadata, TensorLine, print};
+use crate::resolve::InspectRequest;
 
-pub fn run(args: &InspectArgs) -> Result<()> {
-    if let Some(text) = &args.sparsity {
-        return super::sparsity::run(args, text);
+pub fn run(request: &InspectRequest) -> Result<()> {
+    let InspectRequest { path, sparsity, json, console } = request;
+    if let Some(sparsity) = sparsity {
+        return super::sparsity::run(path, sparsity, *json);
     }
-    let console = Console { quiet: args.evaluator.quiet, verbose: args.verbose };
-    print(&inspect(&args.path, console).at(Place::Model)?, args.json, args.verbose)
+    print(&inspect(path, *console).at(Place::Model)?, *json, console.verbose)
 }
 
 fn inspect(path: &Path, console: Console) -> Result<Inspection> {

@@ -15,24 +15,19 @@ mod write;
 
 use anyhow::Result;
 
-use crate::args::Command;
-use crate::interrupt;
+use crate::resolve::Request;
 
 /// Runs a command.
-pub fn run(command: Command) -> Result<()> {
-    // What writes nothing has nothing to clean up.
-    if !matches!(command, Command::Inspect(_) | Command::Perplexity(_) | Command::Generate(_)) {
-        interrupt::listen()?;
-    }
-    match command {
-        Command::Quantize(args) => quantize::run(&args),
-        Command::Calibrate(args) => calibrate::run(&args),
-        Command::Convert(args) => convert::run(&args),
-        Command::Inspect(args) => inspect::run(&args),
-        Command::Perplexity(args) => perplexity::run(&args),
-        Command::Validate(args) => validate::run(&args),
-        Command::Verify(args) => verify::run(&args),
-        Command::Reference(args) => reference::run(&args),
-        Command::Generate(args) => generate::run(&args),
+pub fn run(request: Request) -> Result<()> {
+    match request {
+        Request::Quantize(request) => quantize::run(*request),
+        Request::Calibrate(request) => calibrate::run(request),
+        Request::Convert(request) => convert::run(request),
+        Request::Inspect(request) => inspect::run(&request),
+        Request::Perplexity(request) => perplexity::run(&request),
+        Request::Validate(request) => validate::run(*request),
+        Request::Verify(request) => verify::run(&request),
+        Request::Reference(request) => reference::run(&request),
+        Request::Generate(request) => generate::run(&request),
     }
 }

@@ -49,8 +49,10 @@ fn of_calibration(error: &CalibrateError, place: Option<Place>) -> Option<String
         CalibrateError::Interrupted(leftover) => of_leftover(leftover)?,
         CalibrateError::DamagedWork { .. } => "leave --resume away to start over; the file is left alone",
         CalibrateError::ForeignWork { .. } => "leave --resume away to start over",
-        CalibrateError::TextTooShort { .. } => "give more text, or --calibration-ctx",
-        CalibrateError::OwnTextTooShort { .. } => "ask for more, or shorter windows",
+        CalibrateError::TextTooShort { .. } => "give more text, or shorter windows with --calibration-ctx",
+        CalibrateError::OwnTextTooShort { .. } => {
+            "ask for more tokens with --self, or for shorter windows with --calibration-ctx"
+        }
         CalibrateError::Spill(_) => {
             "it stands beside the output until the run ends and takes 4 * tokens * hidden_size * (layers + 1) bytes"
         }

@@ -9,12 +9,11 @@ use plmconv_validate::reference::{Reference, TEXT_DIGEST};
 use plmconv_validate::{Arithmetic, Options, Runner, Windows};
 
 use super::digest::text_digest;
-use super::runnable::{Runnable, open_runnable};
-use super::side::{Loaded, ReferenceSide};
-use super::text::{Text, tokens_of, windows_of};
-use super::thresholds::{Limits, limits_for};
+use super::runnable::{OpenRunnable, Runnable};
+use super::side::{Loaded, OpenReference, ReferenceSide};
+use super::text::{DEFAULT_CTX, Text, WindowChoice, tokens_of, windows_of};
+use super::thresholds::{AskedLimits, Limits, limits_for};
 use super::written::write_text;
-use crate::args::{DEFAULT_CTX, LimitArgs, WindowArgs};
 use crate::error::{TokenizerMismatch, UsageError};
 use crate::interrupt;
 use crate::progress::Console;
@@ -40,13 +39,13 @@ pub enum TextChoice<'a> {
 }
 
 /// What is to be compared, and how.
-pub struct Request<'a> {
+pub struct Comparable<'a> {
     pub candidate: &'a Path,
     pub reference: &'a Path,
     pub text: TextChoice<'a>,
-    pub windows: WindowArgs,
+    pub windows: WindowChoice,
     pub per_layer: bool,
-    pub limits: LimitArgs,
+    pub limits: AskedLimits,
     pub options: Options,
     /// The candidate's; none: that of the runtime its file is for. The reference's is exact.
     pub arithmetic: Option<Arithmetic>,
@@ -83,11 +82,14 @@ pub struct Comparison {
 ///
 /// # Errors
 /// Sides that cannot be compared, a text that cannot be used, and whatever running a model may end with.
-pub fn compare(request: &Request<'_>) -> Result<Comparison> {
+pub fn compare(request: &Comparable<'_>) -> Result<Comparison> {
     interrupt::check()?;
     let exact = Options { arithmetic: Arithmetic::Exact, ..request.options };
-    let candidate = open_runnable(request.candidate, exact, request.arithmetic, request.console)?;
-    let reference = ReferenceSide::open(request.reference, exact, request.console)?;
+    // Both are opened before either is read, which takes a while.
+    let candidate = OpenRunnable::open(request.candidate, request.console)?;
+    let reference = OpenReference::open(request.reference, request.console)?;
+    let candidate = candidate.load(exact, request.arithmetic)?;
+    let reference = reference.load(exact)?;
     check_sides(&candidate, &reference)?;
     let (tokens, text, ctx) = tokens_for(request, &candidate, &reference)?;
     let windows = match (&reference, &tokens) {
@@ -123,7 +125,7 @@ pub fn compare(request: &Request<'_>) -> Result<Comparison> {
 }
 
 fn run(
-    request: &Request<'_>,
+    request: &Comparable<'_>,
     candidate: &Runnable,
     reference: &ReferenceSide,
     windows: &Windows<'_>,
@@ -132,20 +134,6 @@ fn run(
         ReferenceSide::Model(model) => Side::Model(&model.evaluator),
         ReferenceSide::Stored(stored) => Side::Stored(stored),
     };
-    if request.per_layer && matches!(side, Side::Stored(_)) {
-        return Err(UsageError::with_hint(
-            "--per-layer needs a reference that runs; stored outputs have no layers",
-            "name the reference model's folder or GGUF with --against",
-        )
-        .into());
-    }
-    if request.per_layer && candidate.runner().evaluator().is_none() {
-        return Err(UsageError::with_hint(
-            "--per-layer needs a candidate that plmconv's own evaluator runs; ONNX Runtime shows no layers",
-            "leave --per-layer away, or judge a GGUF",
-        )
-        .into());
-    }
     let detail = Detail { worst_tokens: WORST_TOKENS, per_layer: request.per_layer };
     let bar = request.console.window_bar(windows.count(), "comparing");
     let alone = candidate.weights_alone();
@@ -178,7 +166,7 @@ fn check_sides(candidate: &Runnable, reference: &ReferenceSide) -> Result<()> {
 
 /// The tokens to compare on (none: those that were stored), what they are, and the window's length.
 fn tokens_for(
-    request: &Request<'_>,
+    request: &Comparable<'_>,
     candidate: &Runnable,
     reference: &ReferenceSide,
 ) -> Result<(Option<Vec<u32>>, UsedText, usize)> {
@@ -214,7 +202,7 @@ fn given_text(text: &Text, side: &Runnable, console: Console) -> Result<(Vec<u32
 }
 
 fn stored_text(
-    request: &Request<'_>,
+    request: &Comparable<'_>,
     candidate: &Runnable,
     stored: &Reference,
 ) -> Result<(Option<Vec<u32>>, UsedText, usize)> {
@@ -232,12 +220,7 @@ fn stored_text(
             let (tokens, text) = given_text(text, candidate, request.console)?;
             Ok((Some(tokens), text, ctx))
         }
-        TextChoice::Written { .. } => Err(UsageError::with_hint(
-            "stored outputs cannot write a text",
-            "leave --self away: stored outputs bring their windows",
-        )
-        .into()),
-        TextChoice::Default { .. } => {
+        TextChoice::Written { .. } | TextChoice::Default { .. } => {
             let tokens = stored.windows().count() * ctx;
             let sha256 = stored.metadata(TEXT_DIGEST).map(str::to_string);
             let origin = "stored with the reference";

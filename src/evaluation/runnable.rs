@@ -9,7 +9,7 @@ use plmconv_validate::{Arithmetic, Evaluator, Options, Runner};
 
 #[cfg(feature = "ort")]
 use super::onnx::OnnxSession;
-use super::side::{Loaded, load_model};
+use super::side::{Loaded, OpenModel};
 use crate::error::{At, Place};
 use crate::onnx::find_graph;
 use crate::progress::Console;
@@ -34,24 +34,51 @@ pub struct Description {
     pub tensor_bytes: u64,
 }
 
-/// Opens a Hugging Face folder, a GGUF, or an ONNX export: its folder or its graph. Without `arithmetic` the model
-/// computes as the runtime that its file is for.
+/// A model that is open, but not in memory yet.
+pub enum OpenRunnable {
+    Model(Box<OpenModel>),
+    /// An ONNX export, which ONNX Runtime opens and reads at once.
+    Graph(PathBuf),
+}
+
+impl OpenRunnable {
+    /// Opens a Hugging Face folder, a GGUF, or an ONNX export: its folder or its graph.
+    ///
+    /// # Errors
+    /// Whatever may be wrong with it.
+    pub fn open(path: &Path, console: Console) -> Result<OpenRunnable> {
+        Ok(match find_graph(path)? {
+            Some(graph) => OpenRunnable::Graph(graph),
+            None => OpenRunnable::Model(Box::new(OpenModel::open(path, console)?)),
+        })
+    }
+
+    /// Reads it. Without `arithmetic` the model computes as the runtime that its file is for.
+    ///
+    /// # Errors
+    /// Weights that cannot be read or run; an ONNX export where this program was built without ONNX Runtime.
+    pub fn load(self, options: Options, arithmetic: Option<Arithmetic>) -> Result<Runnable> {
+        match self {
+            OpenRunnable::Graph(graph) => open_graph(graph, options).at(Place::Model),
+            OpenRunnable::Model(model) => {
+                let loaded = model.load(options)?.in_arithmetic(arithmetic);
+                Ok(Runnable::Loaded(Box::new(loaded)))
+            }
+        }
+    }
+}
+
+/// Opens a model and reads it.
 ///
 /// # Errors
-/// Whatever may be wrong with it; an ONNX export where this program was built without ONNX Runtime.
+/// As [`OpenRunnable::open`] and [`OpenRunnable::load`].
 pub fn open_runnable(
     path: &Path,
     options: Options,
     arithmetic: Option<Arithmetic>,
     console: Console,
 ) -> Result<Runnable> {
-    match find_graph(path)? {
-        Some(graph) => open_graph(graph, options).at(Place::Model),
-        None => {
-            let loaded = load_model(path, options, console)?.in_arithmetic(arithmetic);
-            Ok(Runnable::Loaded(Box::new(loaded)))
-        }
-    }
+    OpenRunnable::open(path, console)?.load(options, arithmetic)
 }
 
 #[cfg(feature = "ort")]

@@ -26,35 +26,82 @@ pub enum ReferenceSide {
     Stored(Box<Reference>),
 }
 
-impl ReferenceSide {
+/// A model that is open, but not in memory yet: reading all of it takes a while.
+pub struct OpenModel {
+    model: Model,
+    tokenizer: TextTokenizer,
+}
+
+/// The same of a reference.
+pub enum OpenReference {
+    Model(Box<OpenModel>),
+    Stored(Box<Reference>),
+}
+
+impl OpenReference {
     /// Opens a folder, a GGUF, or a `.safetensors` file of stored outputs.
     ///
     /// # Errors
-    /// As [`load_model`], or a file of stored outputs that is none.
-    pub fn open(path: &Path, options: Options, console: Console) -> Result<ReferenceSide> {
-        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && !path.is_dir() {
-            return Ok(ReferenceSide::Stored(Box::new(Reference::open(path).at(Place::Reference)?)));
+    /// As [`OpenModel::open`], or a file of stored outputs that is none.
+    pub fn open(path: &Path, console: Console) -> Result<OpenReference> {
+        if is_stored(path) {
+            return Ok(OpenReference::Stored(Box::new(Reference::open(path).at(Place::Reference)?)));
         }
-        Ok(ReferenceSide::Model(Box::new(load_model(path, options, console)?)))
+        Ok(OpenReference::Model(Box::new(OpenModel::open(path, console)?)))
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// As [`OpenModel::load`].
+    pub fn load(self, options: Options) -> Result<ReferenceSide> {
+        Ok(match self {
+            OpenReference::Model(model) => ReferenceSide::Model(Box::new(model.load(options)?)),
+            OpenReference::Stored(stored) => ReferenceSide::Stored(stored),
+        })
     }
 }
 
-/// Reads a model and its tokenizer.
+/// Whether the path names a file of stored outputs.
+pub fn is_stored(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && !path.is_dir()
+}
+
+impl OpenModel {
+    /// Opens a folder or a GGUF.
+    ///
+    /// # Errors
+    /// Whatever may be wrong with it or its tokenizer; an ONNX export where a model is needed.
+    pub fn open(path: &Path, console: Console) -> Result<OpenModel> {
+        if let Some(graph) = find_graph(path)? {
+            return Err(UsageError::with_hint(
+                format!("{}: an ONNX export, which plmconv's own evaluator does not read", graph.display()),
+                "`validate` (as the candidate), `perplexity` and `generate` run ONNX; elsewhere name the model it was made from",
+            )
+            .into());
+        }
+        let model = open_model(path, console)?;
+        let tokenizer = TextTokenizer::from_model(&model).at(Place::Model)?;
+        Ok(OpenModel { model, tokenizer })
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// Weights that cannot be read or run.
+    pub fn load(self, options: Options) -> Result<Loaded> {
+        let OpenModel { model, tokenizer } = self;
+        let evaluator = Evaluator::load(&model, options).at(Place::Model)?;
+        Ok(Loaded { model, tokenizer, evaluator })
+    }
+}
+
+/// Opens a model and reads it.
 ///
 /// # Errors
-/// Whatever may be wrong with either; an ONNX export where a model is needed.
+/// As [`OpenModel::open`] and [`OpenModel::load`].
 pub fn load_model(path: &Path, options: Options, console: Console) -> Result<Loaded> {
-    if let Some(graph) = find_graph(path)? {
-        return Err(UsageError::with_hint(
-            format!("{}: an ONNX export, which plmconv's own evaluator does not read", graph.display()),
-            "`validate` (as the candidate), `perplexity` and `generate` run ONNX; elsewhere name the model it was made from",
-        )
-        .into());
-    }
-    let model = open_model(path, console)?;
-    let tokenizer = TextTokenizer::from_model(&model).at(Place::Model)?;
-    let evaluator = Evaluator::load(&model, options).at(Place::Model)?;
-    Ok(Loaded { model, tokenizer, evaluator })
+    OpenModel::open(path, console)?.load(options)
 }
 
 impl Loaded {

@@ -11,6 +11,18 @@ use plmconv_validate::Windows;
 use crate::error::{At, NotUtf8, Place, UsageError};
 use crate::progress::Console;
 
+/// Tokens of a window where nothing else is said.
+pub const DEFAULT_CTX: usize = 512;
+
+/// How a text is cut into windows, as far as the user says it.
+#[derive(Clone, Copy, Debug)]
+pub struct WindowChoice {
+    /// Tokens of a window.
+    pub ctx: Option<usize>,
+    /// All, if not said.
+    pub chunks: Option<usize>,
+}
+
 /// A text and where it was read, once: a pipe has nothing more to give.
 pub struct Text {
     pub path: PathBuf,

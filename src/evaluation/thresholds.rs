@@ -3,8 +3,6 @@
 use plmconv_formats::DType;
 use serde::Serialize;
 
-use crate::args::LimitArgs;
-
 /// A candidate passes if it keeps all three.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Limits {
@@ -14,6 +12,14 @@ pub struct Limits {
     pub max_ppl_ratio: f64,
     /// Share of tokens with the same most likely token.
     pub min_top1: f64,
+}
+
+/// What the user sets of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AskedLimits {
+    pub max_kld: Option<f64>,
+    pub max_ppl_ratio: Option<f64>,
+    pub min_top1: Option<f64>,
 }
 
 /// The defaults: about four to five times the divergence that llama-quantize's file of that type has on a small
@@ -41,7 +47,7 @@ const fn limits(max_kld: f64, max_ppl_ratio: f64, min_top1: f64) -> Limits {
 }
 
 /// The limits for a candidate of this type, the user's own first.
-pub fn limits_for(dtype: DType, asked: LimitArgs) -> Limits {
+pub fn limits_for(dtype: DType, asked: AskedLimits) -> Limits {
     let default = TABLE.iter().find(|(types, _)| types.contains(&dtype)).map_or(COARSEST, |(_, l)| *l);
     Limits {
         max_kld: asked.max_kld.unwrap_or(default.max_kld),
@@ -66,9 +72,9 @@ mod tests {
 
     #[test]
     fn the_user_comes_first() {
-        let asked = LimitArgs { max_kld: Some(0.5), ..LimitArgs::default() };
+        let asked = AskedLimits { max_kld: Some(0.5), ..AskedLimits::default() };
         let found = limits_for(DType::Q4K, asked);
         assert_eq!((found.max_kld, found.min_top1), (0.5, 0.90));
-        assert_eq!(limits_for(DType::Tq1_0, LimitArgs::default()), COARSEST);
+        assert_eq!(limits_for(DType::Tq1_0, AskedLimits::default()), COARSEST);
     }
 }

@@ -1,15 +1,13 @@
-//! `--to onnx`: arguments and a model become a checked plan, the plan becomes a folder.
+//! `--to onnx`: a target and a model become a plan, the plan becomes a folder.
 
 mod assembly;
 mod locate;
 mod plan;
 mod range;
-mod target;
 mod writer;
 
 pub use locate::find_graph;
-pub use plan::{OnnxPlan, stored_as};
-pub use target::{Target, WeightType};
+pub use plan::{OnnxDraft, OnnxPlan, stored_as};
 #[cfg(test)]
 pub use writer::fill;
 pub use writer::{produce, write};

@@ -6,17 +6,17 @@ use anyhow::Result;
 use plmconv_calibrate::Rounding;
 use plmconv_formats::model::Tensor;
 use plmconv_formats::onnx::{
-    Content, DataItem, Export, ExportSpec, Profile, Sidecars, WeightFormat, blocks_name, build, sidecars,
+    Companions, Content, DataItem, Export, ExportSpec, Profile, WeightFormat, blocks_name, build, companions,
 };
 use plmconv_formats::{DType, Model, Role};
 use plmconv_quant::Error as QuantError;
 
 use super::range::ffn_shifts;
-use super::target::{Target, WeightType};
 use crate::passes;
 use crate::plan::{refuse_latent_source, refuse_quantized_source};
 use crate::recipe::{self, Recipe};
 use crate::report::outline::{FileLine, Outline, TensorLine};
+use crate::target::{Onnx, Target, WeightType};
 
 /// What to write.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct OnnxPlan {
     pub spec: ExportSpec,
     pub export: Export,
     /// The files beside the graph and its data.
-    pub sidecars: Sidecars,
+    pub companions: Companions,
     pub rounding: Rounding,
     /// The folder.
     pub output: PathBuf,
@@ -33,50 +33,87 @@ pub struct OnnxPlan {
     pub type_name: String,
 }
 
-impl OnnxPlan {
-    /// Decides everything.
+/// A target for a model, checked as far as nothing has to be measured for it.
+#[derive(Debug)]
+pub struct OnnxDraft {
+    model: Model,
+    target: Target<Onnx>,
+    /// Without what depends on the weights or on what is measured.
+    spec: ExportSpec,
+    companions: Companions,
+}
+
+impl OnnxDraft {
+    /// Checks everything that does not depend on what is measured.
     ///
     /// # Errors
-    /// A quantized source without leave to requantize, a pattern that matches nothing, a profile that cannot
-    /// hold the model.
-    pub fn new(model: Model, target: Target) -> Result<OnnxPlan> {
+    /// A quantized source without leave to requantize, a pattern that matches nothing, a profile that cannot hold the
+    /// model.
+    pub fn new(model: Model, target: Target<Onnx>) -> Result<OnnxDraft> {
         refuse_latent_source(&model)?;
         if !target.allow_requantize {
             refuse_quantized_source(&model)?;
         }
-        let model = passes::apply(model, &target.passes)?;
-        let type_name = target.type_name();
-        let mut spec = ExportSpec::new(target.profile, target.opset);
-        spec.float = target.float;
-        spec.quant_format = target.quant_format;
-        spec.accuracy_level = target.accuracy_level;
-        spec.num_logits_to_keep = target.num_logits_to_keep;
+        let onnx = &target.format;
+        let mut spec = ExportSpec::new(onnx.profile, onnx.opset);
+        spec.float = onnx.float;
+        spec.quant_format = onnx.quant_format;
+        spec.accuracy_level = onnx.accuracy_level;
+        spec.num_logits_to_keep = onnx.num_logits_to_keep;
         // Only transformers.js chooses among several graphs in a folder; the others want the plain name.
-        spec.file_name = match (target.profile, target.type_suffix()) {
+        spec.file_name = match (onnx.profile, onnx.type_suffix()) {
             (Profile::Latent | Profile::Genai, _) | (Profile::Hf, "") => "model.onnx".into(),
             (Profile::Hf, suffix) => format!("model_{suffix}.onnx"),
         };
         spec.producer_version.clone_from(&target.made_by);
-        spec.metadata = vec![(recipe::KEY.into(), Recipe::of_onnx(&target).to_string())];
-        assign_weights(&model, &target, &mut spec)?;
+        assign_weights(&model, onnx, &mut spec)?;
+        let data_files = build(&model, &spec)?.data_bytes.len();
+        let companions = companions(&model, &spec, data_files)?;
+        Ok(OnnxDraft { model, target, spec, companions })
+    }
+
+    /// The model as it comes.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What is to be written.
+    pub fn target(&self) -> &Target<Onnx> {
+        &self.target
+    }
+
+    /// Whether some weight is stored in blocks.
+    pub fn quantizes(&self) -> bool {
+        !self.spec.weights.is_empty()
+    }
+
+    /// Decides the rest.
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn finish(self, rounding: Rounding) -> Result<OnnxPlan> {
+        let OnnxDraft { model, target, mut spec, companions } = self;
+        let output = target.output_path(model.path());
+        let model = passes::apply(model, &target.passes)?;
+        spec.metadata = vec![(recipe::KEY.into(), Recipe::of_onnx(&target, &rounding).to_string())];
         if spec.float == DType::F16 {
             spec.ffn_shift = ffn_shifts(&model)?;
         }
         let export = build(&model, &spec)?;
-        let sidecars = sidecars(&model, &spec, export.data_bytes.len())?;
-        let output = target.output_path(&model);
         Ok(OnnxPlan {
             model,
             spec,
             export,
-            sidecars,
-            rounding: target.rounding,
+            companions,
+            rounding,
             output,
             overwrite: target.overwrite,
-            type_name,
+            type_name: target.format.type_name(),
         })
     }
+}
 
+impl OnnxPlan {
     /// # Errors
     /// What was read is not any longer what it was when it was opened.
     pub fn check_unchanged(&self) -> Result<()> {
@@ -120,9 +157,9 @@ impl OnnxPlan {
 
     fn files(&self) -> Vec<FileLine> {
         let graph = (self.graph_path(), self.export.model.len() as u64);
-        let sidecars =
-            self.sidecars.files.iter().map(|s| (s.path.display().to_string(), s.bytes.len() as u64));
-        let all = std::iter::once(graph).chain(self.data_paths()).chain(sidecars);
+        let companions =
+            self.companions.files.iter().map(|s| (s.path.display().to_string(), s.bytes.len() as u64));
+        let all = std::iter::once(graph).chain(self.data_paths()).chain(companions);
         all.map(|(path, bytes)| FileLine { path: self.output.join(path), bytes }).collect()
     }
 
@@ -151,7 +188,7 @@ pub fn stored_as(item: &DataItem) -> String {
     }
 }
 
-fn assign_weights(model: &Model, target: &Target, spec: &mut ExportSpec) -> Result<()> {
+fn assign_weights(model: &Model, target: &Onnx, spec: &mut ExportSpec) -> Result<()> {
     let matrices = || model.tensors.iter().filter(|t| !t.key.role.is_norm());
     for (pattern, _) in &target.overrides {
         if !matrices().any(|t| pattern.is_match(&t.key.gguf_name())) {

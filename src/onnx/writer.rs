@@ -34,8 +34,8 @@ pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<Ato
 pub fn fill(folder: &AtomicFolder, plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()> {
     let data = DataFiles::create(folder, plan)?;
     write_small(folder, plan.graph_path(), &plan.export.model)?;
-    for sidecar in &plan.sidecars.files {
-        write_small(folder, &sidecar.path, &sidecar.bytes)?;
+    for companion in &plan.companions.files {
+        write_small(folder, &companion.path, &companion.bytes)?;
     }
     produce(plan, &data, bar, console)
 }

@@ -83,7 +83,7 @@ pub fn split_kv_b(config: &Config, kv_b: &Tensor) -> [Tensor; 2] {
 
 /// Folds kv_a_layernorm's weight into the columns of kv_b; the weight becomes one.
 ///
-/// After this the latent only has to keep its norm, so [`super::turn::latent`] may turn it.
+/// After this the latent only has to keep its norm, so [`super::rotate::latent`] may rotate it.
 pub fn fold_latent_norm(mut model: Model) -> Result<Model> {
     for layer in 0..model.config.num_hidden_layers {
         let norm = super::tensor_mut(&mut model, layer, Role::KvANorm)?;

@@ -4,7 +4,7 @@
 pub mod gate;
 pub mod mla;
 pub mod neurons;
-pub mod turn;
+pub mod rotate;
 pub mod values;
 
 #[cfg(test)]
@@ -18,24 +18,24 @@ use plmconv_formats::{Error, Layout, Result, Role, TensorKey};
 pub enum Pass {
     /// [`mla::fold_latent_norm`]
     FoldLatentNorm,
-    /// [`turn::latent`]; includes the folding it needs.
-    TurnLatent,
-    /// [`turn::values`]
-    TurnValues,
-    /// [`turn::keys`]
-    TurnKeys,
+    /// [`rotate::latent`]; includes the folding it needs.
+    RotateLatent,
+    /// [`rotate::values`]
+    RotateValues,
+    /// [`rotate::keys`]
+    RotateKeys,
     /// [`neurons::rescale`]
     RescaleNeurons,
     /// [`neurons::sort`]
     SortNeurons,
 }
 
-/// THE table of names.
+/// THE table of names. They stand in the recipes of files, so they stay as they are.
 const NAMES: [(Pass, &str); 6] = [
     (Pass::FoldLatentNorm, "fold-latent-norm"),
-    (Pass::TurnLatent, "turn-latent"),
-    (Pass::TurnValues, "turn-values"),
-    (Pass::TurnKeys, "turn-keys"),
+    (Pass::RotateLatent, "turn-latent"),
+    (Pass::RotateValues, "turn-values"),
+    (Pass::RotateKeys, "turn-keys"),
     (Pass::RescaleNeurons, "rescale-neurons"),
     (Pass::SortNeurons, "sort-neurons"),
 ];
@@ -59,9 +59,9 @@ impl Pass {
     fn run(self, model: Model) -> Result<Model> {
         match self {
             Pass::FoldLatentNorm => mla::fold_latent_norm(model),
-            Pass::TurnLatent => turn::latent(model),
-            Pass::TurnValues => turn::values(model),
-            Pass::TurnKeys => turn::keys(model),
+            Pass::RotateLatent => rotate::latent(model),
+            Pass::RotateValues => rotate::values(model),
+            Pass::RotateKeys => rotate::keys(model),
             Pass::RescaleNeurons => neurons::rescale(model),
             Pass::SortNeurons => neurons::sort(model),
         }
@@ -74,7 +74,7 @@ impl Pass {
 /// A model in the latent layout, or weights that cannot be read.
 pub fn apply(mut model: Model, passes: &[Pass]) -> Result<Model> {
     let mut order = passes.to_vec();
-    if order.contains(&Pass::TurnLatent) {
+    if order.contains(&Pass::RotateLatent) {
         order.push(Pass::FoldLatentNorm);
     }
     order.sort_unstable();

@@ -3,29 +3,28 @@
 use std::collections::BTreeMap;
 
 use plmconv_formats::{DType, Model};
-use plmconv_quant::policy::{Assigned, FileType, ModelShape, Policy, TensorDesc};
+use plmconv_quant::policy::{Assigned, FileType, Policy, TensorDesc};
 
-use super::{Types, described, source_types};
+use super::types::{described, shape_of, source_types};
+use crate::target::Types;
 
 /// The types of a file's tensors.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StoredTypes {
     /// By GGUF name.
     pub types: BTreeMap<String, DType>,
     /// What `general.file_type` says.
     pub file_type: Option<u32>,
-    /// Whether an importance matrix guided the rounding: some mixtures depend on it.
-    pub has_importance: bool,
 }
 
 impl StoredTypes {
     /// The choice that gives `model` these types: the preset that the file names, plain or pure; the source's own types;
-    /// any other preset, whose name the file should then have. Where no choice does, the types as they are.
-    pub fn recognize(self, model: &Model) -> Types {
+    /// any other preset, whose name the file should then have. Where no choice does, the types as they are. Some mixtures
+    /// depend on whether an importance matrix guided the rounding.
+    pub fn recognize(self, model: &Model, has_importance: bool) -> Types {
         let named = self.file_type.and_then(FileType::from_id);
         let others = FileType::all().filter(|&other| Some(other) != named);
         let policies = |file_type| {
-            let has_importance = self.has_importance;
             [false, true].map(|pure| Policy { pure, has_importance, ..Policy::preset(file_type) })
         };
         let tensors = described(model);
@@ -50,8 +49,7 @@ impl StoredTypes {
     }
 
     fn is_given_by(&self, policy: &Policy, tensors: &[TensorDesc], model: &Model) -> bool {
-        let shape = ModelShape { layers: model.config.num_hidden_layers, query_heads_per_kv_head: 1 };
-        policy.assign(tensors, shape).is_ok_and(|assigned| self.are(tensors, assigned))
+        policy.assign(tensors, shape_of(&model.config)).is_ok_and(|assigned| self.are(tensors, assigned))
     }
 
     fn are(&self, tensors: &[TensorDesc], types: Vec<Assigned>) -> bool {
@@ -75,14 +73,13 @@ mod tests {
     fn stored(policy: &Policy, file_type: u32) -> StoredTypes {
         let model = tiny_plm();
         let tensors = described(&model);
-        let shape = ModelShape { layers: model.config.num_hidden_layers, query_heads_per_kv_head: 1 };
-        let types = policy.assign(&tensors, shape).expect("types");
+        let types = policy.assign(&tensors, shape_of(&model.config)).expect("types");
         let types = tensors.into_iter().zip(types).map(|(tensor, assigned)| (tensor.name, assigned.dtype));
-        StoredTypes { types: types.collect(), file_type: Some(file_type), has_importance: false }
+        StoredTypes { types: types.collect(), file_type: Some(file_type) }
     }
 
     fn recognized(stored: StoredTypes) -> Option<(FileType, bool)> {
-        match stored.recognize(&tiny_plm()) {
+        match stored.recognize(&tiny_plm(), false) {
             Types::Preset(policy) => Some((policy.file_type, policy.pure)),
             Types::Stored(_) => None,
             other => panic!("{other:?}"),

@@ -11,6 +11,7 @@ macro_rules! say {
 }
 
 pub mod file;
+pub mod forms;
 mod graph;
 pub mod inspect;
 pub mod outline;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{human_bytes, print_json};
-use crate::plan::STORED;
+use crate::target::STORED;
 use crate::terminal::one_line;
 use crate::verification::{DataDifference, Difference, DifferentByte, Verification};
 

@@ -5,21 +5,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use indicatif::ProgressBar;
-use plmconv_calibrate::Rounding;
 use plmconv_formats::gguf::{
     DEFAULT_ALIGNMENT, GgufFile, Metadata, SET_ID, TensorInfo, Value, expected_set_id,
 };
 use plmconv_formats::model::Origin;
 use plmconv_formats::source::{InputFile, RowSource};
-use plmconv_formats::{DType, Imatrix, Layout, Model};
+use plmconv_formats::{DType, Layout, Model};
 
 use super::comparison::{Comparison, Region, compare_whole};
 use super::{Difference, metadata};
-use crate::error::{At, Place, UsageError};
+use crate::error::UsageError;
 use crate::pipeline;
-use crate::plan::{Arranged, Plan, Shard, StoredTypes, Target, Types};
-use crate::progress::{Console, Watch};
+use crate::plan::{Plan, Shard, StoredTypes};
+use crate::progress::Console;
 use crate::recipe::{self, Recipe};
+use crate::target::{Arranged, Gguf, Target, Types};
 
 /// What the keys of an importance matrix begin with.
 const IMATRIX: &str = "quantize.imatrix.";
@@ -53,37 +53,28 @@ impl GgufCandidate {
         self.shards.iter().map(|shard| shard.file_bytes).sum()
     }
 
-    /// The target of a file that carries no recipe: it tells its layout and its types itself, and the user has the
-    /// importance matrix.
+    /// The target of a file that carries no recipe: it tells its layout and its types itself.
     ///
     /// # Errors
-    /// No PLM; an importance matrix that cannot be read, or that is missing.
-    pub fn plain_target(&self, model: &Model, imatrix: Option<&Path>, console: Console) -> Result<Target> {
+    /// No PLM.
+    pub fn plain_target(&self) -> Result<Target<Gguf>> {
         let metadata = self.metadata();
-        let rounding = match imatrix {
-            Some(path) => Rounding::from_imatrix(
-                Imatrix::open(path).at(Place::Imatrix)?,
-                path,
-                model,
-                &Watch::new(console),
-            )?,
-            None => self.refuse_without_imatrix(model)?,
-        };
         let layout = Layout::from_gguf(&self.path, metadata)?;
         let tensors = self.shards.iter().flat_map(|shard| &shard.tensors);
         let types: BTreeMap<String, DType> = tensors.map(|t| (t.name.clone(), t.data.dtype())).collect();
         let file_type = metadata.get("general.file_type").and_then(Value::as_u64);
         let file_type = file_type.and_then(|id| u32::try_from(id).ok());
-        let stored = StoredTypes { types, file_type, has_importance: rounding.has_importance() };
-        let rounding = rounding.for_layout(layout);
-        Ok(Target { layout, rounding, ..Target::new(Types::Stored(stored)) })
+        let types = Types::Stored(StoredTypes { types, file_type });
+        Ok(Target::new(Gguf { layout, ..Gguf::new(types) }))
     }
 
-    fn refuse_without_imatrix(&self, model: &Model) -> Result<Rounding> {
+    /// # Errors
+    /// An importance matrix guided the rounding, and it is not that of `model`, which is another GGUF.
+    pub fn refuse_without_imatrix(&self, model: &Model) -> Result<()> {
         let named = |metadata: &Metadata| metadata.iter().any(|(key, _)| key.starts_with(IMATRIX));
         let of_the_source = matches!(&model.origin, Origin::Gguf(source) if named(&source.metadata));
         if !named(self.metadata()) || of_the_source {
-            return Ok(Rounding::default());
+            return Ok(());
         }
         let name = self.metadata().string("quantize.imatrix.file").unwrap_or("without a name");
         let message = format!("{}: rounded by an importance matrix ({name:?})", self.path.display());

@@ -59,8 +59,8 @@ impl OnnxCandidate {
 
         let mut differences = Vec::new();
         let graph = (PathBuf::from(plan.graph_path()), plan.export.model.as_slice());
-        let sidecars = plan.sidecars.files.iter().map(|s| (s.path.clone(), s.bytes.as_slice()));
-        for (name, derived) in std::iter::once(graph).chain(sidecars) {
+        let companions = plan.companions.files.iter().map(|s| (s.path.clone(), s.bytes.as_slice()));
+        for (name, derived) in std::iter::once(graph).chain(companions) {
             if excepted.iter().any(|other| Path::new(other) == name) {
                 continue;
             }

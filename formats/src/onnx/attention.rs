@@ -80,15 +80,15 @@ fn expanded(g: &mut GraphBuilder<'_>, net: &Network<'_>, layer: usize, scope: &s
     if g.spec.opset == Opset::V23 {
         let inputs = [query.as_str(), &key, &value, &net.mask, &past[0], &past[1]];
         let attrs = [("scale", Attr::Float(scale(net)))];
-        let out = g.node(scope, "", "Attention", &inputs, &attrs, 3).remove(0);
-        g.rename_output(1, &present[0]);
-        g.rename_output(2, &present[1]);
-        return out;
+        let mut outputs = g.node(scope, "", "Attention", &inputs, &attrs, 3);
+        g.rename_output(&outputs[1], &present[0]);
+        g.rename_output(&outputs[2], &present[1]);
+        return outputs.remove(0);
     }
-    concat(g, scope, &[&past[0], &key], 2);
-    let key = g.rename_output(0, &present[0]);
-    concat(g, scope, &[&past[1], &value], 2);
-    let value = g.rename_output(0, &present[1]);
+    let key = concat(g, scope, &[&past[0], &key], 2);
+    let key = g.rename_output(&key, &present[0]);
+    let value = concat(g, scope, &[&past[1], &value], 2);
+    let value = g.rename_output(&value, &present[1]);
     let query = scaled(g, net, scope, &query);
     let key = transpose(g, scope, &key, &[0, 1, 3, 2]);
     let scores = g.op(scope, "MatMul", &[&query, &key], &[]);
@@ -108,14 +108,14 @@ fn absorbed(g: &mut GraphBuilder<'_>, net: &Network<'_>, layer: usize, scope: &s
     let gathered = if g.spec.profile == Profile::Genai {
         let half = config.latent_dim() / 2;
         let [key, value] = split(g, scope, &new, [half, half]);
-        concat(g, scope, &[&format!("past_key_values.{layer}.key"), &key], 2);
-        let key = g.rename_output(0, &format!("present.{layer}.key"));
-        concat(g, scope, &[&format!("past_key_values.{layer}.value"), &value], 2);
-        let value = g.rename_output(0, &format!("present.{layer}.value"));
+        let key = concat(g, scope, &[&format!("past_key_values.{layer}.key"), &key], 2);
+        let key = g.rename_output(&key, &format!("present.{layer}.key"));
+        let value = concat(g, scope, &[&format!("past_key_values.{layer}.value"), &value], 2);
+        let value = g.rename_output(&value, &format!("present.{layer}.value"));
         attend_in_halves(g, net, scope, &query, [&key, &value], half)
     } else {
-        concat(g, scope, &[&format!("past_key_values.{layer}.latent"), &new], 2);
-        let cache = g.rename_output(0, &format!("present.{layer}.latent"));
+        let cache = concat(g, scope, &[&format!("past_key_values.{layer}.latent"), &new], 2);
+        let cache = g.rename_output(&cache, &format!("present.{layer}.latent"));
         attend(g, net, scope, &query, &cache)
     };
     // The values are the latent; what was gathered of the rope part is dropped.

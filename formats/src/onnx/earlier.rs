@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::companions::is_companion;
 use super::export::PRODUCER;
 use super::read::OnnxFile;
-use super::sidecar::is_sidecar;
 
 /// Says why a folder must not be replaced by an export; an earlier export may be, and an empty folder.
 ///
@@ -40,7 +40,7 @@ pub fn may_replace(folder: &Path) -> Result<(), String> {
     let external = read.initializers.iter().filter_map(|initializer| initializer.external.as_ref());
     let data: BTreeSet<PathBuf> = external.map(|external| place.join(&external.file)).collect();
     let belongs =
-        |path: &PathBuf| path == *graph || data.contains(path) || path.to_str().is_some_and(is_sidecar);
+        |path: &PathBuf| path == *graph || data.contains(path) || path.to_str().is_some_and(is_companion);
     match found.iter().find(|path| !belongs(path)) {
         Some(other) => Err(format!("it holds `{}`, which is not part of an export", other.display())),
         None => Ok(()),

@@ -104,10 +104,12 @@ impl<'a> GraphBuilder<'a> {
         outputs
     }
 
-    /// Gives the last node's `index`-th output a name of the graph's interface.
-    pub(super) fn rename_output(&mut self, index: usize, name: &str) -> Value {
-        let node = self.nodes.last_mut().expect("called right after adding a node");
-        node.output[index] = name.to_string();
+    /// Gives an output, which no node reads yet, a name of the graph's interface.
+    pub(super) fn rename_output(&mut self, output: &str, name: &str) -> Value {
+        let outputs = self.nodes.iter_mut().rev().flat_map(|node| &mut node.output);
+        *outputs.into_iter().find(|found| *found == output).expect("an output of the graph") =
+            name.to_string();
+        debug_assert!(!self.nodes.iter().any(|node| node.input.iter().any(|input| input == output)));
         name.to_string()
     }
 

@@ -336,8 +336,7 @@ pub(super) fn head(g: &mut GraphBuilder<'_>, net: &Network<'_>, x: &str, batch: 
     let vocab = g.ints(&[vocab as i64]);
     let shape = g.op(scope, "Concat", &[batch, &sequence, &vocab], &[("axis", Attr::Int(0))]);
     let logits = g.op(scope, "Reshape", &[&flat, &shape], &[]);
-    if g.spec.float == DType::F16 {
-        cast(g, scope, &logits, ElementType::Float);
-    }
-    g.rename_output(0, "logits");
+    let logits =
+        if g.spec.float == DType::F16 { cast(g, scope, &logits, ElementType::Float) } else { logits };
+    g.rename_output(&logits, "logits");
 }

@@ -14,15 +14,14 @@ mod node;
 #[allow(missing_docs, reason = "onnx.proto documents its messages and fields")]
 pub mod proto;
 mod read;
-mod sidecar;
 mod spec;
 mod weights;
 mod wire;
 
+pub use companions::{Companion, Companions, companions};
 pub use data::{Content, DataItem, HeadBlocks, Literal, Place};
 pub use earlier::may_replace;
 pub use export::{Export, build};
 pub use read::{External, Initializer, OnnxFile, Port};
-pub use sidecar::{Sidecar, Sidecars, sidecars};
 pub use spec::{BlockFormat, ExportSpec, Opset, Profile, QuantFormat, WeightFormat};
 pub use weights::{Weight, blocks_name};

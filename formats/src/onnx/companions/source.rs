@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::sidecar::{Sidecar, push_json};
+use super::{Companion, push_json};
 use crate::describe::chat_templates::template_files;
 use crate::describe::general::sampling_of;
 use crate::describe::special::drop_bad_ids;
@@ -39,14 +39,14 @@ const TOKEN_IDS: [(&str, &str); 5] = [
 ];
 
 /// Whether a file of this name may come along.
-pub(super) fn is_companion(name: &str) -> bool {
+pub(super) fn may_come_along(name: &str) -> bool {
     COPIED.contains(&name) || READ.contains(&name)
 }
 
 /// What comes along.
 #[derive(Debug, Default)]
-pub(super) struct Companions {
-    pub files: Vec<Sidecar>,
+pub(super) struct SourceCompanions {
+    pub files: Vec<Companion>,
     /// config.json, of which each client wants its own; empty if there is none.
     pub config: Map<String, Value>,
     /// generation_config.json, which is among the files, too.
@@ -55,11 +55,11 @@ pub(super) struct Companions {
     pub warnings: Vec<Warning>,
 }
 
-impl Companions {
+impl SourceCompanions {
     /// # Errors
     /// Files of a folder that are there and cannot be read; a GGUF whose tokens are not those of its embedding.
-    pub fn of(model: &Model) -> Result<Companions> {
-        let mut companions = Companions::default();
+    pub fn of(model: &Model) -> Result<SourceCompanions> {
+        let mut companions = SourceCompanions::default();
         match &model.origin {
             Origin::HuggingFace(folder) => companions.copy(folder, model.config.vocab_size)?,
             Origin::Gguf(file) => companions.rebuild(file, model)?,
@@ -84,7 +84,7 @@ impl Companions {
         // What Python's json writes is not always what JavaScript reads.
         let is_json = path.extension().is_some_and(|e| e == "json");
         let bytes = if is_json { json::to_standard(&path, bytes)? } else { bytes };
-        self.files.push(Sidecar { path: name.into(), bytes });
+        self.files.push(Companion { path: name.into(), bytes });
         Ok(true)
     }
 
@@ -170,7 +170,7 @@ impl Companions {
         &mut self,
         name: &str,
         vocab_size: usize,
-        config: impl Fn(&mut Companions) -> &mut Map<String, Value>,
+        config: impl Fn(&mut SourceCompanions) -> &mut Map<String, Value>,
     ) -> bool {
         let mut warnings = Vec::new();
         let mut is_good = |key: &str, value: &Value| {

@@ -1,7 +1,7 @@
-//! Orthogonal turns of spaces that only meet other weights: the latent, each head's values, each head's
+//! Rotations of spaces that only meet other weights: the latent, each head's values, each head's
 //! position-free queries and keys.
 //!
-//! A turn is a Hadamard matrix with seeded signs: it spreads a large weight over its whole row, costs n log n, and
+//! A rotation is a Hadamard matrix with seeded signs: it spreads a large weight over its whole row, costs n log n, and
 //! is its own inverse up to the signs.
 
 use std::ops::Range;
@@ -14,26 +14,26 @@ use super::values::{Decoded, Exact, Values, replace};
 
 /// An orthogonal matrix `[size, size]`, block diagonal where `size` is not a power of two.
 #[derive(Clone, Debug)]
-pub struct Turn {
+pub struct Rotation {
     signs: Vec<f32>,
     /// The largest power of two that divides the size.
     block: usize,
 }
 
-impl Turn {
-    /// The turn of this size and seed.
-    pub fn new(size: usize, seed: u64) -> Turn {
+impl Rotation {
+    /// The rotation of this size and seed.
+    pub fn new(size: usize, seed: u64) -> Rotation {
         let mut random = SplitMix64::new(seed);
         let signs = (0..size).map(|_| if random.next_u64() >> 63 == 0 { 1.0 } else { -1.0 }).collect();
-        Turn { signs, block: 1 << size.trailing_zeros() }
+        Rotation { signs, block: 1 << size.trailing_zeros() }
     }
 
-    /// Values of a vector it turns.
+    /// Values of a vector it rotates.
     pub fn size(&self) -> usize {
         self.signs.len()
     }
 
-    /// Turns `lanes` vectors at once: `data` is `[size, lanes]`, each column a vector.
+    /// Rotates `lanes` vectors at once: `data` is `[size, lanes]`, each column a vector.
     fn apply(&self, data: &mut [f32], lanes: usize) {
         for (row, sign) in data.chunks_exact_mut(lanes).zip(&self.signs) {
             row.iter_mut().for_each(|v| *v *= sign);
@@ -60,20 +60,20 @@ fn hadamard(data: &mut [f32], lanes: usize) {
     }
 }
 
-/// Rows turned among themselves, in segments of the turn's size.
+/// Rows rotated among themselves, in segments of the rotation's size.
 #[derive(Debug)]
-struct TurnedRows {
+struct RotatedRows {
     source: Decoded,
     /// First rows of the segments, ascending.
     segments: Vec<usize>,
-    turn: Turn,
+    rotation: Rotation,
 }
 
-impl TurnedRows {
+impl RotatedRows {
     /// The segment `row` lies in.
     fn segment_of(&self, row: usize) -> Option<usize> {
         let start = *self.segments[..self.segments.partition_point(|&s| s <= row)].last()?;
-        (row < start + self.turn.size()).then_some(start)
+        (row < start + self.rotation.size()).then_some(start)
     }
 
     /// First row after `row` at which a segment begins, or the end.
@@ -82,7 +82,7 @@ impl TurnedRows {
     }
 }
 
-impl Values for TurnedRows {
+impl Values for RotatedRows {
     fn rows(&self) -> usize {
         self.source.rows()
     }
@@ -99,7 +99,7 @@ impl Values for TurnedRows {
         while row < rows.end {
             let (read, skip, end) = match self.segment_of(row) {
                 Some(start) => {
-                    let whole = start..start + self.turn.size();
+                    let whole = start..start + self.rotation.size();
                     (whole.clone(), row - start, rows.end.min(whole.end))
                 }
                 None => {
@@ -109,7 +109,7 @@ impl Values for TurnedRows {
             };
             self.source.read(read, &mut part)?;
             if self.segment_of(row).is_some() {
-                self.turn.apply(&mut part, cols);
+                self.rotation.apply(&mut part, cols);
             }
             out.extend_from_slice(&part[skip * cols..(skip + end - row) * cols]);
             row = end;
@@ -118,14 +118,14 @@ impl Values for TurnedRows {
     }
 }
 
-/// Columns turned among themselves: whole rows are segments of the turn's size.
+/// Columns rotated among themselves: whole rows are segments of the rotation's size.
 #[derive(Debug)]
-struct TurnedColumns {
+struct RotatedColumns {
     source: Decoded,
-    turn: Turn,
+    rotation: Rotation,
 }
 
-impl Values for TurnedColumns {
+impl Values for RotatedColumns {
     fn rows(&self) -> usize {
         self.source.rows()
     }
@@ -136,25 +136,31 @@ impl Values for TurnedColumns {
 
     fn read(&self, rows: Range<usize>, out: &mut Vec<f32>) -> Result<()> {
         self.source.read(rows, out)?;
-        out.chunks_exact_mut(self.turn.size()).for_each(|segment| self.turn.apply(segment, 1));
+        out.chunks_exact_mut(self.rotation.size()).for_each(|segment| self.rotation.apply(segment, 1));
         Ok(())
     }
 }
 
-fn turn_rows(model: &mut Model, layer: usize, role: Role, segments: Vec<usize>, turn: &Turn) -> Result<()> {
+fn rotate_rows(
+    model: &mut Model,
+    layer: usize,
+    role: Role,
+    segments: Vec<usize>,
+    rotation: &Rotation,
+) -> Result<()> {
     let tensor = super::tensor_mut(model, layer, role)?;
-    replace(tensor, Exact::No, |source| TurnedRows { source, segments, turn: turn.clone() });
+    replace(tensor, Exact::No, |source| RotatedRows { source, segments, rotation: rotation.clone() });
     Ok(())
 }
 
-fn turn_columns(model: &mut Model, layer: usize, role: Role, turn: &Turn) -> Result<()> {
+fn rotate_columns(model: &mut Model, layer: usize, role: Role, rotation: &Rotation) -> Result<()> {
     let tensor = super::tensor_mut(model, layer, role)?;
-    replace(tensor, Exact::No, |source| TurnedColumns { source, turn: turn.clone() });
+    replace(tensor, Exact::No, |source| RotatedColumns { source, rotation: rotation.clone() });
     Ok(())
 }
 
-/// Turns the latent: rows of kv_a's latent part against columns of kv_b. RMSNorm sees only the latent's length,
-/// which a turn keeps.
+/// Rotates the latent: rows of kv_a's latent part against columns of kv_b. RMSNorm sees only the latent's length,
+/// which a rotation keeps.
 ///
 /// # Errors
 /// A latent norm whose weight is not one: fold it first ([`super::mla::fold_latent_norm`]).
@@ -162,41 +168,41 @@ pub fn latent(mut model: Model) -> Result<Model> {
     for layer in 0..model.config.num_hidden_layers {
         let norm = super::tensor_mut(&mut model, layer, Role::KvANorm)?;
         if Decoded::of(norm).read_all()?.iter().any(|&w| w != 1.0) {
-            let detail = "the latent can only be turned once its norm's weight is folded into kv_b";
+            let detail = "the latent can only be rotated once its norm's weight is folded into kv_b";
             return Err(Error::Rewrite { tensor: norm.key.gguf_name(), detail: detail.into() });
         }
-        let turn = Turn::new(model.config.kv_lora_rank, layer as u64);
-        turn_rows(&mut model, layer, Role::KvA, vec![0], &turn)?;
-        turn_columns(&mut model, layer, Role::KvB, &turn)?;
+        let rotation = Rotation::new(model.config.kv_lora_rank, layer as u64);
+        rotate_rows(&mut model, layer, Role::KvA, vec![0], &rotation)?;
+        rotate_columns(&mut model, layer, Role::KvB, &rotation)?;
     }
     Ok(model)
 }
 
-/// Turns each head's values: rows of kv_b against columns of the output projection.
+/// Rotates each head's values: rows of kv_b against columns of the output projection.
 pub fn values(mut model: Model) -> Result<Model> {
     let config = model.config.clone();
     for layer in 0..config.num_hidden_layers {
-        let turn = Turn::new(config.v_head_dim, layer as u64);
+        let rotation = Rotation::new(config.v_head_dim, layer as u64);
         let rows = (0..config.num_attention_heads)
             .map(|head| head * config.kv_b_head_dim() + config.qk_nope_head_dim)
             .collect();
-        turn_rows(&mut model, layer, Role::KvB, rows, &turn)?;
-        turn_columns(&mut model, layer, Role::AttentionOutput, &turn)?;
+        rotate_rows(&mut model, layer, Role::KvB, rows, &rotation)?;
+        rotate_columns(&mut model, layer, Role::AttentionOutput, &rotation)?;
     }
     Ok(model)
 }
 
-/// Turns the position-free part of each head's queries and keys: rows of the query matrix and of kv_b alike, which
-/// keeps their products. The part that RoPE turns stays as it is.
+/// Rotates the position-free part of each head's queries and keys: rows of the query matrix and of kv_b alike, which
+/// keeps their products. The part that RoPE rotates stays as it is.
 pub fn keys(mut model: Model) -> Result<Model> {
     let config = model.config.clone();
     let query = if config.q_lora_rank.is_some() { Role::QueryB } else { Role::Query };
     for layer in 0..config.num_hidden_layers {
-        let turn = Turn::new(config.qk_nope_head_dim, layer as u64);
+        let rotation = Rotation::new(config.qk_nope_head_dim, layer as u64);
         let starts =
             |head_rows: usize| (0..config.num_attention_heads).map(|head| head * head_rows).collect();
-        turn_rows(&mut model, layer, query, starts(config.qk_head_dim()), &turn)?;
-        turn_rows(&mut model, layer, Role::KvB, starts(config.kv_b_head_dim()), &turn)?;
+        rotate_rows(&mut model, layer, query, starts(config.qk_head_dim()), &rotation)?;
+        rotate_rows(&mut model, layer, Role::KvB, starts(config.kv_b_head_dim()), &rotation)?;
     }
     Ok(model)
 }

@@ -1,10 +1,12 @@
-//! The files beside the graph: what each client reads before it opens the model.
+//! The graph's companions: the files beside it, which each client reads before it opens the model.
+
+mod source;
 
 use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::companions::{Companions, is_companion};
+use self::source::{SourceCompanions, may_come_along};
 use super::spec::{ExportSpec, Profile};
 use crate::DType;
 use crate::error::Result;
@@ -13,7 +15,7 @@ use crate::warning::Warning;
 
 /// A small file of the output folder.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sidecar {
+pub struct Companion {
     /// Relative to the output folder.
     pub path: PathBuf,
     /// The whole file.
@@ -22,27 +24,27 @@ pub struct Sidecar {
 
 /// Everything but the graph and its data.
 #[derive(Debug)]
-pub struct Sidecars {
+pub struct Companions {
     /// In the order in which they are written.
-    pub files: Vec<Sidecar>,
+    pub files: Vec<Companion>,
     /// What their user should know of.
     pub warnings: Vec<Warning>,
 }
 
-/// Files that [`sidecars`] writes itself.
+/// Files that [`companions`] writes itself.
 const WRITTEN: [&str; 2] = ["config.json", "genai_config.json"];
 
 /// Whether an export may bring a file of this name along.
-pub(super) fn is_sidecar(name: &str) -> bool {
-    is_companion(name) || WRITTEN.contains(&name)
+pub(super) fn is_companion(name: &str) -> bool {
+    may_come_along(name) || WRITTEN.contains(&name)
 }
 
 /// Everything but the graph and its data, for an export with `data_files` external data files.
 ///
 /// # Errors
 /// Unreadable files of the checkpoint.
-pub fn sidecars(model: &Model, spec: &ExportSpec, data_files: usize) -> Result<Sidecars> {
-    let Companions { mut files, config, generation, warnings } = Companions::of(model)?;
+pub fn companions(model: &Model, spec: &ExportSpec, data_files: usize) -> Result<Companions> {
+    let SourceCompanions { mut files, config, generation, warnings } = SourceCompanions::of(model)?;
     let ids = TokenIds::of(&generation, &config);
     let config = if config.is_empty() { plain_config(model, &generation) } else { config };
     match spec.profile {
@@ -53,14 +55,14 @@ pub fn sidecars(model: &Model, spec: &ExportSpec, data_files: usize) -> Result<S
         }
         Profile::Hf => push_json(&mut files, "config.json", hf_config(model, spec, config, data_files)),
     }
-    Ok(Sidecars { files, warnings })
+    Ok(Companions { files, warnings })
 }
 
 /// Adds a file of JSON as somebody would write it.
-pub(super) fn push_json(files: &mut Vec<Sidecar>, name: &str, value: Value) {
+fn push_json(files: &mut Vec<Companion>, name: &str, value: Value) {
     let mut text = serde_json::to_string_pretty(&value).expect("a JSON value prints");
     text.push('\n');
-    files.push(Sidecar { path: name.into(), bytes: text.into_bytes() });
+    files.push(Companion { path: name.into(), bytes: text.into_bytes() });
 }
 
 /// The ids that start, end and pad a text.

@@ -1,0 +1,72 @@
+//! `calibrate`
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use plmconv_calibrate::statistics::Statistics;
+use plmconv_calibrate::{CalibrationText, Sample};
+use plmconv_formats::atomic::follow_links;
+
+use super::unused;
+use crate::args::{CalibrateArgs, SampleArgs};
+use crate::error::{At, Place};
+use crate::evaluation::read_text;
+use crate::outputs::Inputs;
+use crate::progress::Console;
+
+/// Statistics in a file.
+pub struct CalibrateRequest {
+    pub task: CalibrateTask,
+    pub output: PathBuf,
+    pub overwrite: bool,
+    pub console: Console,
+}
+
+/// Where statistics come from.
+pub enum CalibrateTask {
+    /// Text that runs through a model.
+    Text { model: PathBuf, text: CalibrationText, resume: bool, threads: Option<NonZeroUsize> },
+    /// Others, added up.
+    Merge(Vec<Statistics>),
+}
+
+impl CalibrateRequest {
+    pub(super) fn new(args: &CalibrateArgs) -> Result<CalibrateRequest> {
+        let inputs: Inputs = args.model.iter().chain(&args.text).chain(&args.merge).collect();
+        let output = follow_links(&args.output).at(Place::StatisticsOutput)?;
+        inputs.check_file(&output, args.force)?;
+        let task = if args.merge.is_empty() {
+            CalibrateTask::Text {
+                model: args.model.clone().context("MODEL is missing")?,
+                text: calibration_text(&args.text, args.self_tokens, &args.sample)?,
+                resume: args.resume,
+                threads: args.threads,
+            }
+        } else {
+            let open = |path: &PathBuf| Statistics::open(path).at(Place::Statistics);
+            CalibrateTask::Merge(args.merge.iter().map(open).collect::<Result<_>>()?)
+        };
+        let console = Console { quiet: args.quiet, verbose: false };
+        unused::warn_of_calibrate(args, console);
+        Ok(CalibrateRequest { task, output, overwrite: args.force, console })
+    }
+}
+
+/// Reads `files`; `written` more tokens are written by the model itself.
+///
+/// # Errors
+/// Files that cannot be read, or are not UTF-8.
+pub(super) fn calibration_text(
+    files: &[PathBuf],
+    written: Option<NonZeroUsize>,
+    sample: &SampleArgs,
+) -> Result<CalibrationText> {
+    let texts = files.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?;
+    let sample = Sample {
+        window: sample.calibration_ctx.unwrap_or(256),
+        windows: sample.calibration_chunks.unwrap_or(128),
+        seed: sample.seed.unwrap_or(0),
+    };
+    Ok(CalibrationText::new(texts, written.map(NonZeroUsize::get), sample))
+}

@@ -1,0 +1,63 @@
+//! `convert`
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use plmconv_formats::DType;
+use plmconv_quant::policy::{FileType, Policy};
+
+use super::output::{check_destination, gguf_flags, gguf_target, onnx_flags, onnx_target, refuse_flags};
+use crate::args::{ConvertArgs, DtypeArg, FormatArg};
+use crate::error::UsageError;
+use crate::outputs::Inputs;
+use crate::run::Run;
+use crate::target::{AnyTarget, Types, WeightType};
+
+/// A model in another format, not quantized.
+pub struct ConvertRequest {
+    pub model: PathBuf,
+    pub target: AnyTarget,
+    pub inputs: Inputs,
+    pub run: Run,
+}
+
+impl ConvertRequest {
+    pub(super) fn new(args: ConvertArgs) -> Result<ConvertRequest> {
+        let target = target(&args)?;
+        let inputs: Inputs = [&args.model].into_iter().collect();
+        let run = super::run(&args.output.run, args.output.dry_run);
+        if !run.dry_run {
+            check_destination(&target, &args.model, &inputs)?;
+        }
+        Ok(ConvertRequest { model: args.model, target, inputs, run })
+    }
+}
+
+/// What the arguments say of the output.
+pub(super) fn target(args: &ConvertArgs) -> Result<AnyTarget> {
+    match args.to {
+        FormatArg::Gguf => {
+            refuse_flags(args.to, &onnx_flags(&args.onnx))?;
+            let preset = |file_type| Types::Preset(Policy::preset(file_type));
+            let types = match args.dtype.unwrap_or(DtypeArg::Auto) {
+                DtypeArg::F32 => preset(FileType::F32),
+                DtypeArg::F16 => preset(FileType::F16),
+                DtypeArg::Bf16 => preset(FileType::Bf16),
+                DtypeArg::Auto => Types::Source,
+            };
+            Ok(AnyTarget::Gguf(gguf_target(&args.output, types)?))
+        }
+        FormatArg::Onnx => {
+            refuse_flags(args.to, &gguf_flags(&args.output))?;
+            let float = match args.dtype.unwrap_or(DtypeArg::F32) {
+                DtypeArg::F32 => DType::F32,
+                DtypeArg::F16 => DType::F16,
+                DtypeArg::Bf16 | DtypeArg::Auto => {
+                    let message = "an ONNX graph has one float type, f32 or f16";
+                    return Err(UsageError::with_hint(message, "choose --dtype f32 or --dtype f16").into());
+                }
+            };
+            Ok(AnyTarget::Onnx(onnx_target(&args.output, &args.onnx, float, WeightType::Float)?))
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Arguments become requests. What a command is asked for is resolved here once and as a whole: flags are put
+//! together, inputs of the user are read or opened, and places for outputs are checked, so that what can be known to
+//! fail has failed before the first long step. Commands decide nothing about arguments.
+
+mod calibrate;
+mod convert;
+mod evaluation;
+mod output;
+mod quantize;
+mod recipe;
+mod size;
+mod unused;
+mod validate;
+mod verify;
+
+use anyhow::Result;
+
+use crate::args::{Command, RunArgs};
+use crate::progress::Console;
+use crate::run::Run;
+
+pub use calibrate::{CalibrateRequest, CalibrateTask};
+pub use convert::ConvertRequest;
+pub use evaluation::{
+    EvaluatorRequest, GenerateRequest, InspectRequest, PerplexityRequest, ReferenceRequest, SparsityRequest,
+};
+pub use quantize::{CheckRequest, QuantizeRequest};
+pub use recipe::of_recipe;
+pub use validate::ValidateRequest;
+pub use verify::{VerifyRequest, refuse_unasked};
+
+/// A command with everything it needs to run.
+pub enum Request {
+    Quantize(Box<QuantizeRequest>),
+    Calibrate(CalibrateRequest),
+    Convert(ConvertRequest),
+    Inspect(InspectRequest),
+    Perplexity(PerplexityRequest),
+    Validate(Box<ValidateRequest>),
+    Verify(VerifyRequest),
+    Reference(ReferenceRequest),
+    Generate(GenerateRequest),
+}
+
+impl Request {
+    /// What the arguments ask for. Warns of flags that change nothing.
+    ///
+    /// # Errors
+    /// Flags that contradict each other or mean nothing, inputs that cannot be used, places that cannot be written.
+    pub fn new(command: Command) -> Result<Request> {
+        Ok(match command {
+            Command::Quantize(args) => Request::Quantize(Box::new(QuantizeRequest::new(&args)?)),
+            Command::Calibrate(args) => Request::Calibrate(CalibrateRequest::new(&args)?),
+            Command::Convert(args) => Request::Convert(ConvertRequest::new(args)?),
+            Command::Inspect(args) => Request::Inspect(InspectRequest::new(args)?),
+            Command::Perplexity(args) => Request::Perplexity(PerplexityRequest::new(args)?),
+            Command::Validate(args) => Request::Validate(Box::new(ValidateRequest::new(args)?)),
+            Command::Verify(args) => Request::Verify(VerifyRequest::new(args)?),
+            Command::Reference(args) => Request::Reference(ReferenceRequest::new(args)?),
+            Command::Generate(args) => Request::Generate(GenerateRequest::new(args)?),
+        })
+    }
+}
+
+/// How a command runs that streams a model.
+fn run(args: &RunArgs, dry_run: bool) -> Run {
+    let RunArgs { threads, json, quiet, verbose } = *args;
+    Run { threads, json, dry_run, console: Console { quiet, verbose } }
+}
