@@ -219,3 +219,33 @@ fn without_kept_work_resuming_starts_from_the_beginning() {
     run(&calibration(&two, 2), &["--force"]).success();
     assert_eq!(names(dir.path()), ["one.gguf", "two.gguf", "two.gguf.partial"]);
 }
+
+#[test]
+fn a_signal_while_types_are_measured_keeps_the_statistics() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (whole, parts) = (dir.path().join("whole.gguf"), dir.path().join("parts.gguf"));
+    let quantize = |output: &Path, extra: &[&str]| {
+        let mut args = strings(&["quantize", "auto", "--target-bpw", "4.5", "-q"]);
+        args.extend(strings(&["--calibration-ctx", "64", "--calibration-chunks", "4", "--calibrate"]));
+        args.extend([text(), tiny_plm()].map(|path| path.display().to_string()));
+        args.extend(strings(extra));
+        args.extend(["-o".into(), output.display().to_string()]);
+        args
+    };
+    let interrupted = |args: &[String], measured: &str| {
+        let mut command = plmconv();
+        command.args(args).args(["-j", "1"]);
+        let status = signalled(&command, "-INT", || dir.path().join(measured).is_file());
+        assert_eq!(status.and_then(|status| status.code()), Some(130), "measuring takes a while");
+    };
+    interrupted(&quantize(&parts, &[]), "parts.gguf.partial.statistics");
+    assert_eq!(names(dir.path()), ["parts.gguf.partial.statistics"]);
+    // A run that starts over stops as orderly: what it measured goes, what was kept before stays.
+    interrupted(&quantize(&parts, &["--seed", "1"]), "parts.gguf.partial.new.statistics");
+    assert_eq!(names(dir.path()), ["parts.gguf.partial.statistics"]);
+
+    run(&quantize(&whole, &[]), &[]).success();
+    run(&quantize(&parts, &["--resume"]), &[]).success();
+    assert_eq!(names(dir.path()), ["parts.gguf", "whole.gguf"]);
+    assert_eq!(std::fs::read(&whole).expect("file"), std::fs::read(&parts).expect("file"));
+}

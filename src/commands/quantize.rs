@@ -9,6 +9,7 @@ use super::write;
 use crate::error::{At, Place};
 use crate::guidance::{Guidance, OwnStatistics, sensitivity};
 use crate::input::open_model;
+use crate::interrupt;
 use crate::onnx::OnnxDraft;
 use crate::outputs::Inputs;
 use crate::plan::{Draft, Plan};
@@ -63,11 +64,16 @@ pub fn plan(
     run: Run,
 ) -> Result<Plan> {
     let (model, target) = (draft.model(), draft.target());
+    // What is measured here is kept, so a signal waits for the next step.
+    let _stoppable = guidance.is_measured().then(interrupt::stoppable);
     let rounding = guidance.rounding(model, &target.passes, own, run)?;
     check(&rounding)?;
+    interrupt::check()?;
     let is_budget = matches!(target.format.types, Types::Budget { .. });
     let sensitivity = is_budget.then(|| sensitivity(model, &rounding, run)).transpose()?;
-    run.pool()?.install(|| draft.finish(rounding, sensitivity)).at(Place::GgufMetadata)
+    let plan = run.pool()?.install(|| draft.finish(rounding, sensitivity)).at(Place::GgufMetadata)?;
+    interrupt::check()?;
+    Ok(plan)
 }
 
 fn onnx(model: Model, target: Target<Onnx>, job: Job) -> Result<()> {

@@ -121,7 +121,7 @@ pub fn calibrate(model: &Model, text: &CalibrationText, to: Destination<'_>, con
 /// # Errors
 /// As [`Sensitivity::measure`], with Ctrl-C as what stops it.
 pub fn sensitivity(model: &Model, rounding: &Rounding, run: Run) -> Result<Sensitivity> {
-    // It looks for a signal between two matrices; statistics that were measured for it are kept.
+    // It looks for a signal between two matrices.
     let _stoppable = interrupt::stoppable();
     Ok(run.pool()?.install(|| Sensitivity::measure(model, rounding, &Watch::new(run.console)))?)
 }
