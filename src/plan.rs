@@ -322,7 +322,10 @@ fn without_shard_number(stem: &str) -> &str {
 
 /// The model that is written: after the passes, in the target's layout; with the factors of the latent layout's pairs.
 fn rewrite(model: Model, target: &Target) -> Result<(Model, Vec<Factors>)> {
-    let model = passes::apply(model, &target.passes)?;
+    let mut model = passes::apply(model, &target.passes)?;
+    if let Some(balance) = target.rounding.balance() {
+        passes::balance::apply(&mut model.tensors, balance);
+    }
     Ok(match target.layout {
         Layout::Plm => (model, Vec::new()),
         Layout::Latent => passes::to_latent(model)?,

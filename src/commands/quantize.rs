@@ -306,7 +306,7 @@ fn rounding(
     };
     if let Some(path) = &args.stats {
         let statistics = Statistics::open(path).at(Place::Statistics)?;
-        return Ok(Rounding::from_statistics(statistics, model, effort)?);
+        return Ok(Rounding::from_statistics(statistics, model, effort, std::env::var("BAL").is_ok())?);
     }
     let Some(path) = &statistics.path else { return Ok(Rounding::default()) };
     let text = calibrate::read_text_of(&args.calibrate, args.self_tokens, &args.sample)?;
@@ -318,7 +318,7 @@ fn rounding(
     }
     statistics.announce();
     let statistics = Statistics::open(path).at(Place::Statistics)?;
-    Ok(Rounding::from_statistics(statistics, model, effort)?)
+    Ok(Rounding::from_statistics(statistics, model, effort, std::env::var("BAL").is_ok())?)
 }
 
 /// The budget, if there is one.
@@ -364,7 +364,11 @@ fn file_type(args: &QuantizeArgs, limit: Option<Limit>) -> Result<Option<FileTyp
 
 fn sensitivity(args: &QuantizeArgs, model: &Model, rounding: &Rounding) -> Result<Sensitivity> {
     let pool = write::thread_pool(args.output.threads)?;
-    Ok(pool.install(|| Sensitivity::measure(model, rounding, &Watch::new(args.output.console())))?)
+    let mut tensors = model.tensors.clone();
+    if let Some(balance) = rounding.balance() {
+        passes::balance::apply(&mut tensors, balance);
+    }
+    Ok(pool.install(|| Sensitivity::measure(&tensors, rounding, &Watch::new(args.output.console())))?)
 }
 
 fn policy(args: &QuantizeArgs, file_type: Option<FileType>) -> Result<Policy> {

@@ -44,7 +44,10 @@ impl OnnxPlan {
         if !target.allow_requantize {
             refuse_quantized_source(&model)?;
         }
-        let model = passes::apply(model, &target.passes)?;
+        let mut model = passes::apply(model, &target.passes)?;
+        if let Some(balance) = target.rounding.balance() {
+            passes::balance::apply(&mut model.tensors, balance);
+        }
         let type_name = target.type_name();
         let mut spec = ExportSpec::new(target.profile, target.opset);
         spec.float = target.float;
