@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+mod balance;
 mod budget;
 mod calibration;
 pub mod curvature;
@@ -13,6 +14,7 @@ mod sensitivity;
 pub mod statistics;
 mod text;
 
+pub use balance::{Balance, Exponents};
 pub use budget::{Budget, Choice, Limit, Matrix};
 pub use calibration::{Calibration, Destination};
 pub use error::{Error, Leftover, Result};

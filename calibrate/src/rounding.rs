@@ -13,6 +13,7 @@ use plmconv_quant::feedback::{self, ColumnFactor, Effort, RowFactor};
 use plmconv_quant::importance::{mean_squares, raise_unreached};
 use sha2::{Digest, Sha256};
 
+use crate::balance::Balance;
 use crate::curvature::OUTPUT_BLOCK;
 use crate::digest::{file_digest, model_digest};
 use crate::error::{Error, Result};
@@ -110,7 +111,8 @@ impl Rounding {
         Ok(Rounding { importance, provenance, digest: Some(file_digest(path)?), ..Rounding::default() })
     }
 
-    /// From statistics of `model`; without an effort only the importance is used.
+    /// From statistics of `model`; without an effort only the importance is used. With `balance` they say how the model
+    /// is to be rescaled before it is rounded, see [`balance`](Self::balance).
     ///
     /// # Errors
     /// Statistics of another model.
@@ -118,8 +120,15 @@ impl Rounding {
         statistics: Statistics,
         model: &Model,
         effort: Option<Effort>,
+        balance: bool,
     ) -> Result<Rounding> {
         statistics.check_model(&model_digest(model)?)?;
+        let statistics = if balance {
+            let balance = Balance::choose(model, &statistics)?;
+            statistics.balanced(balance)
+        } else {
+            statistics
+        };
         let mut importance = BTreeMap::new();
         for tensor in &model.tensors {
             let name = tensor.key.gguf_name();
@@ -153,6 +162,11 @@ impl Rounding {
     /// What calibration measured, if it did.
     pub fn statistics(&self) -> Option<&Statistics> {
         self.statistics.as_ref()
+    }
+
+    /// How the model has to be rescaled, if it has to.
+    pub fn balance(&self) -> Option<&Balance> {
+        self.statistics.as_ref().map(Statistics::balance).filter(|balance| !balance.is_empty())
     }
 
     /// How error feedback searches, if there is any.

@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use plmconv_formats::DType;
 use plmconv_formats::model::Tensor;
-use plmconv_formats::{DType, Model};
 use plmconv_quant::block_symmetric::BlockSymmetric;
 use plmconv_quant::codec;
 use plmconv_quant::feedback::{self, ColumnFactor, RowFactor};
@@ -47,12 +47,12 @@ pub struct Sensitivity {
 }
 
 impl Sensitivity {
-    /// Measures all matrices of `model`, each in all types that its rows fit.
+    /// Measures all matrices of `tensors`, each in all types that its rows fit.
     ///
     /// # Errors
     /// Rounding without statistics, statistics that lack a matrix, unreadable rows; a monitor that says stop.
-    pub fn measure(model: &Model, rounding: &Rounding, monitor: &dyn Monitor) -> Result<Sensitivity> {
-        let matrices: Vec<&Tensor> = model.tensors.iter().filter(|t| !t.key.role.is_norm()).collect();
+    pub fn measure(tensors: &[Tensor], rounding: &Rounding, monitor: &dyn Monitor) -> Result<Sensitivity> {
+        let matrices: Vec<&Tensor> = tensors.iter().filter(|t| !t.key.role.is_norm()).collect();
         let done = AtomicUsize::new(0);
         let measured = matrices.par_iter().map(|tensor| {
             monitor.check()?;

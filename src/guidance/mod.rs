@@ -26,6 +26,8 @@ pub struct Guidance {
     pub effort: Option<Effort>,
     /// Left out of the feedback.
     pub without: Option<Direction>,
+    /// Channels are rescaled before they are rounded.
+    pub balance: bool,
 }
 
 /// Where guidance comes from.
@@ -44,7 +46,7 @@ pub enum Source {
 impl Guidance {
     /// Rounding to the nearest.
     pub fn none() -> Guidance {
-        Guidance { by: Source::Nothing, effort: None, without: None }
+        Guidance { by: Source::Nothing, effort: None, without: None, balance: false }
     }
 
     /// Whether columns will differ in importance.
@@ -62,7 +64,7 @@ impl Guidance {
     /// # Errors
     /// Statistics or an importance matrix of another model; what running a text may end with.
     pub fn rounding(self, model: &Model, passes: &[Pass], own: &OwnStatistics, run: Run) -> Result<Rounding> {
-        let Guidance { by, effort, without } = self;
+        let Guidance { by, effort, without, balance } = self;
         let rounding = match by {
             Source::Nothing => Rounding::default(),
             Source::Imatrix { imatrix, path } => {
@@ -70,12 +72,12 @@ impl Guidance {
             }
             Source::Statistics(statistics) => {
                 let rewritten = rewritten(model, passes)?;
-                Rounding::from_statistics(*statistics, rewritten.as_ref().unwrap_or(model), effort)?
+                Rounding::from_statistics(*statistics, rewritten.as_ref().unwrap_or(model), effort, balance)?
             }
             Source::Text(text) => {
                 let rewritten = rewritten(model, passes)?;
                 let model = rewritten.as_ref().unwrap_or(model);
-                Rounding::from_statistics(measured(&text, model, own, run)?, model, effort)?
+                Rounding::from_statistics(measured(&text, model, own, run)?, model, effort, balance)?
             }
         };
         Ok(rounding.without(without))
@@ -123,5 +125,9 @@ pub fn calibrate(model: &Model, text: &CalibrationText, to: Destination<'_>, con
 pub fn sensitivity(model: &Model, rounding: &Rounding, run: Run) -> Result<Sensitivity> {
     // It looks for a signal between two matrices.
     let _stoppable = interrupt::stoppable();
-    Ok(run.pool()?.install(|| Sensitivity::measure(model, rounding, &Watch::new(run.console)))?)
+    let mut tensors = model.tensors.clone();
+    if let Some(balance) = rounding.balance() {
+        passes::balance::apply(&mut tensors, balance);
+    }
+    Ok(run.pool()?.install(|| Sensitivity::measure(&tensors, rounding, &Watch::new(run.console)))?)
 }

@@ -94,7 +94,10 @@ impl OnnxDraft {
     pub fn finish(self, rounding: Rounding) -> Result<OnnxPlan> {
         let OnnxDraft { model, target, mut spec, companions } = self;
         let output = target.output_path(model.path());
-        let model = passes::apply(model, &target.passes)?;
+        let mut model = passes::apply(model, &target.passes)?;
+        if let Some(balance) = rounding.balance() {
+            passes::balance::apply(&mut model.tensors, balance);
+        }
         spec.metadata = vec![(recipe::KEY.into(), Recipe::of_onnx(&target, &rounding).to_string())];
         if spec.float == DType::F16 {
             spec.ffn_shift = ffn_shifts(&model)?;

@@ -68,7 +68,7 @@ impl Draft {
         let output = target.output_path(model.path())?;
         let is_split = target.is_split();
         let rounding = rounding.for_layout(target.format.layout);
-        let (model, factors) = rewrite(model, &target)?;
+        let (model, factors) = rewrite(model, &target, &rounding)?;
         if model.config.layout == Layout::Latent {
             let sharpness: Vec<f32> = factors.iter().map(|f| f.b()).collect();
             metadata = latent_metadata(&metadata, &model.config, &sharpness);
@@ -110,8 +110,11 @@ impl Draft {
 }
 
 /// The model that is written: after the passes, in the target's layout; with the factors of the latent layout's pairs.
-fn rewrite(model: Model, target: &Target<Gguf>) -> Result<(Model, Vec<Factors>)> {
-    let model = passes::apply(model, &target.passes)?;
+fn rewrite(model: Model, target: &Target<Gguf>, rounding: &Rounding) -> Result<(Model, Vec<Factors>)> {
+    let mut model = passes::apply(model, &target.passes)?;
+    if let Some(balance) = rounding.balance() {
+        passes::balance::apply(&mut model.tensors, balance);
+    }
     Ok(match target.format.layout {
         Layout::Plm => (model, Vec::new()),
         Layout::Latent => passes::to_latent(model)?,

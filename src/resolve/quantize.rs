@@ -284,6 +284,7 @@ pub(super) fn guidance(args: &QuantizeArgs) -> Result<Guidance> {
             DirectionArg::Columns => Direction::Columns,
             DirectionArg::Rows => Direction::Rows,
         }),
+        balance: std::env::var_os("BAL").is_some(),
     })
 }
 

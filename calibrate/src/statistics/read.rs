@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use plmconv_formats::Fingerprint;
 use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::imatrix::read_floats;
+use plmconv_formats::{Fingerprint, TensorKey};
 use plmconv_quant::block_symmetric::BlockSymmetric;
 use plmconv_quant::importance::mean_squares;
 
 use super::{KEY_DIGEST, KEY_LAYOUT, KEY_REQUEST, KEY_VERSION, VERSION};
+use crate::balance::{Balance, Exponents};
 use crate::curvature::{INPUT_BLOCK, OUTPUT_BLOCK};
 use crate::error::{Error, Result};
 
@@ -16,6 +17,8 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Statistics {
     pub(super) file: GgufFile,
+    /// How the model was rescaled since.
+    balance: Balance,
 }
 
 impl Statistics {
@@ -46,7 +49,7 @@ impl Statistics {
                 return Err(Error::StatisticsLayout { path: path(), layout });
             }
         }
-        Ok(Statistics { file })
+        Ok(Statistics { file, balance: Balance::default() })
     }
 
     /// The file.
@@ -71,6 +74,22 @@ impl Statistics {
             return Ok(());
         }
         Err(Error::ForeignStatistics { path: self.path().to_path_buf() })
+    }
+
+    /// The same statistics of the model that `balance` makes of the measured one.
+    #[must_use]
+    pub fn balanced(self, balance: Balance) -> Statistics {
+        Statistics { balance, ..self }
+    }
+
+    /// How the model was rescaled since it was measured.
+    pub fn balance(&self) -> &Balance {
+        &self.balance
+    }
+
+    /// By which powers of two a matrix was multiplied since.
+    fn exponents(&self, name: &str) -> Option<&Exponents> {
+        TensorKey::from_gguf(name).and_then(|key| self.balance.of(key))
     }
 
     /// Whether they are what a run of this request would measure.
@@ -104,7 +123,20 @@ impl Statistics {
         if counts.is_empty() || !sums.len().is_multiple_of(counts.len()) {
             return Err(self.other_shape(name));
         }
-        Ok(Some(mean_squares(&sums, &counts)))
+        let mut squares = mean_squares(&sums, &counts);
+        if let Some(Exponents { columns, .. }) = self.exponents(name) {
+            // What columns are multiplied by, their inputs are divided by.
+            squares.iter_mut().zip(columns).for_each(|(x, &e)| *x *= power_of_two(-2 * i32::from(e)));
+        }
+        Ok(Some(squares))
+    }
+
+    /// Tokens on which each of a matrix's input columns is not zero.
+    ///
+    /// # Errors
+    /// An unreadable file.
+    pub fn active(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        self.values(&format!("{name}.active"))
     }
 
     fn other_shape(&self, matrix: &str) -> Error {
@@ -133,7 +165,19 @@ impl Statistics {
     /// # Errors
     /// A factor of another size.
     pub fn inputs(&self, name: &str, cols: usize) -> Result<Option<BlockSymmetric>> {
-        self.factor(name, "inputs", cols, INPUT_BLOCK)
+        let Some(mut factor) = self.factor(name, "inputs", cols, INPUT_BLOCK)? else { return Ok(None) };
+        if let Some(Exponents { columns, rows }) = self.exponents(name) {
+            if !columns.is_empty() {
+                factor.scale(|col| power_of_two(-i32::from(columns[col])));
+            }
+            if !rows.is_empty() {
+                // Only the product of the two factors, over the trace of the outputs', is an error's cost.
+                let outputs = self.factor(name, "outputs", rows.len(), OUTPUT_BLOCK)?;
+                let share = outputs.map_or(1.0, |outputs| trace_growth(&outputs, rows).sqrt());
+                factor.scale(|_| share as f32);
+            }
+        }
+        Ok(Some(factor))
     }
 
     /// The Fisher factor of its `rows` outputs, if the file has it.
@@ -141,7 +185,11 @@ impl Statistics {
     /// # Errors
     /// A factor of another size.
     pub fn outputs(&self, name: &str, rows: usize) -> Result<Option<BlockSymmetric>> {
-        self.factor(name, "outputs", rows, OUTPUT_BLOCK)
+        let Some(mut factor) = self.factor(name, "outputs", rows, OUTPUT_BLOCK)? else { return Ok(None) };
+        if let Some(Exponents { rows, .. }) = self.exponents(name).filter(|found| !found.rows.is_empty()) {
+            factor.scale(|row| power_of_two(-i32::from(rows[row])));
+        }
+        Ok(Some(factor))
     }
 
     fn factor(&self, name: &str, side: &str, size: usize, block: usize) -> Result<Option<BlockSymmetric>> {
@@ -151,6 +199,18 @@ impl Statistics {
             None => Err(self.other_shape(name)),
         }
     }
+}
+
+fn power_of_two(exponent: i32) -> f32 {
+    libm::ldexpf(1.0, exponent)
+}
+
+/// By how much the trace of the outputs' factor grows when rows are multiplied by powers of two.
+fn trace_growth(outputs: &BlockSymmetric, rows: &[i8]) -> f64 {
+    let diagonal = outputs.diagonal();
+    let after = diagonal.iter().zip(rows).map(|(&g, &e)| f64::from(g * power_of_two(-2 * i32::from(e))));
+    let before: f64 = diagonal.iter().map(|&g| f64::from(g)).sum();
+    after.sum::<f64>() / before.max(f64::MIN_POSITIVE)
 }
 
 #[cfg(test)]

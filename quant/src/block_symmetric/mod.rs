@@ -85,6 +85,19 @@ impl BlockSymmetric {
         out
     }
 
+    /// Multiplies the entry of row `i` and column `j` by `factor(i) * factor(j)`.
+    pub fn scale(&mut self, factor: impl Fn(usize) -> f32) {
+        let factors: Vec<f32> = (0..self.size).map(factor).collect();
+        let mut rest = &mut self.values[..];
+        for block in factors.chunks(self.block_len) {
+            for row in 0..block.len() {
+                let (line, after) = rest.split_at_mut(block.len() - row);
+                rest = after;
+                line.iter_mut().zip(&block[row..]).for_each(|(value, other)| *value *= block[row] * other);
+            }
+        }
+    }
+
     /// Sets all but the diagonal to zero.
     pub fn keep_diagonal(&mut self) {
         let diagonal = self.diagonal();
@@ -102,6 +115,15 @@ impl BlockSymmetric {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn entries_are_scaled_by_their_row_and_column() {
+        // Blocks of 2 and 1 rows.
+        let mut matrix =
+            BlockSymmetric::from_values(3, 2, vec![1.0; 4]).expect("as many values as the form has");
+        matrix.scale(|i| [2.0, 3.0, 5.0][i]);
+        assert_eq!(matrix.values(), [4.0, 6.0, 9.0, 25.0]);
+    }
 
     #[test]
     fn only_the_diagonal_is_kept() {
