@@ -94,9 +94,9 @@ pub struct QuantizeArgs {
     /// How long to search with --calibrate, --self or --stats
     #[arg(long, value_enum, default_value = "normal")]
     pub effort: EffortArg,
-    /// Leave one direction of error feedback out, to see what it brings
-    #[arg(long, value_enum, value_name = "DIRECTION")]
-    pub without: Option<DirectionArg>,
+    /// Leave a part of guided rounding out, to see what it brings; repeatable
+    #[arg(long, value_enum, value_name = "PART")]
+    pub without: Vec<PartArg>,
     #[command(flatten)]
     pub sample: SampleArgs,
     /// Go on with what the same command had finished when Ctrl-C ended it; else start from the beginning
@@ -328,11 +328,13 @@ pub enum EffortArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DirectionArg {
+pub enum PartArg {
     /// Each row's errors made up for further right in the row
     Columns,
     /// Errors made up for in the rows below
     Rows,
+    /// Channels rescaled before they are rounded
+    Balance,
 }
 
 /// What `fast` leaves: importance alone.
@@ -346,11 +348,13 @@ impl From<EffortArg> for Option<Effort> {
     }
 }
 
-impl From<DirectionArg> for Direction {
-    fn from(direction: DirectionArg) -> Direction {
-        match direction {
-            DirectionArg::Columns => Direction::Columns,
-            DirectionArg::Rows => Direction::Rows,
+impl PartArg {
+    /// The direction of error feedback that it is, if it is one.
+    pub fn direction(self) -> Option<Direction> {
+        match self {
+            PartArg::Columns => Some(Direction::Columns),
+            PartArg::Rows => Some(Direction::Rows),
+            PartArg::Balance => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use plmconv_formats::{DType, Imatrix, Model, small_file};
 use plmconv_quant::policy::{FileType, Policy, parse_override, parse_tensor_type, split_override};
 
 use super::{calibrate, checked, write};
-use crate::args::{Format, LayoutArg, QuantizeArgs};
+use crate::args::{Format, LayoutArg, PartArg, QuantizeArgs};
 use crate::error::{At, ParityFailure, Place, UsageError, interrupted, leftover};
 use crate::input::open_model;
 use crate::interrupt;
@@ -93,7 +93,7 @@ impl Request<'_> {
         let Request { args, limit, file_type, mut policy, target } = self;
         let rounding = rounding(args, model, &target.passes, statistics)?;
         check(&rounding)?;
-        let rounding = rounding.for_layout(target.layout).without(args.without.map(Direction::from));
+        let rounding = rounding.for_layout(target.layout).without(left_out(args));
         policy.has_importance = rounding.has_importance();
         let types = match limit {
             None => Types::Preset(policy),
@@ -132,8 +132,7 @@ fn with_rounding(
     model: &Model,
     statistics: &OwnStatistics,
 ) -> Result<onnx::Target> {
-    let rounding =
-        rounding(args, model, &target.passes, statistics)?.without(args.without.map(Direction::from));
+    let rounding = rounding(args, model, &target.passes, statistics)?.without(left_out(args));
     Ok(onnx::Target { rounding, ..target })
 }
 
@@ -278,6 +277,11 @@ fn remove(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Directions of error feedback that the user wants left out.
+fn left_out(args: &QuantizeArgs) -> Vec<Direction> {
+    args.without.iter().filter_map(|part| part.direction()).collect()
+}
+
 /// What the rounding goes by; runs the calibration text first, through the model as the passes leave it.
 fn rounding(
     args: &QuantizeArgs,
@@ -286,6 +290,7 @@ fn rounding(
     statistics: &OwnStatistics,
 ) -> Result<Rounding> {
     let effort = args.effort.into();
+    let balance = !args.without.contains(&PartArg::Balance);
     if let Some(path) = &args.imatrix {
         if !passes.is_empty() {
             let message = "--passes changes what an importance matrix's columns stand for";
@@ -306,7 +311,7 @@ fn rounding(
     };
     if let Some(path) = &args.stats {
         let statistics = Statistics::open(path).at(Place::Statistics)?;
-        return Ok(Rounding::from_statistics(statistics, model, effort, std::env::var("BAL").is_ok())?);
+        return Ok(Rounding::from_statistics(statistics, model, effort, balance)?);
     }
     let Some(path) = &statistics.path else { return Ok(Rounding::default()) };
     let text = calibrate::read_text_of(&args.calibrate, args.self_tokens, &args.sample)?;
@@ -318,7 +323,7 @@ fn rounding(
     }
     statistics.announce();
     let statistics = Statistics::open(path).at(Place::Statistics)?;
-    Ok(Rounding::from_statistics(statistics, model, effort, std::env::var("BAL").is_ok())?)
+    Ok(Rounding::from_statistics(statistics, model, effort, balance)?)
 }
 
 /// The budget, if there is one.
