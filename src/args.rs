@@ -121,9 +121,9 @@ pub struct QuantizeArgs {
     /// How long to search with --calibrate, --self or --stats [default: normal]
     #[arg(long, value_enum)]
     pub effort: Option<EffortArg>,
-    /// Leave one direction of error feedback out, to see what it brings
-    #[arg(long, value_enum, value_name = "DIRECTION")]
-    pub without: Option<DirectionArg>,
+    /// Leave a part of guided rounding out, to see what it brings; repeatable
+    #[arg(long, value_enum, value_name = "PART")]
+    pub without: Vec<PartArg>,
     #[command(flatten)]
     pub sample: SampleArgs,
     /// Go on with what the same command had finished when Ctrl-C ended it; else start from the beginning
@@ -327,11 +327,13 @@ pub enum EffortArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DirectionArg {
+pub enum PartArg {
     /// Each row's errors made up for further right in the row
     Columns,
     /// Errors made up for in the rows below
     Rows,
+    /// Channels rescaled before they are rounded
+    Balance,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -204,8 +204,8 @@ impl Arguments {
         if let Some(effort) = rounding.effort_name() {
             self.push(["--effort", effort]);
         }
-        if let Some(direction) = rounding.left_out() {
-            self.push(["--without", direction.name()]);
+        for part in rounding.left_out() {
+            self.push(["--without", part]);
         }
     }
 

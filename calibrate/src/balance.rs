@@ -21,8 +21,9 @@ use crate::statistics::Statistics;
 
 /// How much of a channel's factor follows the activations' size; the rest follows the weights'.
 const SHARES: [f64; 3] = [0.25, 0.5, 0.0];
-/// A site is rescaled only if that is predicted to take so much off what rounding does there.
-const LEAST_GAIN: f64 = 0.02;
+/// A site is rescaled only if that is predicted to take so much off what rounding does there: predictions are of
+/// rounding to nearest, and guided rounding makes up for some of what is predicted.
+const LEAST_GAIN: f64 = 0.2;
 /// No factor is beyond two to this power.
 const MAX_EXPONENT: i32 = 12;
 /// Values of a matrix that are looked at: whole rows, spread evenly.

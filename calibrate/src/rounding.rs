@@ -56,7 +56,9 @@ pub struct Rounding {
     /// What llama-quantize writes about an importance matrix.
     provenance: Vec<(&'static str, Value)>,
     /// Left out of the feedback.
-    without: Option<Direction>,
+    without: Vec<Direction>,
+    /// Channels are rescaled where that helps.
+    balanced: bool,
     /// Of the output; statistics are always of the `plm` layout.
     layout: Layout,
 }
@@ -139,7 +141,8 @@ impl Rounding {
             }
         }
         let digest = Some(file_digest(statistics.path())?);
-        Ok(Rounding { importance, statistics: Some(statistics), effort, digest, ..Rounding::default() })
+        let statistics = Some(statistics);
+        Ok(Rounding { importance, statistics, effort, balanced: balance, digest, ..Rounding::default() })
     }
 
     /// For an output of this layout.
@@ -148,10 +151,10 @@ impl Rounding {
         Rounding { layout, ..self }
     }
 
-    /// Feedback in one direction only.
+    /// No feedback in these directions.
     #[must_use]
-    pub fn without(self, direction: Option<Direction>) -> Rounding {
-        Rounding { without: direction, ..self }
+    pub fn without(self, directions: Vec<Direction>) -> Rounding {
+        Rounding { without: directions, ..self }
     }
 
     /// Whether the columns of matrices differ in importance.
@@ -194,7 +197,7 @@ impl Rounding {
 
     /// Adds all that decides the rounding by statistics.
     pub fn add_to(&self, hash: &mut Sha256) {
-        hash.update(format!("{:?} {:?} {:?}", self.effort, self.without, self.digest));
+        hash.update(format!("{:?} {:?} {:?} {:?}", self.effort, self.without, self.balanced, self.digest));
     }
 
     /// SHA-256 of the statistics' file or of the importance matrix.
@@ -211,9 +214,10 @@ impl Rounding {
         })
     }
 
-    /// The direction that is left out of the feedback.
-    pub fn left_out(&self) -> Option<Direction> {
-        self.without
+    /// What `--without` calls the parts of guided rounding that are left out.
+    pub fn left_out(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let unbalanced = self.statistics.is_some() && !self.balanced;
+        self.without.iter().map(|direction| direction.name()).chain(unbalanced.then_some("balance"))
     }
 
     /// Adds what a file says about it.
@@ -250,13 +254,13 @@ impl Rounding {
         let known = feedback::supports(dtype) && statistics.has_curvature(&measured.name);
         let with_outputs = whole
             && measured.same_rows
-            && self.without != Some(Direction::Rows)
+            && !self.without.contains(&Direction::Rows)
             && statistics.has_outputs(&measured.name);
         known.then(|| Guided {
             statistics,
             effort,
             measured: measured.name,
-            with_columns: self.without != Some(Direction::Columns),
+            with_columns: !self.without.contains(&Direction::Columns),
             with_outputs,
             rows,
             cols,

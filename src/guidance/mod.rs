@@ -25,7 +25,7 @@ pub struct Guidance {
     /// `None`: columns are weighed by their importance, and no errors are made up for.
     pub effort: Option<Effort>,
     /// Left out of the feedback.
-    pub without: Option<Direction>,
+    pub without: Vec<Direction>,
     /// Channels are rescaled before they are rounded.
     pub balance: bool,
 }
@@ -46,7 +46,7 @@ pub enum Source {
 impl Guidance {
     /// Rounding to the nearest.
     pub fn none() -> Guidance {
-        Guidance { by: Source::Nothing, effort: None, without: None, balance: false }
+        Guidance { by: Source::Nothing, effort: None, without: Vec::new(), balance: false }
     }
 
     /// Whether columns will differ in importance.

@@ -18,7 +18,7 @@ use super::size::parse_size;
 use super::unused;
 use super::validate::limits;
 use crate::args::{
-    CheckArgs, DirectionArg, EffortArg, FormatArg, LayoutArg, OnnxBlockArgs, OnnxFloatArg, QuantFormatArg,
+    CheckArgs, EffortArg, FormatArg, LayoutArg, OnnxBlockArgs, OnnxFloatArg, PartArg, QuantFormatArg,
     QuantizeArgs,
 };
 use crate::error::{At, Place, UsageError};
@@ -280,12 +280,18 @@ pub(super) fn guidance(args: &QuantizeArgs) -> Result<Guidance> {
             EffortArg::Normal => Some(Effort::Normal),
             EffortArg::Max => Some(Effort::Max),
         },
-        without: args.without.map(|direction| match direction {
-            DirectionArg::Columns => Direction::Columns,
-            DirectionArg::Rows => Direction::Rows,
-        }),
-        balance: std::env::var_os("BAL").is_some(),
+        without: args.without.iter().filter_map(|part| direction(*part)).collect(),
+        balance: !args.without.contains(&PartArg::Balance),
     })
+}
+
+/// The direction of error feedback that a part is, if it is one.
+fn direction(part: PartArg) -> Option<Direction> {
+    match part {
+        PartArg::Columns => Some(Direction::Columns),
+        PartArg::Rows => Some(Direction::Rows),
+        PartArg::Balance => None,
+    }
 }
 
 fn check(args: &CheckArgs) -> Result<Option<CheckRequest>> {

@@ -1,7 +1,9 @@
 //! Flags that change nothing where they stand: said, since whoever gives one expects something of it. What only permits
 //! something (`--force`) or changes how much is told needs no reason.
 
-use crate::args::{CalibrateArgs, EffortArg, EvaluatorArgs, InspectArgs, QuantFormatArg, QuantizeArgs};
+use crate::args::{
+    CalibrateArgs, EffortArg, EvaluatorArgs, InspectArgs, PartArg, QuantFormatArg, QuantizeArgs,
+};
 use crate::args::{SampleArgs, WindowArgs};
 use crate::progress::Console;
 
@@ -18,13 +20,15 @@ fn warn(flags: &[Flag], why: &str, console: Console) {
 pub(super) fn warn_of_quantize(args: &QuantizeArgs, console: Console) {
     let measures = !args.calibrate.is_empty() || args.self_tokens.is_some();
     let effort = ("--effort", args.effort.is_some());
-    let without = ("--without", args.without.is_some());
+    let without = ("--without", !args.without.is_empty());
     let has_statistics = measures || args.stats.is_some();
     let is_guided = has_statistics && args.effort != Some(EffortArg::Fast);
     if !has_statistics {
         warn(&[effort, without], "without --calibrate, --self or --stats", console);
     } else if !is_guided {
-        warn(&[without], "with --effort fast, which makes up for no errors", console);
+        let feedback = args.without.iter().any(|part| *part != PartArg::Balance);
+        let why = "on error feedback with --effort fast, which has none";
+        warn(&[("--without", feedback)], why, console);
     }
     warn_of_sample(&args.sample, measures, !args.calibrate.is_empty(), console);
     if !is_guided && !measures {
