@@ -75,7 +75,7 @@ GGUF types: q4 (= q4_k_m), q8 (= q8_0), f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2
             q3_k_m q3_k_l q4_k_s q4_k_m q5_k_s q5_k_m q6_k iq4_nl iq4_xs tq1_0 tq2_0
 ONNX types: q4 q8
 Every GGUF tensor's bytes equal those of llama.cpp's convert_hf_to_gguf.py followed by llama-quantize, unless
---calibrate, --self or --stats is given: then rounding errors are made up for, at the same size and in the same formats.
+--calibrate, --self or --stats is given: rounding then makes up for its own errors, at the same size and in the same formats.
 
 Examples: plmconv quantize q4 ./PLM-1.8B-Instruct
           plmconv quantize q4 ./PLM-1.8B-Instruct --to onnx --profile genai")]
@@ -100,19 +100,19 @@ pub struct QuantizeArgs {
     /// A file with one PATTERN=TYPE per line (`#` begins a comment)
     #[arg(long, value_name = "FILE")]
     pub tensor_type_file: Option<PathBuf>,
-    /// Run this text through the model first and round with a view to it; repeatable
+    /// Run this text through the model first and let it guide the rounding; repeatable
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["stats", "imatrix"])]
     pub calibrate: Vec<PathBuf>,
-    /// The same on N tokens that the model writes itself, alone or besides --calibrate
+    /// The same on N tokens that the model writes itself, alone or in addition to --calibrate
     #[arg(long = "self", value_name = "N", conflicts_with_all = ["stats", "imatrix"])]
     pub self_tokens: Option<NonZeroUsize>,
-    /// Round with a view to these statistics, which `plmconv calibrate` wrote
+    /// Let these statistics, written by `plmconv calibrate`, guide the rounding
     #[arg(long, value_name = "STATS", conflicts_with = "imatrix")]
     pub stats: Option<PathBuf>,
     /// Use llama.cpp's importance matrix (.gguf or .dat) exactly as llama-quantize does
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
-    /// Choose each matrix's type for the least divergence in a file of at most this size, e.g. 1.1G, 950M or bytes
+    /// Choose each matrix's type for the least divergence in a file no larger than this, e.g. 1.1G, 950M or bytes
     #[arg(long, value_name = "SIZE", conflicts_with_all = BUDGET_CONFLICTS)]
     pub target_size: Option<String>,
     /// The same within this many bits per weight, e.g. 4.5
@@ -126,10 +126,10 @@ pub struct QuantizeArgs {
     pub without: Vec<PartArg>,
     #[command(flatten)]
     pub sample: SampleArgs,
-    /// Go on with what the same command had finished when Ctrl-C ended it; else start from the beginning
+    /// Continue from what the same command had finished when Ctrl-C ended it; otherwise start from the beginning
     #[arg(long)]
     pub resume: bool,
-    /// Quantize a file that is quantized already, at a loss of quality
+    /// Quantize a file that is already quantized, at a loss of quality
     #[arg(long)]
     pub allow_requantize: bool,
     #[command(flatten)]
@@ -155,14 +155,14 @@ pub struct CheckArgs {
     /// Tokens of a window of the validation [default: 512]
     #[arg(long, value_name = "N", requires = "validate")]
     pub validate_ctx: Option<usize>,
-    /// Windows to validate on at most [default: all]
+    /// At most this many windows of the validation [default: all]
     #[arg(long, value_name = "N", requires = "validate")]
     pub validate_chunks: Option<usize>,
     #[command(flatten)]
     pub limits: LimitArgs,
 }
 
-/// Measure on text which errors matter, for `quantize --stats`
+/// Measure on a text which errors matter, for `quantize --stats`
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The result is also an importance matrix that llama-quantize reads.
@@ -175,10 +175,10 @@ pub struct CalibrateArgs {
     /// Text to run through the model; repeatable
     #[arg(long, value_name = "FILE", required_unless_present_any = ["merge", "self_tokens"])]
     pub text: Vec<PathBuf>,
-    /// Run N tokens through the model that it writes itself, alone or besides --text
+    /// Run N tokens that the model writes itself through it, alone or in addition to --text
     #[arg(long = "self", value_name = "N")]
     pub self_tokens: Option<NonZeroUsize>,
-    /// Add up statistics of several runs on one model instead
+    /// Add up the statistics of several runs on the same model instead
     #[arg(long, value_name = "STATS", num_args = 1.., conflicts_with_all = ["model", "text", "self_tokens"])]
     pub merge: Vec<PathBuf>,
     #[command(flatten)]
@@ -186,7 +186,7 @@ pub struct CalibrateArgs {
     /// File to write
     #[arg(short, long, value_name = "STATS")]
     pub output: PathBuf,
-    /// Go on with what the same command had finished when Ctrl-C ended it; else start from the beginning
+    /// Continue from what the same command had finished when Ctrl-C ended it; otherwise start from the beginning
     #[arg(long, conflicts_with = "merge")]
     pub resume: bool,
     /// Replace the output if it exists
@@ -195,7 +195,7 @@ pub struct CalibrateArgs {
     /// Worker threads [default: all cores]
     #[arg(short = 'j', long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
-    /// No progress, only errors
+    /// Print neither progress nor warnings, only errors
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -278,7 +278,7 @@ pub struct OutputArgs {
     /// turn-keys, rescale-neurons, sort-neurons
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub passes: Vec<String>,
-    /// GGUF: llama.cpp's name of the pre-tokenizer, where it cannot be derived (e.g. qwen2)
+    /// GGUF: llama.cpp's name for the pre-tokenizer, if it cannot be derived (e.g. qwen2)
     #[arg(long, value_name = "NAME")]
     pub tokenizer_pre: Option<String>,
     #[command(flatten)]
@@ -294,7 +294,7 @@ pub struct RunArgs {
     /// Write the result as JSON
     #[arg(long)]
     pub json: bool,
-    /// No progress, only errors
+    /// Print neither progress nor warnings, only errors
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
     /// A line for each tensor

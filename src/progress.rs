@@ -121,8 +121,8 @@ impl Monitor for Watch {
     fn notice(&self, notice: &Notice) {
         match notice {
             Notice::EarlierWork { .. } => self.console.warn(&format!(
-                "{notice}: --resume goes on with it. This run starts over; the file goes when this run is complete, \
-                 and if this is interrupted, it stays"
+                "{notice}: --resume continues from it. This run starts over; the file is removed when this run is \
+                 complete, and stays if it is interrupted"
             )),
             _ if notice.is_warning() => self.console.warn(&notice.to_string()),
             _ => self.console.note(&notice.to_string()),

@@ -23,7 +23,7 @@ pub struct PerplexityArgs {
     pub evaluator: EvaluatorArgs,
 }
 
-/// Say how far a converted model is from its source; exit code 3 if too far
+/// Measure how far a converted model is from its source; exit code 3 if too far
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit code: 0 the candidate is as near as the limits ask, 3 it is not, 1 something went wrong, 2 wrong usage.
@@ -47,7 +47,7 @@ pub struct ValidateArgs {
     pub seed: Option<u64>,
     #[command(flatten)]
     pub windows: WindowArgs,
-    /// Compare the residual stream after every layer, too
+    /// Also compare the residual stream after every layer
     #[arg(long)]
     pub per_layer: bool,
     #[command(flatten)]
@@ -68,7 +68,7 @@ pub struct ValidateArgs {
     pub evaluator: EvaluatorArgs,
 }
 
-/// Store what a model says of a text, to compare others with it later
+/// Store a model's outputs on a text, to compare other models with later
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: plmconv reference ./PLM-1.8B-Instruct --text ci.txt --top-k 64 -o ci.safetensors"
@@ -105,7 +105,7 @@ pub struct GenerateArgs {
     pub model: PathBuf,
     /// The text to continue, or with --chat the user's message
     pub prompt: String,
-    /// Tokens to write at most
+    /// Write at most this many tokens
     #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 64)]
     pub tokens: usize,
     /// Sampling temperature; 0 always takes the most likely token
@@ -127,7 +127,7 @@ pub struct WindowArgs {
     /// Tokens of a window; its second half is scored [default: 512]
     #[arg(long, value_name = "N")]
     pub ctx: Option<usize>,
-    /// Windows to run at most [default: all]
+    /// Run at most this many windows [default: all]
     #[arg(long, value_name = "N")]
     pub chunks: Option<usize>,
 }
@@ -142,7 +142,7 @@ pub struct LimitArgs {
     /// Largest ratio of the candidate's perplexity to the reference's
     #[arg(long, value_name = "RATIO", value_parser = limit)]
     pub max_ppl_ratio: Option<f64>,
-    /// Smallest share of tokens for which both find the same token most likely, 0 to 1
+    /// Smallest share of positions where both find the same token most likely, 0 to 1
     #[arg(long, value_name = "SHARE", value_parser = limit)]
     pub min_top1: Option<f64>,
 }
@@ -173,7 +173,7 @@ pub struct EvaluatorArgs {
     /// Which form of latent attention is computed; both are the same function [default: expanded]
     #[arg(long, value_enum)]
     pub attention: Option<AttentionArg>,
-    /// No progress, only errors
+    /// Print neither progress nor warnings, only errors
     #[arg(short, long)]
     pub quiet: bool,
 }

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 #[derive(Clone, Copy, Debug, Default, Args)]
 #[command(next_help_heading = "ONNX")]
 pub struct OnnxArgs {
-    /// Whose inputs and outputs the graph has [default: latent]
+    /// Client whose inputs and outputs the graph has [default: latent]
     #[arg(long, value_enum)]
     pub profile: Option<ProfileArg>,
     /// Operators: 21 for the oldest runtimes, 23 with RMSNormalization, RotaryEmbedding and Attention [default: 21]

@@ -6,11 +6,11 @@ use clap::Args;
 
 use super::RunArgs;
 
-/// Make a file again from its source and compare every byte, without writing
+/// Rebuild a file from its source and compare every byte, without writing anything
 #[derive(Debug, Args)]
 #[command(after_help = "\
-FILE says itself how it was made: by its types, or by the recipe that plmconv wrote into it. Files of llama.cpp's
-convert_hf_to_gguf.py and llama-quantize are verified as well.
+FILE itself tells how it was made: by its types, or by the recipe that plmconv wrote into it. Files that llama.cpp's
+convert_hf_to_gguf.py and llama-quantize wrote can be verified as well.
 
 Exit codes: 0 every byte is what MODEL gives, 1 a file that cannot be read, 2 usage, 3 something differs.
 

@@ -92,7 +92,6 @@ fn onnx(model: Model, target: Target<Onnx>, job: Job) -> Result<()> {
 /// Where no tensor is rounded to blocks, nothing is there to be guided.
 fn warn_if_idle(guidance: &Guidance, quantizes: bool, run: Run) {
     if guidance.has_importance() && !quantizes {
-        run.console
-            .warn("no tensor is rounded to blocks, so that what guides the rounding changes no weight");
+        run.console.warn("no tensor is rounded to blocks, so what guides the rounding changes no weight");
     }
 }

@@ -4,16 +4,17 @@ use anyhow::Result;
 use plmconv_validate::reference::{MODEL_DIGEST, ReferenceOptions, TEXT_DIGEST, write_reference};
 
 use crate::error::{At, Place};
-use crate::evaluation::{TOKENIZER_DIGEST, load_model, model_digest, text_digest, tokens_of};
+use crate::evaluation::{OpenModel, TOKENIZER_DIGEST, model_digest, text_digest, tokens_of};
 use crate::report;
 use crate::resolve::{EvaluatorRequest, ReferenceRequest};
 
 pub fn run(request: &ReferenceRequest) -> Result<()> {
     let ReferenceRequest { model, text, output, overwrite, top_k, json, evaluator } = request;
     let EvaluatorRequest { options, console, .. } = *evaluator;
-    let loaded = load_model(model, options, console)?;
-    let tokens = tokens_of(&loaded.tokenizer, &text.text, console)?;
-    let windows = text.windows(&tokens, &loaded.tokenizer)?;
+    let open = OpenModel::open(model, console)?;
+    let tokens = tokens_of(&open.tokenizer, &text.text, console)?;
+    let windows = text.windows(&tokens, &open.tokenizer)?;
+    let loaded = open.load(options)?;
     let options = ReferenceOptions {
         top_k: *top_k,
         metadata: vec![

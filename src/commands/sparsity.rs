@@ -8,16 +8,17 @@ use plmconv_validate::perplexity::perplexity;
 use plmconv_validate::sparsity::Sparsity;
 
 use crate::error::{At, Place};
-use crate::evaluation::{load_model, tokens_of};
+use crate::evaluation::{OpenModel, tokens_of};
 use crate::report;
 use crate::resolve::{EvaluatorRequest, SparsityRequest};
 
 pub fn run(path: &Path, request: &SparsityRequest, json: bool) -> Result<()> {
     let SparsityRequest { text, evaluator } = request;
     let EvaluatorRequest { options, console, .. } = *evaluator;
-    let loaded = load_model(path, options, console)?;
-    let tokens = tokens_of(&loaded.tokenizer, &text.text, console)?;
-    let windows = text.windows(&tokens, &loaded.tokenizer)?;
+    let open = OpenModel::open(path, console)?;
+    let tokens = tokens_of(&open.tokenizer, &text.text, console)?;
+    let windows = text.windows(&tokens, &open.tokenizer)?;
+    let loaded = open.load(options)?;
     let bar = console.window_bar(windows.count(), "counting");
     let mut sparsity = Sparsity::new(loaded.evaluator.config());
     let mut observe = |site: Site, values: &[f32]| sparsity.observe(site, values);

@@ -47,8 +47,8 @@ fn of_calibration(error: &CalibrateError, place: Option<Place>) -> Option<String
         CalibrateError::Validate(error) => return of_evaluator(error, place),
         CalibrateError::Matrix { source, .. } => return of_calibration(source, place),
         CalibrateError::Interrupted(leftover) => of_leftover(leftover)?,
-        CalibrateError::DamagedWork { .. } => "leave --resume away to start over; the file is left alone",
-        CalibrateError::ForeignWork { .. } => "leave --resume away to start over",
+        CalibrateError::DamagedWork { .. } => "leave out --resume to start over; the file is left alone",
+        CalibrateError::ForeignWork { .. } => "leave out --resume to start over",
         CalibrateError::TextTooShort { .. } => "give more text, or shorter windows with --calibration-ctx",
         CalibrateError::OwnTextTooShort { .. } => {
             "ask for more tokens with --self, or for shorter windows with --calibration-ctx"
@@ -66,7 +66,7 @@ fn of_calibration(error: &CalibrateError, place: Option<Place>) -> Option<String
             "it is of another model, or its names were changed: llama-imatrix makes one from a GGUF of this model"
         }
         CalibrateError::ImportanceLength { .. } => "it is of another model",
-        CalibrateError::BudgetTooSmall { .. } => "raise the target, or lift types that --tensor-type fixes",
+        CalibrateError::BudgetTooSmall { .. } => "raise the target, or free types that --tensor-type fixes",
         _ => return None,
     };
     Some(hint.into())
@@ -74,10 +74,8 @@ fn of_calibration(error: &CalibrateError, place: Option<Place>) -> Option<String
 
 fn of_leftover(leftover: &Leftover) -> Option<&'static str> {
     match leftover {
-        Leftover::Kept(_) => Some("the same command with --resume goes on from there"),
-        Leftover::InTheWay(_) => {
-            Some("go on with that by the command that kept it and --resume, or remove it")
-        }
+        Leftover::Kept(_) => Some("the same command with --resume continues from there"),
+        Leftover::InTheWay(_) => Some("continue with the command that kept it and --resume, or remove it"),
         Leftover::Nothing => None,
     }
 }
@@ -110,7 +108,7 @@ fn of_evaluator(error: &EvaluatorError, place: Option<Place>) -> Option<String> 
             "`plmconv reference` writes such a file; docs/validation.md says what it holds"
         }
         (EvaluatorError::Reference { .. }, Some(Place::Windows)) => {
-            "leave --text away to compare on the text that the reference was made from"
+            "leave out --text to compare on the text that the reference was made from"
         }
         (EvaluatorError::ReadBack { .. }, _) => "the disk may be failing: try another folder with -o",
         (EvaluatorError::Vocabulary { .. }, _) => "compare a model with the one it was made from",
@@ -263,7 +261,7 @@ fn hub_id(path: &Path) -> Option<&str> {
 
 fn of_io(kind: ErrorKind, place: Place) -> Option<&'static str> {
     Some(match (kind, is_input(Some(place))) {
-        (ErrorKind::PermissionDenied, true) => "you may not read it; chmod +r allows that",
+        (ErrorKind::PermissionDenied, true) => "you are not allowed to read it; chmod +r allows it",
         (_, true) => return None,
         (ErrorKind::StorageFull, _) if place == Place::Output => {
             "free some space or choose another folder with -o; --dry-run prints the exact size"

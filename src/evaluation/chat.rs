@@ -14,7 +14,7 @@ pub fn render_user_message(tokenizer: &TextTokenizer, content: &str) -> Result<S
     let template = tokenizer.chat_template().ok_or_else(|| {
         UsageError::with_hint(
             "this model has no chat template",
-            "leave --chat away to continue the prompt as plain text",
+            "leave out --chat to continue the prompt as plain text",
         )
     })?;
     chat::render(template, &variables(tokenizer, content))

@@ -88,6 +88,9 @@ pub fn compare(request: &Comparable<'_>) -> Result<Comparison> {
     // Both are opened before either is read, which takes a while.
     let candidate = OpenRunnable::open(request.candidate, request.console)?;
     let reference = OpenReference::open(request.reference, request.console)?;
+    if let OpenReference::Stored(stored) = &reference {
+        check_windows(request.windows, stored)?;
+    }
     let candidate = candidate.load(exact, request.arithmetic)?;
     let reference = reference.load(exact)?;
     check_sides(&candidate, &reference)?;
@@ -164,6 +167,19 @@ fn check_sides(candidate: &Runnable, reference: &ReferenceSide) -> Result<()> {
     }
 }
 
+/// Stored outputs are of windows of one length.
+fn check_windows(asked: WindowChoice, stored: &Reference) -> Result<()> {
+    let ctx = stored.windows().ctx();
+    match asked.ctx.filter(|asked| *asked != ctx) {
+        Some(asked) => Err(UsageError::with_hint(
+            format!("the reference was stored with windows of {ctx} tokens, not {asked}"),
+            "leave out --ctx: stored outputs bring their windows",
+        )
+        .into()),
+        None => Ok(()),
+    }
+}
+
 /// The tokens to compare on (none: those that were stored), what they are, and the window's length.
 fn tokens_for(
     request: &Comparable<'_>,
@@ -207,13 +223,6 @@ fn stored_text(
     stored: &Reference,
 ) -> Result<(Option<Vec<u32>>, UsedText, usize)> {
     let ctx = stored.windows().ctx();
-    if let Some(asked) = request.windows.ctx.filter(|a| *a != ctx) {
-        return Err(UsageError::with_hint(
-            format!("the reference was stored with windows of {ctx} tokens, not {asked}"),
-            "leave --ctx away: stored outputs bring their windows",
-        )
-        .into());
-    }
     match request.text {
         // A text given along is checked to be the one that was stored.
         TextChoice::Given(text) => {

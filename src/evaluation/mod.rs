@@ -14,7 +14,7 @@ mod written;
 pub use compare::{Comparable, Comparison, TOKENIZER_DIGEST, TextChoice, compare};
 pub use digest::{model_digest, text_digest};
 pub use runnable::{Description, Runnable, open_runnable};
-pub use side::{Loaded, ReferenceSide, is_stored, load_model};
+pub use side::{Loaded, OpenModel, ReferenceSide, is_stored};
 pub use text::{DEFAULT_CTX, Text, WindowChoice, read_text, tokens_of, windows_of};
 pub use thresholds::AskedLimits;
 pub use written::write_text;

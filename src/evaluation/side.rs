@@ -29,7 +29,7 @@ pub enum ReferenceSide {
 /// A model that is open, but not in memory yet: reading all of it takes a while.
 pub struct OpenModel {
     model: Model,
-    tokenizer: TextTokenizer,
+    pub tokenizer: TextTokenizer,
 }
 
 /// The same of a reference.
@@ -94,14 +94,6 @@ impl OpenModel {
         let evaluator = Evaluator::load(&model, options).at(Place::Model)?;
         Ok(Loaded { model, tokenizer, evaluator })
     }
-}
-
-/// Opens a model and reads it.
-///
-/// # Errors
-/// As [`OpenModel::open`] and [`OpenModel::load`].
-pub fn load_model(path: &Path, options: Options, console: Console) -> Result<Loaded> {
-    OpenModel::open(path, console)?.load(options)
 }
 
 impl Loaded {

@@ -48,7 +48,7 @@ pub fn tokens_of(tokenizer: &TextTokenizer, text: &str, console: Console) -> Res
             None => "nothing".into(),
         };
         console.warn(&format!(
-            "this text has other tokens in transformers than in llama.cpp, whose rules hold here: after {} tokens \
+            "transformers cuts this text into other tokens than llama.cpp, whose rules hold here: after {} tokens \
              it has {} instead of {}",
             difference.position,
             name(difference.theirs),
@@ -68,7 +68,7 @@ const MOST_BYTES: u64 = 1 << 30;
 pub fn read_text(path: &Path) -> Result<String> {
     if path == Path::new("-") && !path.exists() {
         let hint = "name a file; what a pipe brings is read with /dev/stdin in its place";
-        return Err(UsageError::with_hint("`-` is no text", hint).into());
+        return Err(UsageError::with_hint("`-` is not a text", hint).into());
     }
     let bytes = read_bytes(path).at(Place::Text)?;
     String::from_utf8(bytes).map_err(|e| {

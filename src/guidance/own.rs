@@ -39,8 +39,8 @@ impl OwnStatistics {
         Ok(match &own.path {
             Some(path) if kept && !goes_on => {
                 run.console.warn(&format!(
-                    "{} holds what an interrupted run had measured: --resume goes on with it. This run starts over; \
-                     the file goes when this run is complete, and if this is interrupted, it stays",
+                    "{} holds what an interrupted run had measured: --resume continues from it. This run starts \
+                     over; the file is removed when this run is complete, and stays if it is interrupted",
                     path.display()
                 ));
                 OwnStatistics {
@@ -66,7 +66,7 @@ impl OwnStatistics {
         }
         let message =
             format!("{}: not statistics that a run on this model with these arguments kept", path.display());
-        Err(UsageError::with_hint(message, "leave --resume away to start over").into())
+        Err(UsageError::with_hint(message, "leave out --resume to start over").into())
     }
 
     /// What a signal leaves there from now on.

@@ -187,6 +187,13 @@ struct Buffers {
     bytes: Vec<u8>,
 }
 
+/// Where the parts of a weight in blocks go.
+struct Places {
+    codes: Place,
+    scales: Place,
+    zero_points: Option<Place>,
+}
+
 impl Buffers {
     fn write(&mut self, step: &Step<'_>, sink: &dyn Sink) -> Result<()> {
         let Step { item, rows, .. } = step;
@@ -211,13 +218,15 @@ impl Buffers {
             Content::NBits { format, scale_type, codes, scales, zero_points } => {
                 let grid = grid(*format, *scale_type);
                 self.quantize(&grid, cols, rounding, rows.start)?;
-                self.write_rows(&grid, cols, rows.start, sink, [*codes, *scales], *zero_points)
+                let places = Places { codes: *codes, scales: *scales, zero_points: *zero_points };
+                self.write_rows(&grid, cols, rows.start, &places, sink)
             }
             Content::Qdq { format, scale_type, codes, scales, zero_points } => {
                 let grid = grid(*format, *scale_type);
                 self.quantize(&grid, cols, rounding, rows.start)?;
                 let transposes = transposes.as_deref().expect("a weight that stands transposed has them");
-                self.write_columns(&grid, cols, rows, sink, [*codes, *scales], *zero_points, transposes)
+                let places = Places { codes: *codes, scales: *scales, zero_points: *zero_points };
+                self.write_columns(&grid, cols, rows, &places, transposes, sink)
             }
         }
     }
@@ -251,10 +260,10 @@ impl Buffers {
         grid: &Grid,
         cols: usize,
         first_row: usize,
+        places: &Places,
         sink: &dyn Sink,
-        [codes, scales]: [Place; 2],
-        zero_points: Option<Place>,
     ) -> Result<()> {
+        let Places { codes, scales, zero_points } = *places;
         let blocks = grid.blocks(cols);
         let at = |row_bytes: usize| (first_row * row_bytes) as u64;
         pack_rows(grid.bits, &self.blocks.codes, blocks * grid.block_size, &mut self.bytes);
@@ -269,17 +278,16 @@ impl Buffers {
     }
 
     /// Columns of the step's rows become stretches of the transposed tensors' rows.
-    #[allow(clippy::too_many_arguments, reason = "the parts of one content, taken apart by its match")]
     fn write_columns(
         &mut self,
         grid: &Grid,
         cols: usize,
         rows: &Range<usize>,
-        sink: &dyn Sink,
-        [codes, scales]: [Place; 2],
-        zero_points: Option<Place>,
+        places: &Places,
         transposes: &Transposes,
+        sink: &dyn Sink,
     ) -> Result<()> {
+        let Places { codes, scales, zero_points } = *places;
         let blocks = grid.blocks(cols);
         let flip = if grid.symmetric { grid.middle() as u8 } else { 0 };
         let packed = rows.start * grid.bits as usize / 8;

@@ -88,7 +88,7 @@ impl EvaluatorRequest {
     pub(super) fn new(args: &EvaluatorArgs) -> Result<EvaluatorRequest> {
         let kernel = match args.kernel.as_deref() {
             Some(name) if !name.eq_ignore_ascii_case("auto") => {
-                let hint = "leave --kernel away to take the fastest one there is";
+                let hint = "leave out --kernel to take the fastest one there is";
                 name.parse().map_err(|e: LevelError| UsageError::with_hint(e.to_string(), hint))?
             }
             _ => Level::detect(),

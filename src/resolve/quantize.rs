@@ -166,7 +166,8 @@ fn onnx_type(name: &str) -> Result<WeightType> {
         }
         _ => "q4 and q8 are possible; q4_k_m and the like are types of GGUF".into(),
     };
-    Err(UsageError::with_hint(format!("`{name}` is no type that ONNX weights are quantized to"), hint).into())
+    Err(UsageError::with_hint(format!("`{name}` is not a type that ONNX weights can be quantized to"), hint)
+        .into())
 }
 
 /// The type of one tensor of an ONNX graph: `q4`, `q8`, or the graph's own float type.
@@ -179,7 +180,7 @@ fn weight_type(name: &str, float: DType) -> Result<WeightType> {
         _ => {
             let hint =
                 format!("q4, q8 and the graph's {own} are possible; q4_k and the like are types of GGUF");
-            Err(UsageError::with_hint(format!("`{name}` is no type of a weight in ONNX"), hint).into())
+            Err(UsageError::with_hint(format!("`{name}` is not a type of a weight in ONNX"), hint).into())
         }
     }
 }
@@ -200,7 +201,7 @@ fn limit(args: &QuantizeArgs) -> Result<Option<Limit>> {
     };
     if args.stats.is_none() && args.calibrate.is_empty() && args.self_tokens.is_none() {
         return Err(UsageError::with_hint(
-            "a budget goes by what each matrix does to the output, which has to be measured",
+            "a budget depends on what each matrix does to the output, which has to be measured",
             "add --stats STATS (from plmconv calibrate), --calibrate TEXT or --self N",
         )
         .into());

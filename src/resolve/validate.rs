@@ -42,7 +42,7 @@ impl ValidateRequest {
         if is_stored && args.self_tokens.is_some() {
             return Err(UsageError::with_hint(
                 "stored outputs cannot write a text",
-                "leave --self away: stored outputs bring their windows",
+                "leave out --self: stored outputs bring their windows",
             )
             .into());
         }
@@ -57,7 +57,7 @@ impl ValidateRequest {
         if is_export && args.per_layer {
             return Err(UsageError::with_hint(
                 "--per-layer needs a candidate that plmconv's own evaluator runs; ONNX Runtime shows no layers",
-                "leave --per-layer away, or judge a GGUF",
+                "leave out --per-layer, or judge a GGUF",
             )
             .into());
         }

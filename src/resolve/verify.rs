@@ -49,7 +49,7 @@ pub fn refuse_unasked(flag: &str, what: &str, given: Option<&Path>, wanted: Opti
             format!("give the file with {flag}; docs/verify.md says how to get one again"),
         ),
         (Some(path), None) => {
-            (format!("{}: the file was not rounded by {what}", path.display()), format!("leave {flag} out"))
+            (format!("{}: the file was not rounded by {what}", path.display()), format!("leave out {flag}"))
         }
         _ => return Ok(()),
     };
