@@ -27,8 +27,8 @@ struct Cli {
     command: Command,
 }
 
-/// The command of these arguments, the first of which is the program's name. Prints what is wrong with them, or the
-/// help that was asked for, and ends the process where they are none.
+/// The command of these arguments, the first of which is the program's name. Where they name none, prints
+/// what is wrong or the help that was asked for, and ends the process.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Command {
     Cli::try_parse_from(arguments).unwrap_or_else(|error| end_with(&error)).command
 }

@@ -1,7 +1,7 @@
 //! What ends a run from outside: Ctrl-C, SIGTERM, SIGHUP.
 //!
-//! A run ends at once: its temporaries are removed, nothing gets its name any more. Only work that has something to keep
-//! is [`stoppable`]: it looks at [`is_pending`] between two steps and ends by itself; a second signal ends that, too.
+//! A run ends at once: its temporaries are removed, nothing more gets its name. Only work that has something to keep
+//! is [`stoppable`]: it looks at [`is_pending`] between two steps and ends by itself; a second signal ends that as well.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};

@@ -111,7 +111,7 @@ fn files_of(input: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The files of a model's folder. GGUF files and reports often lie there, too, but are none of its parts.
+/// The files of a model's folder. GGUF files and reports often lie there as well, but are no part of it.
 fn model_files(folder: &Path) -> Vec<PathBuf> {
     let is_part = |path: &PathBuf| {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();

@@ -102,7 +102,7 @@ pub struct Arranged {
     /// Keys of its metadata.
     pub keys: Vec<String>,
     pub tensors: Vec<String>,
-    /// What it shall have at these keys, or not have at all, whatever is derived.
+    /// What it must have at these keys, or must not have at all, whatever is derived.
     pub given: Vec<(String, Option<Value>)>,
 }
 

@@ -26,7 +26,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// A text that cannot be used is told before hours of calibrating and quantizing.
+    /// Refuses a text that cannot be used before hours of calibrating and quantizing.
     ///
     /// # Errors
     /// The text has too few tokens for its windows.

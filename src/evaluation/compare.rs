@@ -81,7 +81,7 @@ pub struct Comparison {
 /// Runs both sides over the text.
 ///
 /// # Errors
-/// Sides that cannot be compared, a text that cannot be used, and whatever running a model may end with.
+/// Sides that cannot be compared, a text that cannot be used, and anything that can go wrong while a model runs.
 pub fn compare(request: &Comparable<'_>) -> Result<Comparison> {
     interrupt::check()?;
     let exact = Options { arithmetic: Arithmetic::Exact, ..request.options };

@@ -17,4 +17,3 @@ pub use runnable::{Description, Runnable, open_runnable};
 pub use side::{Loaded, OpenModel, ReferenceSide, is_stored};
 pub use text::{DEFAULT_CTX, Text, WindowChoice, read_text, tokens_of, windows_of};
 pub use thresholds::AskedLimits;
-pub use written::write_text;

@@ -23,7 +23,7 @@ pub enum Runnable {
     Onnx(Box<OnnxSession>),
 }
 
-/// What a report says of a model.
+/// What a report says about a model.
 pub struct Description {
     pub path: PathBuf,
     /// `Hugging Face folder`, `GGUF` or `ONNX`

@@ -42,7 +42,7 @@ impl OpenReference {
     /// Opens a folder, a GGUF, or a `.safetensors` file of stored outputs.
     ///
     /// # Errors
-    /// As [`OpenModel::open`], or a file of stored outputs that is none.
+    /// As [`OpenModel::open`], or a file that holds no stored outputs.
     pub fn open(path: &Path, console: Console) -> Result<OpenReference> {
         if is_stored(path) {
             return Ok(OpenReference::Stored(Box::new(Reference::open(path).at(Place::Reference)?)));

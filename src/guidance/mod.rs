@@ -96,7 +96,7 @@ fn rewritten(model: &Model, passes: &[Pass]) -> Result<Option<Model>> {
 fn measured(text: &CalibrationText, model: &Model, own: &OwnStatistics, run: Run) -> Result<Statistics> {
     let path = own.path.as_deref().expect("a place for what is measured");
     if !own.are_there(path, &text.request(model)?)? {
-        // What a killed run left there is in nobody's way.
+        // What a killed run left there may be replaced.
         let to = Destination { path, overwrite: Statistics::open(path).is_ok(), resume: own.resume };
         run.pool()?.install(|| calibrate(model, text, to, run.console))?;
     }

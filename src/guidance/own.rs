@@ -116,7 +116,7 @@ fn keeping(error: anyhow::Error, path: &Path) -> anyhow::Error {
     }
 }
 
-/// Removes statistics and what was finished of them; a file that is none of ours stays.
+/// Removes statistics and what was finished of them; a file that is not ours stays.
 fn remove(path: &Path) -> Result<()> {
     resume::discard(path);
     if Statistics::open(path).is_ok() {

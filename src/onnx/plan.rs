@@ -118,7 +118,7 @@ impl OnnxDraft {
 
 impl OnnxPlan {
     /// # Errors
-    /// What was read is not any longer what it was when it was opened.
+    /// What was read has changed since it was opened.
     pub fn check_unchanged(&self) -> Result<()> {
         self.model.check_unchanged()?;
         Ok(self.rounding.check_unchanged()?)
@@ -140,7 +140,7 @@ impl OnnxPlan {
         self.export.items.iter().map(|item| item.source.stored_bytes()).sum()
     }
 
-    /// What a report says of it.
+    /// What a report says about it.
     pub fn outline(&self) -> Outline {
         let files = self.files();
         let tensors: Vec<TensorLine> = self.model.tensors.iter().map(|tensor| self.line(tensor)).collect();

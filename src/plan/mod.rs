@@ -75,7 +75,7 @@ pub struct Shard {
 
 impl Plan {
     /// # Errors
-    /// What was read is not any longer what it was when it was opened.
+    /// What was read has changed since it was opened.
     pub fn check_unchanged(&self) -> Result<()> {
         self.inputs.iter().try_for_each(Fingerprint::check)?;
         Ok(self.rounding.check_unchanged()?)
@@ -98,7 +98,7 @@ impl Plan {
     /// Checks that the outputs can be written. Where they may be rejected, so can the names they then get.
     ///
     /// # Errors
-    /// They are `inputs`, exist (without leave to overwrite), or cannot stand where they should.
+    /// They are `inputs`, exist (without leave to overwrite), or cannot be written where they should go.
     pub fn check_outputs(&self, inputs: &Inputs, may_be_rejected: bool) -> Result<()> {
         let shards: Vec<PathBuf> = self.shards.iter().map(|shard| shard.path.clone()).collect();
         if self.is_split {
@@ -121,7 +121,7 @@ impl Plan {
         (!predicted.is_empty()).then(|| predicted.iter().sum())
     }
 
-    /// What a report says of it.
+    /// What a report says about it.
     pub fn outline(&self) -> Outline {
         let entries = || self.shards.iter().flat_map(|s| &s.directory.entries);
         let weights: usize = self.tensors.iter().map(|t| t.tensor.values()).sum();

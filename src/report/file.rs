@@ -11,7 +11,7 @@ use plmconv_formats::atomic::AtomicFile;
 use crate::error::{At, Place};
 use crate::outputs::Inputs;
 
-/// Where a report goes; made before the work that the report is about, so that a place that cannot be written is told
+/// Where a report goes; made before the work that the report is about, so that a place that cannot be written is reported
 /// first.
 pub enum ReportFile {
     /// It replaces what stands there.

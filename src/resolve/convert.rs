@@ -33,7 +33,7 @@ impl ConvertRequest {
     }
 }
 
-/// What the arguments say of the output.
+/// The output that the arguments ask for.
 pub(super) fn target(args: &ConvertArgs) -> Result<AnyTarget> {
     match args.to {
         FormatArg::Gguf => {

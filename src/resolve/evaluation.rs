@@ -44,7 +44,7 @@ pub struct PerplexityRequest {
     pub evaluator: EvaluatorRequest,
 }
 
-/// What a model says of a text, in a file.
+/// A model's outputs on a text, in a file.
 pub struct ReferenceRequest {
     pub model: PathBuf,
     pub text: ScoredText,

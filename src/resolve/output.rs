@@ -114,7 +114,7 @@ pub(super) fn refuse_flags(format: FormatArg, flags: &[FormatFlag]) -> Result<()
 /// Checks that the output can be written where it goes.
 ///
 /// # Errors
-/// It belongs to an input, exists (without leave to overwrite), or cannot stand there.
+/// It belongs to an input, exists (without leave to overwrite), or cannot be written there.
 pub(super) fn check_destination(target: &AnyTarget, model: &Path, inputs: &Inputs) -> Result<()> {
     let snapshot = hub::snapshot(model).at(Place::Model)?;
     let source = snapshot.as_deref().unwrap_or(model);

@@ -67,7 +67,7 @@ impl QuantizeRequest {
     }
 }
 
-/// What the arguments say of the output.
+/// The output that the arguments ask for.
 pub(super) fn target(args: &QuantizeArgs) -> Result<AnyTarget> {
     Ok(match args.to {
         FormatArg::Gguf => AnyTarget::Gguf(gguf(args)?),
@@ -259,7 +259,7 @@ fn overrides(args: &QuantizeArgs) -> Result<Vec<String>> {
     Ok(texts)
 }
 
-/// What the rounding goes by: opened, but nothing is measured yet.
+/// What guides the rounding. Its files are opened; nothing is measured yet.
 pub(super) fn guidance(args: &QuantizeArgs) -> Result<Guidance> {
     let by = if let Some(path) = &args.imatrix {
         if args.output.passes.iter().any(|name| !name.trim().is_empty()) {

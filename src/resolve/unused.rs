@@ -1,5 +1,5 @@
-//! Flags that change nothing where they stand: said, since whoever gives one expects something of it. What only permits
-//! something (`--force`) or changes how much is told needs no reason.
+//! Flags that change nothing where they stand. They are named in a warning, since whoever gives one expects something of
+//! it. Flags that only permit something (`--force`) or choose how much is printed are left alone.
 
 use crate::args::{
     CalibrateArgs, EffortArg, EvaluatorArgs, InspectArgs, PartArg, QuantFormatArg, QuantizeArgs,
@@ -10,7 +10,7 @@ use crate::progress::Console;
 /// A flag, and whether it was given.
 type Flag = (&'static str, bool);
 
-/// Says of each given flag that it has no effect, and why.
+/// Warns of each given flag that it has no effect, and says why.
 fn warn(flags: &[Flag], why: &str, console: Console) {
     for (flag, _) in flags.iter().filter(|(_, given)| *given) {
         console.warn(&format!("{flag} has no effect {why}"));

@@ -41,7 +41,7 @@ impl VerifyRequest {
 /// A file has to be given where its digest is known, and only there.
 ///
 /// # Errors
-/// It is not so.
+/// It is missing, or given where nothing needs it.
 pub fn refuse_unasked(flag: &str, what: &str, given: Option<&Path>, wanted: Option<&str>) -> Result<()> {
     let (message, hint) = match (given, wanted) {
         (None, Some(digest)) => (

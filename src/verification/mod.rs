@@ -22,7 +22,7 @@ pub struct Verification {
     pub file: PathBuf,
     pub model: PathBuf,
     pub identical: bool,
-    /// What the file says of how it was made.
+    /// How the file says it was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipe: Option<Recipe>,
     /// What the types are called that were derived; `stored`: they were taken from the file, and so was

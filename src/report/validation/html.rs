@@ -46,7 +46,7 @@ fn share(value: Option<f64>, ideal: f64, limit: f64) -> String {
     figure(if used.is_finite() { 100.0 * used.clamp(0.0, 1.0) } else { 100.0 }, 1)
 }
 
-/// White space of a token as signs, which otherwise nobody sees at its edges.
+/// A token with its white space made visible, which would not be seen at its edges.
 fn with_spaces(token: &str) -> String {
     one_line(&token.replace('\n', "↵").replace('\t', "⇥").replace(' ', "␣")).into_owned()
 }
