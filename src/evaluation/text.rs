@@ -48,7 +48,7 @@ pub fn tokens_of(tokenizer: &TextTokenizer, text: &str, console: Console) -> Res
             None => "nothing".into(),
         };
         console.warn(&format!(
-            "transformers cuts this text into other tokens than llama.cpp, whose rules hold here: after {} tokens \
+            "this text has other tokens in transformers than in llama.cpp, whose rules apply here: after {} tokens \
              it has {} instead of {}",
             difference.position,
             name(difference.theirs),
