@@ -246,7 +246,7 @@ mod tests {
         let mut latent = target(preset(FileType::Q4KM));
         latent.format.layout = Layout::Latent;
         assert_eq!(recipe_of(&latent), None);
-        let rotated = Target { passes: vec![Pass::RotateValues, Pass::SortNeurons], ..latent };
+        let rotated = Target { passes: vec![Pass::TurnValues, Pass::SortNeurons], ..latent };
         let recipe = recipe_of(&rotated).expect("nothing else tells of passes");
         assert_eq!(recipe.command(), "quantize q4_k_m --layout latent --passes turn-values,sort-neurons");
         let embedding = Policy { token_embedding_type: Some(DType::Q8_0), ..Policy::preset(FileType::F16) };

@@ -20,11 +20,11 @@ pub enum Pass {
     /// [`mla::fold_latent_norm`]
     FoldLatentNorm,
     /// [`rotate::latent`]; includes the folding it needs.
-    RotateLatent,
+    TurnLatent,
     /// [`rotate::values`]
-    RotateValues,
+    TurnValues,
     /// [`rotate::keys`]
-    RotateKeys,
+    TurnKeys,
     /// [`neurons::rescale`]
     RescaleNeurons,
     /// [`neurons::sort`]
@@ -34,9 +34,9 @@ pub enum Pass {
 /// THE table of names. They stand in the recipes of files, so they stay as they are.
 const NAMES: [(Pass, &str); 6] = [
     (Pass::FoldLatentNorm, "fold-latent-norm"),
-    (Pass::RotateLatent, "turn-latent"),
-    (Pass::RotateValues, "turn-values"),
-    (Pass::RotateKeys, "turn-keys"),
+    (Pass::TurnLatent, "turn-latent"),
+    (Pass::TurnValues, "turn-values"),
+    (Pass::TurnKeys, "turn-keys"),
     (Pass::RescaleNeurons, "rescale-neurons"),
     (Pass::SortNeurons, "sort-neurons"),
 ];
@@ -60,9 +60,9 @@ impl Pass {
     fn run(self, model: Model) -> Result<Model> {
         match self {
             Pass::FoldLatentNorm => mla::fold_latent_norm(model),
-            Pass::RotateLatent => rotate::latent(model),
-            Pass::RotateValues => rotate::values(model),
-            Pass::RotateKeys => rotate::keys(model),
+            Pass::TurnLatent => rotate::latent(model),
+            Pass::TurnValues => rotate::values(model),
+            Pass::TurnKeys => rotate::keys(model),
             Pass::RescaleNeurons => neurons::rescale(model),
             Pass::SortNeurons => neurons::sort(model),
         }
@@ -75,7 +75,7 @@ impl Pass {
 /// A model in the latent layout, or weights that cannot be read.
 pub fn apply(mut model: Model, passes: &[Pass]) -> Result<Model> {
     let mut order = passes.to_vec();
-    if order.contains(&Pass::RotateLatent) {
+    if order.contains(&Pass::TurnLatent) {
         order.push(Pass::FoldLatentNorm);
     }
     order.sort_unstable();
