@@ -15,6 +15,7 @@ pub fn run(request: CalibrateRequest) -> Result<()> {
     match task {
         CalibrateTask::Text { model, text, resume, threads } => {
             let model = open_model(&model, console)?;
+            let text = text.read()?;
             let to = Destination { path: &output, overwrite, resume };
             thread_pool(threads)?
                 .install(|| calibrate(&model, &text, to, console).at(Place::StatisticsOutput))

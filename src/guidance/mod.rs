@@ -7,11 +7,14 @@ use std::time::Instant;
 
 use anyhow::Result;
 use plmconv_calibrate::statistics::Statistics;
-use plmconv_calibrate::{Calibration, CalibrationText, Destination, Direction, Rounding, Sensitivity};
+use plmconv_calibrate::{
+    Calibration, CalibrationText, Destination, Direction, Rounding, Sample, Sensitivity,
+};
 use plmconv_formats::{Imatrix, Model};
 use plmconv_quant::feedback::Effort;
 
 use crate::error::{At, Place};
+use crate::evaluation::read_text;
 use crate::interrupt;
 use crate::passes::{self, Pass};
 use crate::progress::{Console, Watch};
@@ -40,7 +43,26 @@ pub enum Source {
     },
     Statistics(Box<Statistics>),
     /// Statistics that are measured first.
-    Text(CalibrationText),
+    Text(TextSource),
+}
+
+/// A text to calibrate on. It is read once the model is open, so that a change of the model from then on is noticed.
+pub struct TextSource {
+    pub files: Vec<PathBuf>,
+    /// Tokens that the model writes itself.
+    pub written: Option<usize>,
+    pub sample: Sample,
+}
+
+impl TextSource {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Files that cannot be read, or are not UTF-8.
+    pub fn read(&self) -> Result<CalibrationText> {
+        let texts = self.files.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?;
+        Ok(CalibrationText::new(texts, self.written, self.sample))
+    }
 }
 
 impl Guidance {
@@ -75,6 +97,7 @@ impl Guidance {
                 Rounding::from_statistics(*statistics, rewritten.as_ref().unwrap_or(model), effort, balance)?
             }
             Source::Text(text) => {
+                let text = text.read()?;
                 let rewritten = rewritten(model, passes)?;
                 let model = rewritten.as_ref().unwrap_or(model);
                 Rounding::from_statistics(measured(&text, model, own, run)?, model, effort, balance)?

@@ -4,14 +4,14 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use plmconv_calibrate::Sample;
 use plmconv_calibrate::statistics::Statistics;
-use plmconv_calibrate::{CalibrationText, Sample};
 use plmconv_formats::atomic::follow_links;
 
 use super::unused;
 use crate::args::{CalibrateArgs, SampleArgs};
 use crate::error::{At, Place};
-use crate::evaluation::read_text;
+use crate::guidance::TextSource;
 use crate::outputs::Inputs;
 use crate::progress::Console;
 
@@ -26,7 +26,7 @@ pub struct CalibrateRequest {
 /// Where statistics come from.
 pub enum CalibrateTask {
     /// Text that runs through a model.
-    Text { model: PathBuf, text: CalibrationText, resume: bool, threads: Option<NonZeroUsize> },
+    Text { model: PathBuf, text: TextSource, resume: bool, threads: Option<NonZeroUsize> },
     /// Others, added up.
     Merge(Vec<Statistics>),
 }
@@ -39,7 +39,7 @@ impl CalibrateRequest {
         let task = if args.merge.is_empty() {
             CalibrateTask::Text {
                 model: args.model.clone().context("MODEL is missing")?,
-                text: calibration_text(&args.text, args.self_tokens, &args.sample)?,
+                text: text_source(&args.text, args.self_tokens, &args.sample),
                 resume: args.resume,
                 threads: args.threads,
             }
@@ -53,20 +53,16 @@ impl CalibrateRequest {
     }
 }
 
-/// Reads `files`; `written` more tokens are written by the model itself.
-///
-/// # Errors
-/// Files that cannot be read, or are not UTF-8.
-pub(super) fn calibration_text(
+/// The texts in `files`; `written` more tokens are written by the model itself.
+pub(super) fn text_source(
     files: &[PathBuf],
     written: Option<NonZeroUsize>,
     sample: &SampleArgs,
-) -> Result<CalibrationText> {
-    let texts = files.iter().map(|path| read_text(path)).collect::<Result<Vec<_>>>()?;
+) -> TextSource {
     let sample = Sample {
         window: sample.calibration_ctx.unwrap_or(256),
         windows: sample.calibration_chunks.unwrap_or(128),
         seed: sample.seed.unwrap_or(0),
     };
-    Ok(CalibrationText::new(texts, written.map(NonZeroUsize::get), sample))
+    TextSource { files: files.to_vec(), written: written.map(NonZeroUsize::get), sample }
 }

@@ -10,7 +10,7 @@ use plmconv_formats::{DType, Imatrix, small_file};
 use plmconv_quant::feedback::Effort;
 use plmconv_quant::policy::{FileType, Policy, parse_override, parse_tensor_type, split_override};
 
-use super::calibrate::calibration_text;
+use super::calibrate::text_source;
 use super::output::{
     FormatFlag, check_destination, gguf_flags, gguf_target, onnx_flags, onnx_target, refuse_flags,
 };
@@ -259,7 +259,7 @@ fn overrides(args: &QuantizeArgs) -> Result<Vec<String>> {
     Ok(texts)
 }
 
-/// What guides the rounding. Its files are opened; nothing is measured yet.
+/// What guides the rounding. Statistics are opened; nothing is measured yet.
 pub(super) fn guidance(args: &QuantizeArgs) -> Result<Guidance> {
     let by = if let Some(path) = &args.imatrix {
         if args.output.passes.iter().any(|name| !name.trim().is_empty()) {
@@ -270,7 +270,7 @@ pub(super) fn guidance(args: &QuantizeArgs) -> Result<Guidance> {
     } else if let Some(path) = &args.stats {
         Source::Statistics(Box::new(Statistics::open(path).at(Place::Statistics)?))
     } else if !args.calibrate.is_empty() || args.self_tokens.is_some() {
-        Source::Text(calibration_text(&args.calibrate, args.self_tokens, &args.sample)?)
+        Source::Text(text_source(&args.calibrate, args.self_tokens, &args.sample))
     } else {
         Source::Nothing
     };
