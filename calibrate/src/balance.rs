@@ -11,12 +11,13 @@
 
 use std::collections::BTreeMap;
 
-use plmconv_formats::{DType, Model, Role, TensorKey};
+use plmconv_formats::{Config, DType, Model, Role, TensorKey};
 use plmconv_quant::codec;
 use plmconv_validate::Error as EvaluatorError;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::noise::activation_noise;
 use crate::statistics::Statistics;
 
 /// How much of a channel's factor follows the activations' size; the rest follows the weights'.
@@ -52,21 +53,24 @@ impl Balance {
     /// # Errors
     /// Statistics that lack a matrix, weights that cannot be read.
     pub fn choose(model: &Model, statistics: &Statistics) -> Result<Balance> {
-        let sites: Vec<Site> = (0..model.config.num_hidden_layers).flat_map(Site::of_layer).collect();
-        let chosen: Vec<(Site, Option<Vec<i8>>)> = sites
-            .into_par_iter()
-            .map(|site| {
-                let exponents = Channels::measure(model, statistics, &site)?.best();
-                Ok((site, exponents))
-            })
-            .collect::<Result<_>>()?;
+        let sites: Vec<Site> = Site::all(&model.config).collect();
+        let measured = sites.par_iter().map(|site| Ok(Channels::measure(model, statistics, site)?.best()));
+        let exponents = measured.collect::<Result<Vec<Option<Vec<i8>>>>>()?;
+        Ok(Balance::of_sites(&model.config, sites.iter().zip(exponents)))
+    }
+
+    /// With these exponents for the columns of each site's consumers; of neurons they are even.
+    pub fn of_sites<'a>(
+        config: &Config,
+        sites: impl IntoIterator<Item = (&'a Site, Option<Vec<i8>>)>,
+    ) -> Balance {
         let mut balance = Balance::default();
-        for (site, exponents) in chosen {
+        for (site, exponents) in sites {
             if let Some(exponents) = exponents {
-                balance.take(model, &site, &exponents);
+                balance.take(config, site, &exponents);
             }
         }
-        Ok(balance)
+        balance
     }
 
     /// What becomes of a tensor, if anything does.
@@ -79,7 +83,7 @@ impl Balance {
         self.tensors.is_empty()
     }
 
-    fn take(&mut self, model: &Model, site: &Site, exponents: &[i8]) {
+    fn take(&mut self, config: &Config, site: &Site, exponents: &[i8]) {
         for &key in &site.consumers {
             self.tensors.entry(key).or_default().columns = exponents.to_vec();
         }
@@ -89,14 +93,13 @@ impl Balance {
             Kind::Norm => entry.columns = negative(),
             // down's columns times 2^e = 1 / s², so up's rows times s = 2^(-e / 2).
             Kind::Neurons => entry.rows = exponents.iter().map(|e| -e / 2).collect(),
-            Kind::Values => entry.rows = value_rows(model, exponents),
+            Kind::Values => entry.rows = value_rows(config, exponents),
         }
     }
 }
 
 /// The values' exponents among kv_b's rows, each head's after those of its keys.
-fn value_rows(model: &Model, exponents: &[i8]) -> Vec<i8> {
-    let config = &model.config;
+fn value_rows(config: &Config, exponents: &[i8]) -> Vec<i8> {
     let heads = exponents.chunks_exact(config.v_head_dim);
     heads
         .flat_map(|head| vec![0; config.qk_nope_head_dim].into_iter().chain(head.iter().map(|e| -e)))
@@ -107,19 +110,36 @@ fn value_rows(model: &Model, exponents: &[i8]) -> Vec<i8> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Norm,
+    /// Neurons of the FFN, whose factors are squares.
     Neurons,
+    /// Channels of the values, head by head.
     Values,
 }
 
 /// Channels of one place, the tensor that makes them and those that take them.
-#[derive(Debug)]
-struct Site {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
     kind: Kind,
     producer: TensorKey,
     consumers: Vec<TensorKey>,
 }
 
 impl Site {
+    /// Every place of a model whose channels can be rescaled.
+    pub fn all(config: &Config) -> impl Iterator<Item = Site> + use<> {
+        (0..config.num_hidden_layers).flat_map(Site::of_layer)
+    }
+
+    /// Number of channels.
+    pub fn channels(&self, config: &Config) -> usize {
+        config.matrix_shape(self.consumers[0].role).map_or(0, |[_, cols]| cols)
+    }
+
+    /// What the exponents of its channels are multiples of.
+    pub fn step(&self) -> i8 {
+        if self.kind == Kind::Neurons { 2 } else { 1 }
+    }
+
     fn of_layer(layer: usize) -> impl Iterator<Item = Site> {
         let site = move |kind, producer, consumers: &[Role]| Site {
             kind,
@@ -139,7 +159,8 @@ impl Site {
 
 /// A site's channels: how large they are, and what errors in them cost.
 struct Channels {
-    kind: Kind,
+    /// What exponents are multiples of.
+    step: i8,
     /// Root mean squares of the activations.
     activations: Vec<f64>,
     /// Root mean squares of the weights' columns, over all consumers.
@@ -186,7 +207,7 @@ impl Channels {
         let active = statistics.active(&name)?.ok_or_else(missing)?;
         let tokens = statistics.tokens(&name)?;
         Ok(Channels {
-            kind: site.kind,
+            step: site.step(),
             activations: consumers[0].importance.iter().map(|&x| f64::from(x).sqrt()).collect(),
             weights: squares.iter().map(|sum| (sum / rows as f64).sqrt()).collect(),
             active: active.iter().map(|&n| f64::from(n) / tokens).collect(),
@@ -212,8 +233,7 @@ impl Channels {
         let mut logs: Vec<f64> = channels().filter(|&c| known(c)).map(log).collect();
         logs.sort_unstable_by(f64::total_cmp);
         let Some(&median) = logs.get(logs.len() / 2) else { return vec![0; self.weights.len()] };
-        // A neuron's factor is a square.
-        let step = if self.kind == Kind::Neurons { 2 } else { 1 };
+        let step = i32::from(self.step);
         let exponent = |channel| {
             let wanted = if known(channel) { log(channel) - median } else { 0.0 };
             let steps = (wanted / f64::from(step)).round() as i32;
@@ -225,24 +245,15 @@ impl Channels {
     /// Divergence, in nats a token, that rounding is predicted to cause at the site's matrices.
     fn harm(&self, exponents: &[i8]) -> f64 {
         let factors: Vec<f64> = exponents.iter().map(|&e| libm::exp2(f64::from(e))).collect();
-        let noise = self.activation_noise(&factors);
+        let noise = self.noise(&factors);
         self.consumers.iter().map(|consumer| consumer.harm(&factors, &noise)).sum()
     }
 
-    /// Per channel, the mean square of what is lost when activations are rounded to 8 bits, as seen by the unscaled
-    /// weights.
-    fn activation_noise(&self, factors: &[f64]) -> Vec<f64> {
+    /// Per channel, the mean square of what is lost when activations are rounded, as seen by the unscaled weights.
+    fn noise(&self, factors: &[f64]) -> Vec<f64> {
         let scaled: Vec<f64> = self.activations.iter().zip(factors).map(|(x, f)| x / f).collect();
-        let mut noise = Vec::with_capacity(scaled.len());
-        for block in scaled.chunks(ACTIVATION_BLOCK) {
-            // The mean of the largest square of a block, by the eighth moments of normal values (105 sigma^8).
-            let eighth: f64 = block.iter().map(|x| 105.0 * x.powi(8)).sum();
-            let largest = 0.7 * eighth.sqrt().sqrt();
-            // Rounding to steps of 1 / 127 of the largest value.
-            noise.resize(noise.len() + block.len(), largest / (127.0 * 127.0 * 12.0));
-        }
-        let channels = noise.iter().zip(&self.active).zip(factors);
-        channels.map(|((noise, active), factor)| noise * active * factor * factor).collect()
+        let noise = activation_noise(&scaled, &self.active, ACTIVATION_BLOCK);
+        noise.iter().zip(factors).map(|(noise, factor)| noise * factor * factor).collect()
     }
 }
 

@@ -8,13 +8,14 @@ pub mod curvature;
 pub mod digest;
 mod error;
 mod monitor;
+mod noise;
 pub mod resume;
 mod rounding;
 mod sensitivity;
 pub mod statistics;
 mod text;
 
-pub use balance::{Balance, Exponents};
+pub use balance::{Balance, Exponents, Site};
 pub use budget::{Budget, Choice, Limit, Matrix};
 pub use calibration::{Calibration, Destination};
 pub use error::{Error, Leftover, Result};

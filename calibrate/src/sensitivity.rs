@@ -14,11 +14,14 @@ use plmconv_formats::model::Tensor;
 use plmconv_quant::block_symmetric::BlockSymmetric;
 use plmconv_quant::codec;
 use plmconv_quant::feedback::{self, ColumnFactor, RowFactor};
+use plmconv_validate::Arithmetic;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Task};
+use crate::noise::activation_noise;
 use crate::rounding::Rounding;
+use crate::statistics::Statistics;
 
 /// Values of a matrix that are rounded for the measurement: whole rows, spread evenly.
 const SAMPLE_VALUES: usize = 1 << 16;
@@ -90,6 +93,7 @@ struct Probe<'a> {
     effort: Option<feedback::Effort>,
     /// Per row, what an error costs: its share of the whole `G`, over the tokens of the text.
     weights: Vec<f64>,
+    activations: Activations,
     /// Per column, for the embedding: the squares of the gradient where text enters the model.
     lookups: Option<Vec<f32>>,
 }
@@ -108,14 +112,19 @@ impl<'a> Probe<'a> {
         let effort = rounding.effort();
         let weights = row_weights(outputs.as_ref(), &sample, effort.is_some(), tokens)?;
         let columns = effort.map(|_| ColumnFactor::new(&inputs)).transpose()?;
+        let values = read_rows(tensor, &sample)?;
+        // Nothing makes up for what is lost of activations.
+        let shares = row_weights(outputs.as_ref(), &sample, false, tokens)?;
+        let activations = Activations::new(statistics, &name, &inputs.diagonal(), &shares, &values)?;
         Ok(Probe {
             source: tensor.source.dtype(),
             cols,
-            values: read_rows(tensor, &sample)?,
+            values,
             importance: rounding.importance_of(&name),
             inputs,
             columns,
             effort,
+            activations,
             weights,
             lookups: statistics.lookups(&name)?,
         })
@@ -142,7 +151,7 @@ impl<'a> Probe<'a> {
             }
         }
         let loss: f64 = forms.iter().zip(&self.weights).map(|(form, weight)| form.max(0.0) * weight).sum();
-        Ok(Some(loss / 2.0))
+        Ok(Some(loss / 2.0 + self.activations.loss(dtype)))
     }
 
     /// What rounding the rows changes, or `None` where the type cannot hold them.
@@ -164,6 +173,53 @@ impl<'a> Probe<'a> {
         codec::decode(dtype, &blocks, &mut errors)?;
         errors.iter_mut().zip(&self.values).for_each(|(e, x)| *e -= x);
         Ok(Some(errors))
+    }
+}
+
+/// A matrix's inputs, and what errors in them cost.
+struct Activations {
+    /// Root mean squares of the columns.
+    sizes: Vec<f64>,
+    /// Share of the tokens on which a column is not zero.
+    active: Vec<f64>,
+    /// Per column, what a squared error of the input costs, in nats a token.
+    costs: Vec<f64>,
+}
+
+impl Activations {
+    /// From the inputs' Fisher diagonal, and sampled rows (`values`) with what an error in each costs.
+    fn new(
+        statistics: &Statistics,
+        name: &str,
+        inputs: &[f32],
+        row_weights: &[f64],
+        values: &[f32],
+    ) -> Result<Activations> {
+        let missing = || Error::NoStatistics { matrix: name.into() };
+        let squares = statistics.importance(name)?.ok_or_else(missing)?;
+        let active = statistics.active(name)?.ok_or_else(missing)?;
+        let tokens = statistics.tokens(name)?;
+        let sum = |values: &[f32]| values.iter().map(|&x| f64::from(x)).sum::<f64>();
+        // The inputs' factor weighs each token's squares by the gradient's: without them the weight is left.
+        let gradient = sum(inputs) / sum(&squares).max(f64::MIN_POSITIVE);
+        let mut costs = vec![0.0; squares.len()];
+        for (row, weight) in values.chunks_exact(squares.len()).zip(row_weights) {
+            for (cost, &value) in costs.iter_mut().zip(row) {
+                *cost += f64::from(value).powi(2) * weight * gradient / 2.0;
+            }
+        }
+        Ok(Activations {
+            sizes: squares.iter().map(|&x| f64::from(x).sqrt()).collect(),
+            active: active.iter().map(|&n| f64::from(n) / tokens).collect(),
+            costs,
+        })
+    }
+
+    /// The divergence that llama.cpp's rounding of the inputs causes in a type, in nats a token.
+    fn loss(&self, dtype: DType) -> f64 {
+        let Some(block_len) = Arithmetic::Llama.rounding(dtype).block_len() else { return 0.0 };
+        let noise = activation_noise(&self.sizes, &self.active, block_len);
+        noise.iter().zip(&self.costs).map(|(noise, cost)| noise * cost).sum()
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use plmconv_calibrate::{Balance, Site};
 use plmconv_formats::model::{Model, Origin, Tensor};
 use plmconv_formats::source::RowSource;
 use plmconv_formats::{Config, DType, Layout, Result, Role, TensorKey};
@@ -236,6 +237,29 @@ fn every_pass_keeps_the_logits() {
         let all: Vec<Pass> = Pass::all().collect();
         let off = distance(&before, &logits(&apply(model(rank), &all).unwrap()));
         assert!(off < 1e-5, "all passes together: off by {off}");
+    }
+}
+
+#[test]
+fn balance_keeps_the_logits_to_the_last_bit() {
+    let mut balanced = model(None);
+    let expected = logits(&balanced);
+    let sites: Vec<Site> = Site::all(&balanced.config).collect();
+    let exponents = |site: &Site| {
+        let exponent = |channel: usize| (channel * 7 % 11) as i8 - 5;
+        (0..site.channels(&balanced.config)).map(|channel| exponent(channel) * site.step()).collect()
+    };
+    let chosen = sites.iter().map(|site| (site, Some(exponents(site))));
+    let balance = Balance::of_sites(&balanced.config, chosen);
+    super::balance::apply(&mut balanced.tensors, &balance);
+    assert_eq!(logits(&balanced), expected);
+    for site in sites {
+        let original = model(None);
+        let one = Balance::of_sites(&original.config, [(&site, Some(exponents(&site)))]);
+        let changed = original.tensors.iter().filter(|t| one.of(t.key).is_some());
+        for tensor in changed {
+            assert_ne!(read(&balanced, tensor.key), read(&original, tensor.key), "{}", tensor.key);
+        }
     }
 }
 

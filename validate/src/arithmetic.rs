@@ -25,10 +25,10 @@ impl Arithmetic {
     }
 
     /// How activations are rounded before they are multiplied with weights of a type.
-    pub(crate) fn rounding(self, weights: DType) -> Rounding {
+    pub fn rounding(self, weights: DType) -> ActivationRounding {
         match self {
-            Arithmetic::Exact => Rounding::None,
-            Arithmetic::Llama => Rounding::of_llama(weights),
+            Arithmetic::Exact => ActivationRounding::None,
+            Arithmetic::Llama => ActivationRounding::of_llama(weights),
         }
     }
 
@@ -40,9 +40,12 @@ impl Arithmetic {
 
 /// How activations are rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rounding {
+pub enum ActivationRounding {
+    /// Not at all.
     None,
+    /// To half precision.
     F16,
+    /// To bfloat16.
     Bf16,
     /// 8 bits in blocks of 32, with a half-precision scale: ggml's Q8_0 and Q8_1.
     Blocks32,
@@ -50,27 +53,36 @@ pub(crate) enum Rounding {
     Blocks256,
 }
 
-impl Rounding {
-    fn of_llama(weights: DType) -> Rounding {
+impl ActivationRounding {
+    fn of_llama(weights: DType) -> ActivationRounding {
         use DType::*;
         match weights {
-            F16 => Rounding::F16,
-            Bf16 => Rounding::Bf16,
-            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q8_1 | Iq4Nl | Mxfp4 | Nvfp4 => Rounding::Blocks32,
+            F16 => ActivationRounding::F16,
+            Bf16 => ActivationRounding::Bf16,
+            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q8_1 | Iq4Nl | Mxfp4 | Nvfp4 => ActivationRounding::Blocks32,
             Q2K | Q3K | Q4K | Q5K | Q6K | Q8K | Iq4Xs | Tq1_0 | Tq2_0 | Iq1S | Iq1M | Iq2Xxs | Iq2Xs
-            | Iq2S | Iq3Xxs | Iq3S => Rounding::Blocks256,
-            F32 | F64 | I8 | I16 | I32 | I64 => Rounding::None,
+            | Iq2S | Iq3Xxs | Iq3S => ActivationRounding::Blocks256,
+            F32 | F64 | I8 | I16 | I32 | I64 => ActivationRounding::None,
+        }
+    }
+
+    /// Values that share a scale of 8 bits, if any do.
+    pub fn block_len(self) -> Option<usize> {
+        match self {
+            ActivationRounding::Blocks32 => Some(32),
+            ActivationRounding::Blocks256 => Some(256),
+            ActivationRounding::None | ActivationRounding::F16 | ActivationRounding::Bf16 => None,
         }
     }
 
     /// Replaces a row by what is left of it.
     pub fn apply(self, row: &mut [f32]) {
         match self {
-            Rounding::None => {}
-            Rounding::F16 => row.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
-            Rounding::Bf16 => row.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
-            Rounding::Blocks32 => row.chunks_mut(32).for_each(round_q8_0),
-            Rounding::Blocks256 => row.chunks_mut(256).for_each(round_q8_k),
+            ActivationRounding::None => {}
+            ActivationRounding::F16 => row.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
+            ActivationRounding::Bf16 => row.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32()),
+            ActivationRounding::Blocks32 => row.chunks_mut(32).for_each(round_q8_0),
+            ActivationRounding::Blocks256 => row.chunks_mut(256).for_each(round_q8_k),
         }
     }
 }

@@ -28,7 +28,7 @@ mod state;
 mod weights;
 mod windows;
 
-pub use arithmetic::Arithmetic;
+pub use arithmetic::{ActivationRounding, Arithmetic};
 pub use batch::{Hidden, Sequence};
 pub use error::{Error, Result};
 pub use evaluator::{Evaluator, Options};

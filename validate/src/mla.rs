@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::arithmetic::Rounding;
+use crate::arithmetic::ActivationRounding;
 use crate::buffers::Buffer;
 use crate::error::Result;
 use crate::forward::Forward;
@@ -264,7 +264,7 @@ impl Forward<'_, '_, '_, '_> {
     /// which computes in f32. Its graph of PLM runs without flash attention, that of the latent layout with it.
     fn round_to_cache(&self, values: &mut [f32]) {
         if self.model.linear.arithmetic.half_precision_cache() {
-            values.par_chunks_mut(1 << 14).for_each(|values| Rounding::F16.apply(values));
+            values.par_chunks_mut(1 << 14).for_each(|values| ActivationRounding::F16.apply(values));
         }
     }
 

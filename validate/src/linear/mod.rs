@@ -13,7 +13,7 @@ pub use pack::Rows;
 pub(crate) use pack::{Strips, pack_strip_f32};
 pub(crate) use sparse::ActiveNeurons;
 
-use crate::arithmetic::{Arithmetic, Rounding};
+use crate::arithmetic::{ActivationRounding, Arithmetic};
 use crate::buffers::{Buffer, Buffers};
 use crate::kernels::{
     ENCODED_BLOCK, Encoding, GROUP, IntOperands, IntRow, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile,
@@ -39,7 +39,7 @@ pub(crate) struct Input<'a> {
 /// Activations as one kind of matrix wants them.
 #[derive(Debug)]
 struct Form {
-    rounding: Rounding,
+    rounding: ActivationRounding,
     /// `[tokens, width]`, if anything is rounded.
     rounded: Option<Buffer<f32>>,
     packed: Packed,
@@ -60,7 +60,7 @@ impl Input<'_> {
     }
 
     /// The form for one matrix, and its rows.
-    fn form(&self, rounding: Rounding) -> (&Form, Rows<'_>) {
+    fn form(&self, rounding: ActivationRounding) -> (&Form, Rows<'_>) {
         let form = self.forms.iter().find(|form| form.rounding == rounding);
         let form = form.expect("an input is multiplied with what it was prepared for");
         (form, form.rounded.as_ref().map_or(self.rows, |rounded| Rows::all(rounded, self.rows.width)))
@@ -101,8 +101,8 @@ impl Linear {
         Input { rows, forms }
     }
 
-    fn form(&self, rows: Rows<'_>, rounding: Rounding) -> Form {
-        let rounded = (rounding != Rounding::None).then(|| self.rounded(rows, rounding));
+    fn form(&self, rows: Rows<'_>, rounding: ActivationRounding) -> Form {
+        let rounded = (rounding != ActivationRounding::None).then(|| self.rounded(rows, rounding));
         let rows = rounded.as_ref().map_or(rows, |rounded| Rows::all(rounded, rows.width));
         let packed = if rows.count() <= FEW_TOKENS {
             let whole = !self.exact && rows.width.is_multiple_of(ENCODED_BLOCK);
@@ -116,7 +116,7 @@ impl Linear {
     }
 
     /// `[tokens, width]`
-    fn rounded(&self, rows: Rows<'_>, rounding: Rounding) -> Buffer<f32> {
+    fn rounded(&self, rows: Rows<'_>, rounding: ActivationRounding) -> Buffer<f32> {
         let mut out = self.workspace.floats.take(rows.count() * rows.width);
         out.par_chunks_exact_mut(rows.width).enumerate().for_each(|(t, out)| {
             out.copy_from_slice(rows.row(t));

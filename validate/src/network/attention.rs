@@ -1,7 +1,7 @@
 //! Causal softmax attention of one head over one sequence.
 
 use super::Workspace;
-use crate::arithmetic::Rounding;
+use crate::arithmetic::ActivationRounding;
 use crate::buffers::{Buffer, Buffers};
 use crate::kernels::{Kernels, TILE_OUTPUTS, TILE_TOKENS};
 use crate::linear::{Rows, pack_strip_f32};
@@ -110,7 +110,7 @@ impl Head<'_> {
     fn shares_of(&self, kernels: &Kernels, scores: &mut [f32]) {
         softmax(kernels, scores, self.scale);
         if self.half_shares {
-            Rounding::F16.apply(scores);
+            ActivationRounding::F16.apply(scores);
         }
     }
 

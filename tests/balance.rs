@@ -1,0 +1,116 @@
+//! Channels rescaled before they are rounded: a model with outlier channels is quantized as well as its plain twin.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use assert_cmd::Command;
+use common::{copy_of_tiny_plm, plmconv, tiny_plm};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
+
+/// The tiny PLM with outlier channels such as large models have, and its statistics.
+static TWIN: LazyLock<(PathBuf, PathBuf)> = LazyLock::new(|| {
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join("balance");
+    let _ = std::fs::remove_dir_all(&place);
+    std::fs::create_dir_all(&place).expect("create");
+    let model = copy_of_tiny_plm(&place);
+    let weights = model.join("model.safetensors");
+    let bytes = std::fs::read(&weights).expect("read");
+    std::fs::write(&weights, with_outliers(&bytes)).expect("write");
+    let stats = place.join("statistics.gguf");
+    calibrate(&model, &stats);
+    (model, stats)
+});
+
+fn calibrate(model: &Path, stats: &Path) {
+    let mut command = plmconv();
+    command.arg("calibrate").arg(model).arg("--text").arg(common::calibration_text()).arg("-o").arg(stats);
+    command.args(["--calibration-ctx", "64", "--calibration-chunks", "16"]).assert().success();
+}
+
+/// Multiplies some channels of every norm by 32 and divides the columns behind it: the same function, exactly.
+fn with_outliers(bytes: &[u8]) -> Vec<u8> {
+    let tensors = SafeTensors::deserialize(bytes).expect("the fixture");
+    let outlier = |channel: usize| channel % 97 == 13;
+    let scaled = |name: &str, tensor: &TensorView<'_>| {
+        assert_eq!(tensor.dtype(), Dtype::BF16);
+        let cols = *tensor.shape().last().expect("an axis");
+        let power = match name.rsplit('.').nth(1).expect("a module") {
+            "input_layernorm" | "kv_a_layernorm" | "post_attention_layernorm" => 5,
+            "q_proj" | "kv_a_proj_with_mqa" | "kv_b_proj" | "up_proj" => -5,
+            _ => 0,
+        };
+        let mut out = tensor.data().to_vec();
+        for (index, half) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let value = half::bf16::from_le_bytes(*half);
+            if outlier(index % cols) && value.to_f32() != 0.0 {
+                *half = half::bf16::from_f32(value.to_f32() * 2f32.powi(power)).to_le_bytes();
+            }
+        }
+        out
+    };
+    let all: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, tensor)| (name.to_string(), tensor.shape().to_vec(), scaled(name, &tensor)))
+        .collect();
+    let views = all.iter().map(|(name, shape, bytes)| {
+        (name, TensorView::new(Dtype::BF16, shape.clone(), bytes).expect("a tensor's bytes"))
+    });
+    safetensors::serialize(views, None).expect("writes")
+}
+
+/// Mean divergence of a file from the plain model, as llama.cpp computes and of the weights alone.
+fn divergence(file: &Path) -> (f64, Option<f64>) {
+    let mut command = plmconv();
+    command.arg("validate").arg(file).arg("--against").arg(tiny_plm()).arg("--json");
+    command.args(["--text"]).arg(common::fixtures().join("text/own.txt"));
+    command.args(["--ctx", "128", "--max-kld", "10", "--max-ppl-ratio", "10", "--min-top1", "0"]);
+    let output = command.assert().success().get_output().stdout.clone();
+    let report: Value = serde_json::from_slice(&output).expect("JSON");
+    let mean = report["kl_divergence"]["mean"].as_f64().expect("a number");
+    (mean, report["weights_alone"]["kl_divergence"]["value"].as_f64())
+}
+
+fn quantize(file_type: &str, model: &Path, stats: &Path, out: &Path, more: &[&str]) -> Command {
+    let mut command = plmconv();
+    command.args(["quantize", file_type]).arg(model).arg("--stats").arg(stats).arg("-o").arg(out).args(more);
+    command
+}
+
+#[test]
+fn outlier_channels_cost_nothing() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (twin, stats) = &*TWIN;
+    assert_eq!(divergence(twin), (divergence(&tiny_plm()).0, None), "the twin is the same function");
+    let plain_stats = dir.path().join("plain.gguf");
+    calibrate(&tiny_plm(), &plain_stats);
+    for file_type in ["q8_0", "q4_0"] {
+        let [plain, as_it_is, balanced] = ["plain", "as-it-is", "balanced"].map(|name| dir.path().join(name));
+        let effort = ["--effort", "fast", "--force"];
+        quantize(file_type, &tiny_plm(), &plain_stats, &plain, &effort).assert().success();
+        quantize(file_type, twin, stats, &balanced, &effort).assert().success();
+        let without = [&effort[..], &["--without", "balance"]].concat();
+        quantize(file_type, twin, stats, &as_it_is, &without).assert().success();
+        let [plain, as_it_is, balanced] = [plain, as_it_is, balanced].map(|file| divergence(&file).0);
+        assert!(balanced < 1.15 * plain, "{file_type}: {balanced} with outliers, {plain} without");
+        assert!(3.0 * balanced < as_it_is, "{file_type}: {balanced}, left alone {as_it_is}");
+    }
+}
+
+#[test]
+fn a_balanced_file_is_made_again_by_its_recipe() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (twin, stats) = &*TWIN;
+    for (name, more) in [("balanced", &[][..]), ("left-alone", &["--without", "balance"])] {
+        let out = dir.path().join(name);
+        let more = [&["--effort", "fast"], more].concat();
+        quantize("q4_k_m", twin, stats, &out, &more).assert().success();
+        let mut command = plmconv();
+        command.arg("verify").arg(&out).arg(twin).arg("--stats").arg(stats).assert().success();
+    }
+    let files = ["balanced", "left-alone"].map(|name| std::fs::read(dir.path().join(name)).expect("written"));
+    assert!(files[0] != files[1]);
+}
