@@ -11,10 +11,12 @@ const STEPS: f64 = 127.0;
 pub(crate) fn activation_noise(sizes: &[f64], active: &[f64], block_len: usize) -> Vec<f64> {
     let mut noise = Vec::with_capacity(sizes.len());
     for (sizes, active) in sizes.chunks(block_len).zip(active.chunks(block_len)) {
-        // The mean of a block's largest square is near seven tenths of the fourth root of the sum of the eighth moments,
-        // which are 105 times the eighth power of a normal value's size.
+        // The mean of a block's largest square: for many values of like size near seven tenths of the fourth root of the
+        // sum of the eighth moments, which are 105 times the eighth power of a normal value's size; never more than
+        // the sum of the squares, which it comes near where one channel stands out.
         let eighth: f64 = sizes.iter().map(|x| 105.0 * x.powi(8)).sum();
-        let largest = 0.7 * eighth.sqrt().sqrt();
+        let sum: f64 = sizes.iter().map(|x| x * x).sum();
+        let largest = (0.7 * eighth.sqrt().sqrt()).min(sum);
         noise.extend(active.iter().map(|active| active * largest / (12.0 * STEPS * STEPS)));
     }
     noise

@@ -90,7 +90,10 @@ impl ActivationRounding {
 /// One block of Q8_0 (`quantize_row_q8_0` of ggml-cpu, whose vector code rounds halves to even).
 fn round_q8_0(block: &mut [f32]) {
     let largest = block.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let inverse = 127.0 / largest;
+    if !inverse.is_finite() {
+        return block.fill(0.0);
+    }
     let scale = f16::from_f32(largest / 127.0).to_f32();
     block.iter_mut().for_each(|x| *x = scale * (*x * inverse).round_ties_even());
 }
@@ -98,9 +101,45 @@ fn round_q8_0(block: &mut [f32]) {
 /// One block of Q8_K (`quantize_row_q8_K_ref`): the value of largest magnitude becomes -127.
 fn round_q8_k(block: &mut [f32]) {
     let largest = block.iter().fold(0.0f32, |m, x| if x.abs() > m.abs() { *x } else { m });
-    if largest == 0.0 {
-        return;
-    }
     let inverse = -127.0 / largest;
+    if !inverse.is_finite() {
+        return block.fill(0.0);
+    }
     block.iter_mut().for_each(|x| *x = (*x * inverse).round_ties_even().min(127.0) / inverse);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_too_small_for_a_scale_is_zero() {
+        // Whatever codes ggml's quantizers make of such values, their scale is zero. silu makes them.
+        for rounding in [ActivationRounding::Blocks32, ActivationRounding::Blocks256] {
+            for value in [0.0, 1e-44, -3e-39] {
+                let mut row = [0.0; 256];
+                row[7] = value;
+                rounding.apply(&mut row);
+                assert_eq!(row, [0.0; 256], "{rounding:?} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn eight_bits_keep_the_largest_value_and_multiples_of_its_step() {
+        let row: Vec<f32> = (0..256).map(|i| (i % 128) as f32 * 2.0).collect();
+        for rounding in [ActivationRounding::Blocks256, ActivationRounding::Blocks32] {
+            let mut rounded = row.clone();
+            rounding.apply(&mut rounded);
+            let largest_of_block = |i: usize| match rounding {
+                ActivationRounding::Blocks256 => 254.0,
+                _ => row[i / 32 * 32 + 31],
+            };
+            for (i, (a, b)) in row.iter().zip(&rounded).enumerate() {
+                // A half-precision scale is off by up to 2^-11 of itself.
+                let step = largest_of_block(i) / 127.0;
+                assert!((a - b).abs() <= step / 2.0 + a / 1024.0, "{rounding:?} {i}: {a} {b}");
+            }
+        }
+    }
 }
