@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use assert_cmd::Command;
+use common::outliers::with_outliers;
 use common::{copy_of_tiny_plm, plmconv, tiny_plm};
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
 /// The tiny PLM with outlier channels such as large models have, and its statistics.
@@ -29,37 +28,6 @@ fn calibrate(model: &Path, stats: &Path) {
     let mut command = plmconv();
     command.arg("calibrate").arg(model).arg("--text").arg(common::calibration_text()).arg("-o").arg(stats);
     command.args(["--calibration-ctx", "64", "--calibration-chunks", "16"]).assert().success();
-}
-
-/// Multiplies some channels of every norm by 32 and divides the columns behind it: the same function, exactly.
-fn with_outliers(bytes: &[u8]) -> Vec<u8> {
-    let tensors = SafeTensors::deserialize(bytes).expect("the fixture");
-    let outlier = |channel: usize| channel % 97 == 13;
-    let scaled = |name: &str, tensor: &TensorView<'_>| {
-        assert_eq!(tensor.dtype(), Dtype::BF16);
-        let cols = *tensor.shape().last().expect("an axis");
-        let power = match name.rsplit('.').nth(1).expect("a module") {
-            "input_layernorm" | "kv_a_layernorm" | "post_attention_layernorm" => 5,
-            "q_proj" | "kv_a_proj_with_mqa" | "kv_b_proj" | "up_proj" => -5,
-            _ => 0,
-        };
-        let mut out = tensor.data().to_vec();
-        for (index, half) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            let value = half::bf16::from_le_bytes(*half);
-            if outlier(index % cols) && value.to_f32() != 0.0 {
-                *half = half::bf16::from_f32(value.to_f32() * 2f32.powi(power)).to_le_bytes();
-            }
-        }
-        out
-    };
-    let all: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, tensor)| (name.to_string(), tensor.shape().to_vec(), scaled(name, &tensor)))
-        .collect();
-    let views = all.iter().map(|(name, shape, bytes)| {
-        (name, TensorView::new(Dtype::BF16, shape.clone(), bytes).expect("a tensor's bytes"))
-    });
-    safetensors::serialize(views, None).expect("writes")
 }
 
 /// Mean divergence of a file from the plain model, as llama.cpp computes and of the weights alone.

@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context, escape_formatter};
 
-use super::{MEAN_KL, ValidationReport, plots};
+use super::{LOWER_BOUND, MEAN_KL, ValidationReport, plots};
 use crate::report::figure;
 use crate::terminal::{one_line, visible};
 
@@ -36,6 +36,7 @@ pub fn render(r: &ValidationReport) -> Result<String> {
         histogram => plot(plots::histogram(&r.histogram, r.kl_divergence.mean, kl_limit))?,
         along_text => plot(plots::along_text(&r.along_text))?,
         layers => layers,
+        lower_bound => LOWER_BOUND,
     });
     page.map_err(|e| anyhow!("the HTML report: {e}"))
 }

@@ -19,6 +19,9 @@ use crate::evaluation::{Comparison, Description, ReferenceSide};
 const SCHEMA: &str = "plmconv.validation/1";
 /// Name of the check that the histogram marks.
 const MEAN_KL: &str = "mean KL divergence";
+/// What a report says of a reference that does not know all of its distribution.
+const LOWER_BOUND: &str =
+    "The reference stores only its most likely tokens, so the divergence is a lower bound.";
 /// Stretches of the text whose divergence is averaged.
 const STRETCHES: usize = 64;
 
@@ -105,6 +108,8 @@ pub struct PerplexityReport {
 
 #[derive(Serialize)]
 pub struct KlReport {
+    /// The reference stores only its most likely tokens, so that all of these are lower bounds.
+    pub lower_bound: bool,
     pub mean: f64,
     pub standard_error: f64,
     pub median: f64,
@@ -211,6 +216,7 @@ impl ValidationReport {
                 correlation: d.correlation,
             },
             kl_divergence: KlReport {
+                lower_bound: c.reference.knows_only_likely_tokens(),
                 mean: d.kld.value,
                 standard_error: d.kld.error,
                 median: d.kld_median,
