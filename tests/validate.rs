@@ -240,7 +240,7 @@ fn limits_follow_the_size_of_the_file_not_its_coarsest_type() {
     let dir = tempfile::tempdir().expect("tempdir");
     let limit = |path: &Path| {
         // Two-bit matrices in a file of this size fail, and rightly so.
-        let output = validate(path).output().expect("runs");
+        let output = validate(path).arg("--json").output().expect("runs");
         let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         report["checks"][0]["limit"].as_f64().expect("a number")
     };
