@@ -42,6 +42,17 @@ fn divergence(file: &Path) -> (f64, Option<f64>) {
     (mean, report["weights_alone"]["kl_divergence"]["value"].as_f64())
 }
 
+/// The largest share of a product that rounding of activations takes.
+fn worst_matrix(file: &Path) -> f64 {
+    let mut command = plmconv();
+    command.arg("validate").arg(file).arg("--against").arg(tiny_plm()).args(["--per-layer", "--json"]);
+    command.arg("--text").arg(common::fixtures().join("text/own.txt")).args(["--ctx", "128"]);
+    command.args(["--max-kld", "10", "--max-ppl-ratio", "10", "--min-top1", "0"]);
+    let output = command.assert().success().get_output().stdout.clone();
+    let report: Value = serde_json::from_slice(&output).expect("JSON");
+    report["matrices"][0]["relative_error"].as_f64().expect("a number")
+}
+
 fn quantize(file_type: &str, model: &Path, stats: &Path, out: &Path, more: &[&str]) -> Command {
     let mut command = plmconv();
     command.args(["quantize", file_type]).arg(model).arg("--stats").arg(stats).arg("-o").arg(out).args(more);
@@ -63,6 +74,8 @@ fn outlier_channels_cost_nothing() {
         quantize(file_type, twin, stats, &balanced, &effort).assert().success();
         let without = [&effort[..], &["--without", "balance"]].concat();
         quantize(file_type, twin, stats, &as_it_is, &without).assert().success();
+        let [harmless, harmed] = [&balanced, &as_it_is].map(|file| worst_matrix(file));
+        assert!(10.0 * harmless < harmed, "{file_type}: {harmless} of a product, left alone {harmed}");
         let [plain, as_it_is, balanced] = [plain, as_it_is, balanced].map(|file| divergence(&file).0);
         assert!(balanced < 1.15 * plain, "{file_type}: {balanced} with outliers, {plain} without");
         assert!(2.0 * balanced < as_it_is, "{file_type}: {balanced}, left alone {as_it_is}");

@@ -131,6 +131,11 @@ fn q8_0_passes_and_every_form_is_written() {
     let mean = json["kl_divergence"]["mean"].as_f64().expect("a number");
     assert!(mean > 0.0 && mean < 0.001, "{mean}");
     assert_eq!(json["layers"].as_array().map(Vec::len), Some(6));
+    // All matrices, each with its inputs rounded to eight bits: half a step of the largest value is 1 / 254 of it.
+    let matrices = json["matrices"].as_array().expect("a list");
+    assert_eq!(matrices.len(), 37);
+    let errors: Vec<f64> = matrices.iter().filter_map(|m| m["relative_error"].as_f64()).collect();
+    assert!(errors.is_sorted_by(|a, b| a >= b) && errors[36] > 1e-7 && errors[0] < 1e-3, "{errors:?}");
     let binned =
         json["histogram"].as_array().expect("bins").iter().filter_map(|b| b["tokens"].as_u64()).sum();
     assert_eq!(json["tokens_scored"].as_u64(), Some(binned));

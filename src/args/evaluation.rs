@@ -47,7 +47,7 @@ pub struct ValidateArgs {
     pub seed: Option<u64>,
     #[command(flatten)]
     pub windows: WindowArgs,
-    /// Also compare the residual stream after every layer
+    /// Also compare the residual stream after every layer, and name the matrices that rounding of activations harms
     #[arg(long)]
     pub per_layer: bool,
     #[command(flatten)]

@@ -4,7 +4,7 @@ use super::{LOWER_BOUND, ValidationReport, WorstReport};
 use crate::report::{Table, figure, finite};
 use crate::terminal::one_line;
 
-/// Worst tokens shown; the other forms have all.
+/// Worst tokens and matrices shown; the other forms have all.
 const SHOWN: usize = 8;
 /// Characters of context shown.
 const CONTEXT: usize = 48;
@@ -41,6 +41,17 @@ pub fn print(r: &ValidationReport) {
                 l.layer.to_string(),
                 finite(l.relative_error, |x| format!("{x:.3e}")),
                 finite(l.added, |x| format!("{x:+.3e}")),
+            ]);
+        }
+        rows.print();
+    }
+    if let Some(matrices) = &r.matrices {
+        say!("\nmatrices whose products lose most where activations are rounded");
+        let mut rows = Table::new(&["matrix", "relative error"], &[1]);
+        for m in matrices.iter().take(SHOWN) {
+            rows.add_row([
+                one_line(&m.matrix).into_owned(),
+                finite(m.relative_error, |x| format!("{x:.3e}")),
             ]);
         }
         rows.print();
