@@ -54,7 +54,15 @@ pub fn run() -> ExitCode {
 pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
     let command = args::parse(arguments);
     // What writes nothing has nothing to clean up.
-    if !matches!(command, Command::Inspect(_) | Command::Perplexity(_) | Command::Generate(_)) {
+    let writes_nothing = matches!(
+        command,
+        Command::Inspect(_)
+            | Command::Perplexity(_)
+            | Command::Generate(_)
+            | Command::Completions(_)
+            | Command::Man(_)
+    );
+    if !writes_nothing {
         interrupt::listen()?;
     }
     commands::run(Request::new(command)?)

@@ -8,6 +8,7 @@ mod inspect;
 mod perplexity;
 mod quantize;
 mod reference;
+mod shell;
 mod sparsity;
 mod validate;
 mod verify;
@@ -29,5 +30,6 @@ pub fn run(request: Request) -> Result<()> {
         Request::Verify(request) => verify::run(&request),
         Request::Reference(request) => reference::run(&request),
         Request::Generate(request) => generate::run(&request),
+        Request::Shell(request) => shell::run(&request),
     }
 }

@@ -49,6 +49,11 @@ fn write_raw(text: &str) {
     }
 }
 
+/// Prints a page of plmconv's own as it is.
+pub fn print_page(page: &[u8]) {
+    write_raw(&String::from_utf8_lossy(page));
+}
+
 /// One JSON document on stdout, written as it is made: of large files it is large.
 fn print_json(value: &impl Serialize) -> Result<()> {
     let mut out = JsonOut::default();

@@ -173,7 +173,7 @@ impl GenerateRequest {
         }
         Ok(GenerateRequest {
             model: args.model,
-            prompt: args.prompt,
+            prompt: args.prompt.or(args.prompt_flag).unwrap_or_default(),
             tokens: args.tokens,
             temperature: args.temperature,
             seed: args.seed.unwrap_or(0),

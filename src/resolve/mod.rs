@@ -8,6 +8,7 @@ mod evaluation;
 mod output;
 mod quantize;
 mod recipe;
+mod shell;
 mod size;
 mod unused;
 mod validate;
@@ -26,6 +27,7 @@ pub use evaluation::{
 };
 pub use quantize::{CheckRequest, QuantizeRequest};
 pub use recipe::of_recipe;
+pub use shell::ShellRequest;
 pub use validate::ValidateRequest;
 pub use verify::{VerifyRequest, refuse_unasked};
 
@@ -40,6 +42,8 @@ pub enum Request {
     Verify(VerifyRequest),
     Reference(ReferenceRequest),
     Generate(GenerateRequest),
+    /// A page or script about plmconv itself.
+    Shell(ShellRequest),
 }
 
 impl Request {
@@ -58,6 +62,8 @@ impl Request {
             Command::Verify(args) => Request::Verify(VerifyRequest::new(args)?),
             Command::Reference(args) => Request::Reference(ReferenceRequest::new(args)?),
             Command::Generate(args) => Request::Generate(GenerateRequest::new(args)?),
+            Command::Completions(args) => Request::Shell(ShellRequest::Completions(args.shell)),
+            Command::Man(args) => Request::Shell(ShellRequest::manual(args.command)?),
         })
     }
 }
