@@ -263,7 +263,7 @@ pub struct InspectArgs {
     /// Write the result as JSON
     #[arg(long)]
     pub json: bool,
-    /// Show long metadata values whole
+    /// Show every tensor, and long metadata values whole
     #[arg(short, long)]
     pub verbose: bool,
 }

@@ -11,6 +11,7 @@ use plmconv_formats::onnx::OnnxFile;
 use serde::{Serialize, Serializer};
 
 use super::graph::{self, GraphJson};
+use super::layers::{Group, grouped};
 use super::{Table, human_bytes, human_shape, print_columns, print_json};
 use crate::layouts::{self, LayoutSizes};
 use crate::terminal::one_line;
@@ -212,17 +213,28 @@ fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
         graph::print(onnx);
     }
     say!();
-    print_columns(["tensor", "role", "shape", "type", "bytes"], &[4], || {
-        i.tensors.iter().map(|t| {
-            let role = role_name(t).unwrap_or_default();
-            [t.name.clone(), role, human_shape(&t.shape), t.dtype.to_string(), t.bytes.to_string()]
-        })
-    });
+    print_tensors(&i.tensors, verbose);
     say!("\n{}", by_type(i));
     if let Some(config) = &i.config {
         print_layouts(&layouts::sizes(config));
     }
     Ok(())
+}
+
+/// Without `verbose`, those that differ in their layer alone on one line.
+fn print_tensors(tensors: &[TensorLine], verbose: bool) {
+    if verbose {
+        return print_columns(["tensor", "role", "shape", "type", "bytes"], &[4], || {
+            tensors.iter().map(|t| {
+                let role = role_name(t).unwrap_or_default();
+                [t.name.clone(), role, human_shape(&t.shape), t.dtype.to_string(), t.bytes.to_string()]
+            })
+        });
+    }
+    let groups = grouped(tensors);
+    print_columns(["tensor", "role", "shape", "type", "tensors", "bytes"], &[4, 5], || {
+        groups.iter().map(Group::row)
+    });
 }
 
 /// What to expect of `quantize q4` in each layout.

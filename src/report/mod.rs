@@ -14,6 +14,7 @@ pub mod file;
 pub mod forms;
 mod graph;
 pub mod inspect;
+mod layers;
 pub mod outline;
 pub mod perplexity;
 pub mod plan;
