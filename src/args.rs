@@ -18,7 +18,7 @@ pub use evaluation::{
     ValidateArgs, WindowArgs,
 };
 pub use onnx::{OnnxArgs, OnnxBlockArgs, OnnxFloatArg, OpsetArg, ProfileArg, QuantFormatArg};
-pub use shell::{CompletionsArgs, ManArgs, completions, manual};
+pub use shell::{CompletionsArgs, ManArgs, TypesArgs, completions, manual};
 pub use verification::VerifyArgs;
 
 /// Convert, quantize, inspect and validate PLM models.
@@ -76,6 +76,7 @@ pub enum Command {
     Verify(VerifyArgs),
     Reference(ReferenceArgs),
     Generate(GenerateArgs),
+    Types(TypesArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }

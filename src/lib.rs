@@ -59,6 +59,7 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<
         Command::Inspect(_)
             | Command::Perplexity(_)
             | Command::Generate(_)
+            | Command::Types(_)
             | Command::Completions(_)
             | Command::Man(_)
     );

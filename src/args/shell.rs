@@ -1,9 +1,17 @@
-//! What the shell gets of plmconv: completions and manual pages.
+//! What plmconv says of itself: its types, completions and manual pages.
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
 use super::Cli;
+
+/// List the types that a model can be quantized to
+#[derive(Debug, Args)]
+pub struct TypesArgs {
+    /// Write the list as JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Print a script that completes plmconv's arguments in a shell
 #[derive(Debug, Args)]

@@ -21,6 +21,7 @@ pub mod plan;
 pub mod sparsity;
 pub mod stored;
 pub mod stream;
+pub mod types;
 pub mod validation;
 pub mod verification;
 pub mod written;

@@ -42,7 +42,7 @@ pub enum Request {
     Verify(VerifyRequest),
     Reference(ReferenceRequest),
     Generate(GenerateRequest),
-    /// A page or script about plmconv itself.
+    /// A list, script or page about plmconv itself.
     Shell(ShellRequest),
 }
 
@@ -62,6 +62,7 @@ impl Request {
             Command::Verify(args) => Request::Verify(VerifyRequest::new(args)?),
             Command::Reference(args) => Request::Reference(ReferenceRequest::new(args)?),
             Command::Generate(args) => Request::Generate(GenerateRequest::new(args)?),
+            Command::Types(args) => Request::Shell(ShellRequest::Types { json: args.json }),
             Command::Completions(args) => Request::Shell(ShellRequest::Completions(args.shell)),
             Command::Man(args) => Request::Shell(ShellRequest::manual(args.command)?),
         })

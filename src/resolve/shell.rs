@@ -1,4 +1,4 @@
-//! `completions` and `man`
+//! `types`, `completions` and `man`
 
 use anyhow::Result;
 use clap_complete::Shell;
@@ -8,6 +8,9 @@ use crate::error::UsageError;
 
 /// What is printed.
 pub enum ShellRequest {
+    Types {
+        json: bool,
+    },
     Completions(Shell),
     /// A page in roff.
     Manual(Vec<u8>),
