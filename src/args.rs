@@ -1,5 +1,6 @@
 //! What the user may say, raw. Only here clap is known; src/resolve turns this into checked requests.
 
+mod edit;
 mod evaluation;
 mod onnx;
 mod shell;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::terminal::is_hidden;
 
+pub use edit::EditArgs;
 pub use evaluation::{
     ArithmeticArg, AttentionArg, EvaluatorArgs, GenerateArgs, LimitArgs, PerplexityArgs, ReferenceArgs,
     ValidateArgs, WindowArgs,
@@ -76,6 +78,7 @@ pub enum Command {
     Verify(VerifyArgs),
     Reference(ReferenceArgs),
     Generate(GenerateArgs),
+    Edit(EditArgs),
     Types(TypesArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -261,6 +264,9 @@ pub struct InspectArgs {
     pub windows: WindowArgs,
     #[command(flatten)]
     pub evaluator: EvaluatorArgs,
+    /// Print one value of a GGUF's metadata and nothing else; texts as they are
+    #[arg(long, value_name = "KEY", conflicts_with = "sparsity")]
+    pub key: Option<String>,
     /// Write the result as JSON
     #[arg(long)]
     pub json: bool,

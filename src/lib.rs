@@ -10,6 +10,7 @@ mod terminal;
 
 mod args;
 mod commands;
+mod edit;
 mod error;
 mod evaluation;
 mod guidance;

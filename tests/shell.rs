@@ -5,7 +5,7 @@ mod common;
 use common::{plmconv, tiny_plm};
 use predicates::prelude::*;
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 11] = [
     "quantize",
     "calibrate",
     "convert",
@@ -15,6 +15,8 @@ const COMMANDS: [&str; 9] = [
     "verify",
     "reference",
     "generate",
+    "edit",
+    "types",
 ];
 
 fn stdout(args: &[&str]) -> String {

@@ -41,7 +41,7 @@ pub enum Metadata {
 
 /// One value of a file's metadata.
 #[derive(Clone, Copy)]
-enum MetadataValue<'a> {
+pub(super) enum MetadataValue<'a> {
     Gguf(&'a Value),
     Text(&'a str),
 }
@@ -168,6 +168,17 @@ pub fn print(inspection: &Inspection, json: bool, verbose: bool) -> Result<()> {
     if json { print_json(&to_json(inspection)) } else { print_text(inspection, verbose) }
 }
 
+/// Prints one metadata value: a text as it is, all else as JSON.
+pub fn print_value(value: &Value, json: bool) -> Result<()> {
+    match value {
+        Value::String(text) if !json => {
+            say!("{text}");
+            Ok(())
+        }
+        value => print_json(&MetadataValue::Gguf(value)),
+    }
+}
+
 fn to_json(i: &Inspection) -> InspectionJson<'_> {
     InspectionJson {
         path: &i.path,
@@ -276,7 +287,7 @@ fn print_config(c: &Config) {
 }
 
 /// A metadata value on one line; long ones are cut unless `verbose`.
-fn shown(value: MetadataValue<'_>, verbose: bool) -> Result<String> {
+pub(super) fn shown(value: MetadataValue<'_>, verbose: bool) -> Result<String> {
     if verbose {
         return Ok(serde_json::to_string(&value)?);
     }

@@ -10,6 +10,7 @@ macro_rules! say {
     };
 }
 
+pub mod edit;
 pub mod file;
 pub mod forms;
 mod graph;

@@ -19,6 +19,7 @@ const ABOUT: &[(&str, f64, &str)] = &[
     ("q5_0", 0.0022, "as q4_0 with five bits"),
     ("q5_1", 0.0017, "as q4_1 with five bits"),
     ("q2_k", 0.056, "little memory, some quality"),
+    ("q2_k_s", f64::NAN, "as q2_k and smaller, with an importance matrix only"),
     ("q3_k_s", 0.021, "little memory"),
     ("q3_k_m", 0.015, "little memory, a good share of the quality"),
     ("q3_k_l", 0.013, "as q3_k_m with more bits for the FFN"),

@@ -4,6 +4,7 @@
 
 mod calibrate;
 mod convert;
+mod edit;
 mod evaluation;
 mod output;
 mod quantize;
@@ -22,6 +23,7 @@ use crate::run::Run;
 
 pub use calibrate::{CalibrateRequest, CalibrateTask};
 pub use convert::ConvertRequest;
+pub use edit::EditRequest;
 pub use evaluation::{
     EvaluatorRequest, GenerateRequest, InspectRequest, PerplexityRequest, ReferenceRequest, SparsityRequest,
 };
@@ -42,6 +44,7 @@ pub enum Request {
     Verify(VerifyRequest),
     Reference(ReferenceRequest),
     Generate(GenerateRequest),
+    Edit(EditRequest),
     /// A list, script or page about plmconv itself.
     Shell(ShellRequest),
 }
@@ -62,6 +65,7 @@ impl Request {
             Command::Verify(args) => Request::Verify(VerifyRequest::new(args)?),
             Command::Reference(args) => Request::Reference(ReferenceRequest::new(args)?),
             Command::Generate(args) => Request::Generate(GenerateRequest::new(args)?),
+            Command::Edit(args) => Request::Edit(EditRequest::new(args)?),
             Command::Types(args) => Request::Shell(ShellRequest::Types { json: args.json }),
             Command::Completions(args) => Request::Shell(ShellRequest::Completions(args.shell)),
             Command::Man(args) => Request::Shell(ShellRequest::manual(args.command)?),
