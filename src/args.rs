@@ -243,7 +243,8 @@ pub struct ConvertArgs {
     #[arg(long, value_enum)]
     pub to: FormatArg,
     /// Type of the matrices. GGUF: f32, f16, bf16, or `auto`, which keeps each in its own (norms are always f32).
-    /// ONNX: f32 or f16, of everything [default: auto for GGUF, f32 for ONNX]
+    /// ONNX: f32 or f16, of everything. Safetensors: f32, f16 or bf16, of everything; `auto` is the type that the matrices
+    /// have, f32 for quantized ones [default: auto, f32 for ONNX]
     #[arg(long, value_enum, alias = "outtype")]
     pub dtype: Option<DtypeArg>,
     #[command(flatten)]
@@ -333,6 +334,8 @@ pub enum LayoutArg {
 pub enum FormatArg {
     Gguf,
     Onnx,
+    /// A Hugging Face folder; `convert` only
+    Safetensors,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -9,6 +9,7 @@
 mod terminal;
 
 mod args;
+mod checkpoint;
 mod commands;
 mod edit;
 mod error;

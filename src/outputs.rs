@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use plmconv_formats::Error as FormatError;
-use plmconv_formats::atomic::{check_file, check_folder, check_set, parent, same_file};
+use plmconv_formats::atomic::{MayReplace, check_file, check_folder, check_set, parent, same_file};
 use plmconv_formats::gguf::{ShardName, earlier_shards};
-use plmconv_formats::onnx::{OnnxFile, may_replace};
+use plmconv_formats::onnx::OnnxFile;
 
 use crate::error::{At, Place, UsageError};
 
@@ -49,11 +49,11 @@ impl Inputs {
         }
     }
 
-    /// Checks that `output` can be written as an exported folder.
+    /// Checks that `output` can be written as a folder; with `overwrite`, one that `may_replace` lets go is replaced.
     ///
     /// # Errors
     /// It holds an input, is one or a part of one, or what [`check_folder`] says.
-    pub fn check_folder(&self, output: &Path, overwrite: bool) -> Result<()> {
+    pub fn check_folder(&self, output: &Path, overwrite: bool, may_replace: MayReplace) -> Result<()> {
         refuse_stdout(output)?;
         if let Ok(folder) = output.canonicalize() {
             for input in &self.paths {
@@ -141,6 +141,8 @@ fn refuse_stdout(output: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use plmconv_formats::onnx::may_replace;
+
     use super::*;
 
     #[test]
@@ -169,10 +171,12 @@ mod tests {
         for name in ["other", "new", "model/q4.gguf", "model/report.md", "s-00001-of-00002.gguf"] {
             assert!(!is_input(name), "{name}");
         }
-        let why = |name: &str| format!("{:#}", inputs.check_folder(&path(name), true).expect_err(name));
+        let why = |name: &str| {
+            format!("{:#}", inputs.check_folder(&path(name), true, may_replace).expect_err(name))
+        };
         assert!(why("model").contains("it is the input"));
         assert!(why("model/sub").contains("it is a part of the input"));
         assert!(why("").contains("it holds the input"));
-        inputs.check_folder(&path("model/new"), false).expect("nothing stands there");
+        inputs.check_folder(&path("model/new"), false, may_replace).expect("nothing stands there");
     }
 }

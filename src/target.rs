@@ -29,10 +29,19 @@ pub struct Target<F> {
     pub made_by: String,
 }
 
-/// A target in either format.
+/// A target in either format that is for a runtime.
 pub enum AnyTarget {
     Gguf(Target<Gguf>),
     Onnx(Target<Onnx>),
+}
+
+/// What only a Hugging Face folder has.
+#[derive(Clone, Copy, Debug)]
+pub struct Safetensors {
+    /// F32, F16 or BF16; else what the matrices have.
+    pub dtype: Option<DType>,
+    /// Of a file's data.
+    pub shard_bytes: Option<u64>,
 }
 
 /// What only a GGUF has.
@@ -184,6 +193,14 @@ impl Types {
             Types::Stored(_) => STORED,
             named => named.file_type().map_or("auto", FileType::name),
         }
+    }
+}
+
+impl Target<Safetensors> {
+    /// The folder the user named, else `<name>-hf` in the current folder, after the model at `source`.
+    pub fn output_path(&self, source: &Path) -> PathBuf {
+        let default = || PathBuf::from(format!("{}-hf", model_name(source)));
+        self.output.as_ref().map_or_else(default, |path| path.components().collect())
     }
 }
 

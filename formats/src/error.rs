@@ -72,6 +72,8 @@ pub enum Error {
     MissingTensor { path: PathBuf, tensor: String },
     #[error("{}: tensor `{tensor}` is not part of a PLM", path.display())]
     UnknownTensor { path: PathBuf, tensor: String },
+    #[error("tensor `{tensor}` has no name in a checkpoint")]
+    NoPublishedName { tensor: String },
     #[error("{}: tensor `{tensor}` has shape {found:?}, but {expected:?} follows from {from}", path.display())]
     Shape { path: PathBuf, tensor: String, found: Vec<usize>, expected: Vec<usize>, from: &'static str },
     #[error("{}: `{key}` is missing", path.display())]

@@ -3,6 +3,7 @@
 
 pub mod atomic;
 pub mod chat;
+pub mod checkpoint;
 pub mod describe;
 pub mod dtype;
 pub mod error;

@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use indicatif::ProgressBar;
 use plmconv_calibrate::Rounding;
+use plmconv_formats::checkpoint;
+use plmconv_formats::onnx::may_replace;
 use rayon::ThreadPool;
 
+use crate::checkpoint::{CheckpointPlan, write as write_folder};
 use crate::error::{At, Place};
 use crate::onnx::{self, OnnxDraft};
 use crate::outputs::Inputs;
@@ -47,10 +50,23 @@ pub fn write_onnx(draft: OnnxDraft, rounding: Rounding, inputs: &Inputs, run: Ru
     let plan = pool.install(|| draft.finish(rounding)).at(Place::Model)?;
     run.console.warn_of(&plan.companions.warnings);
     if !run.dry_run {
-        inputs.check_folder(&plan.output, plan.overwrite)?;
+        inputs.check_folder(&plan.output, plan.overwrite, may_replace)?;
     }
     let outline = plan.outline();
     let written = carry_out(&outline, run, &pool, |bar| onnx::write(&plan, bar, run.console))?;
+    let Some((folder, elapsed)) = written else { return Ok(()) };
+    folder.commit().at(Place::Output)?;
+    report::written::print(&outline, elapsed, run.json, None)
+}
+
+/// Writes a Hugging Face folder and prints what was written, or prints the plan.
+pub fn write_checkpoint(plan: &CheckpointPlan, inputs: &Inputs, run: Run) -> Result<()> {
+    run.console.warn_of(&plan.checkpoint.warnings);
+    if !run.dry_run {
+        inputs.check_folder(&plan.output, plan.overwrite, checkpoint::may_replace)?;
+    }
+    let outline = plan.outline();
+    let written = carry_out(&outline, run, &run.pool()?, |bar| write_folder(plan, bar, run.console))?;
     let Some((folder, elapsed)) = written else { return Ok(()) };
     folder.commit().at(Place::Output)?;
     report::written::print(&outline, elapsed, run.json, None)

@@ -6,36 +6,67 @@ use anyhow::Result;
 use plmconv_formats::DType;
 use plmconv_quant::policy::{FileType, Policy};
 
-use super::output::{check_destination, gguf_flags, gguf_target, onnx_flags, onnx_target, refuse_flags};
+use super::output::{
+    check_checkpoint, check_destination, gguf_flags, gguf_target, onnx_flags, onnx_target, refuse_flags,
+};
+use super::size::parse_size;
 use crate::args::{ConvertArgs, DtypeArg, FormatArg};
 use crate::error::UsageError;
 use crate::outputs::Inputs;
 use crate::run::Run;
-use crate::target::{AnyTarget, Types, WeightType};
+use crate::target::{AnyTarget, Safetensors, Target, Types, WeightType};
 
 /// A model in another format, not quantized.
 pub struct ConvertRequest {
     pub model: PathBuf,
-    pub target: AnyTarget,
+    pub target: ConvertTarget,
     pub inputs: Inputs,
     pub run: Run,
 }
 
+/// A model for a runtime, or a checkpoint again.
+pub enum ConvertTarget {
+    Runtime(AnyTarget),
+    Checkpoint(Target<Safetensors>),
+}
+
 impl ConvertRequest {
     pub(super) fn new(args: ConvertArgs) -> Result<ConvertRequest> {
-        let target = target(&args)?;
+        let target = match args.to {
+            FormatArg::Safetensors => ConvertTarget::Checkpoint(checkpoint(&args)?),
+            FormatArg::Gguf | FormatArg::Onnx => ConvertTarget::Runtime(target(&args)?),
+        };
         let inputs: Inputs = [&args.model].into_iter().collect();
         let run = super::run(&args.output.run, args.output.dry_run);
-        if !run.dry_run {
-            check_destination(&target, &args.model, &inputs)?;
+        match &target {
+            _ if run.dry_run => {}
+            ConvertTarget::Runtime(target) => check_destination(target, &args.model, &inputs)?,
+            ConvertTarget::Checkpoint(target) => check_checkpoint(target, &args.model, &inputs)?,
         }
         Ok(ConvertRequest { model: args.model, target, inputs, run })
     }
 }
 
-/// The output that the arguments ask for.
+fn checkpoint(args: &ConvertArgs) -> Result<Target<Safetensors>> {
+    let [_, gguf_flags @ ..] = gguf_flags(&args.output);
+    refuse_flags(args.to, &[&onnx_flags(&args.onnx)[..], &gguf_flags].concat())?;
+    let dtype = match args.dtype.unwrap_or(DtypeArg::Auto) {
+        DtypeArg::F32 => Some(DType::F32),
+        DtypeArg::F16 => Some(DType::F16),
+        DtypeArg::Bf16 => Some(DType::Bf16),
+        DtypeArg::Auto => None,
+    };
+    let shard_bytes = args.output.split_max_size.as_deref().map(parse_size).transpose()?;
+    super::output::target(&args.output, Safetensors { dtype, shard_bytes })
+}
+
+/// The output that the arguments ask for: one that is for a runtime.
 pub(super) fn target(args: &ConvertArgs) -> Result<AnyTarget> {
     match args.to {
+        FormatArg::Safetensors => {
+            let hint = "a checkpoint is made by plmconv convert MODEL --to safetensors";
+            Err(UsageError::with_hint("a checkpoint is not for a runtime", hint).into())
+        }
         FormatArg::Gguf => {
             refuse_flags(args.to, &onnx_flags(&args.onnx))?;
             let preset = |file_type| Types::Preset(Policy::preset(file_type));

@@ -22,7 +22,7 @@ use crate::progress::Console;
 use crate::run::Run;
 
 pub use calibrate::{CalibrateRequest, CalibrateTask};
-pub use convert::ConvertRequest;
+pub use convert::{ConvertRequest, ConvertTarget};
 pub use edit::EditRequest;
 pub use evaluation::{
     EvaluatorRequest, GenerateRequest, InspectRequest, PerplexityRequest, ReferenceRequest, SparsityRequest,

@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use anyhow::Result;
-use plmconv_formats::hub;
 use plmconv_formats::onnx::{Opset, Profile};
 use plmconv_formats::{DType, Layout};
+use plmconv_formats::{checkpoint, hub, onnx};
 
 use super::size::parse_size;
 use crate::args::{FormatArg, LayoutArg, OnnxArgs, OpsetArg, OutputArgs, ProfileArg};
 use crate::error::{At, Place, UsageError};
 use crate::outputs::Inputs;
 use crate::passes::Pass;
-use crate::target::{AnyTarget, Arrangement, Gguf, Onnx, Target, Types, WeightType, shard_path};
+use crate::target::{AnyTarget, Arrangement, Gguf, Onnx, Safetensors, Target, Types, WeightType, shard_path};
 
 /// A flag that belongs to one format, and whether it was given.
 pub(super) type FormatFlag = (&'static str, bool);
@@ -55,7 +55,7 @@ pub(super) fn onnx_target(
     target(args, format)
 }
 
-fn target<F>(args: &OutputArgs, format: F) -> Result<Target<F>> {
+pub(super) fn target<F>(args: &OutputArgs, format: F) -> Result<Target<F>> {
     Ok(Target {
         output: args.output.clone(),
         overwrite: args.force,
@@ -103,6 +103,8 @@ pub(super) fn refuse_flags(format: FormatArg, flags: &[FormatFlag]) -> Result<()
     let Some((flag, _)) = flags.iter().find(|(_, given)| *given) else { return Ok(()) };
     let (other, hint) = match (format, *flag) {
         (FormatArg::Gguf, _) => ("an ONNX graph", "add --to onnx, or leave it out"),
+        (FormatArg::Safetensors, "--layout" | "--tokenizer-pre") => ("a GGUF", "leave it out"),
+        (FormatArg::Safetensors, _) => ("an ONNX graph", "leave it out"),
         (FormatArg::Onnx, "--layout") => {
             ("a GGUF", "leave it out; --profile chooses the cache of an ONNX graph")
         }
@@ -128,6 +130,15 @@ pub(super) fn check_destination(target: &AnyTarget, model: &Path, inputs: &Input
                 inputs.check_file(&output, target.overwrite)
             }
         }
-        AnyTarget::Onnx(target) => inputs.check_folder(&target.output_path(source), target.overwrite),
+        AnyTarget::Onnx(target) => {
+            inputs.check_folder(&target.output_path(source), target.overwrite, onnx::may_replace)
+        }
     }
+}
+
+/// The same for a Hugging Face folder.
+pub(super) fn check_checkpoint(target: &Target<Safetensors>, model: &Path, inputs: &Inputs) -> Result<()> {
+    let snapshot = hub::snapshot(model).at(Place::Model)?;
+    let output = target.output_path(snapshot.as_deref().unwrap_or(model));
+    inputs.check_folder(&output, target.overwrite, checkpoint::may_replace)
 }

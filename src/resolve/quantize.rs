@@ -87,6 +87,10 @@ pub(super) fn target(args: &QuantizeArgs) -> Result<AnyTarget> {
     Ok(match args.to {
         FormatArg::Gguf => AnyTarget::Gguf(gguf(args)?),
         FormatArg::Onnx => AnyTarget::Onnx(onnx(args)?),
+        FormatArg::Safetensors => {
+            let hint = "--to gguf or --to onnx; plmconv convert MODEL --to safetensors writes floats";
+            return Err(UsageError::with_hint("a checkpoint holds no quantized weights", hint).into());
+        }
     })
 }
 

@@ -18,7 +18,8 @@ mod spec;
 mod weights;
 mod wire;
 
-pub use companions::{Companion, Companions, companions};
+pub(crate) use companions::is_companion;
+pub use companions::{Companion, Companions, checkpoint_companions, companions};
 pub use data::{Content, DataItem, HeadBlocks, Literal, Place};
 pub use earlier::may_replace;
 pub use export::{Export, build};

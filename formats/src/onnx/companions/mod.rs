@@ -34,8 +34,8 @@ pub struct Companions {
 /// Files that [`companions`] writes itself.
 const WRITTEN: [&str; 2] = ["config.json", "genai_config.json"];
 
-/// Whether an export may bring a file of this name along.
-pub(super) fn is_companion(name: &str) -> bool {
+/// Whether an output folder may bring a file of this name along.
+pub(crate) fn is_companion(name: &str) -> bool {
     may_come_along(name) || WRITTEN.contains(&name)
 }
 
@@ -58,11 +58,39 @@ pub fn companions(model: &Model, spec: &ExportSpec, data_files: usize) -> Result
     Ok(Companions { files, warnings })
 }
 
-/// Adds a file of JSON as somebody would write it.
+/// Everything but the weights of a checkpoint in `dtype`: its pairs of RoPE lie side by side, as the model's do whatever
+/// it was read from.
+///
+/// # Errors
+/// Unreadable files of the model.
+pub fn checkpoint_companions(model: &Model, dtype: DType) -> Result<Companions> {
+    let SourceCompanions { mut files, config, generation, warnings } = SourceCompanions::of(model)?;
+    let mut config = if config.is_empty() { plain_config(model, &generation) } else { config };
+    let torch_dtype = match dtype {
+        DType::F16 => "float16",
+        DType::Bf16 => "bfloat16",
+        _ => "float32",
+    };
+    // The newer name of the key would be ignored by what reads the published modelling code.
+    config.remove("dtype");
+    config.insert("torch_dtype".into(), torch_dtype.into());
+    config.insert("rope_interleave".into(), true.into());
+    config.insert("tie_word_embeddings".into(), true.into());
+    push_json(&mut files, "config.json", Value::Object(config));
+    Ok(Companions { files, warnings })
+}
+
+impl Companion {
+    /// A file of JSON as somebody would write it.
+    pub(crate) fn json(name: &str, value: &Value) -> Companion {
+        let mut text = serde_json::to_string_pretty(value).expect("a JSON value prints");
+        text.push('\n');
+        Companion { path: name.into(), bytes: text.into_bytes() }
+    }
+}
+
 fn push_json(files: &mut Vec<Companion>, name: &str, value: Value) {
-    let mut text = serde_json::to_string_pretty(&value).expect("a JSON value prints");
-    text.push('\n');
-    files.push(Companion { path: name.into(), bytes: text.into_bytes() });
+    files.push(Companion::json(name, &value));
 }
 
 /// The ids that start, end and pad a text.
