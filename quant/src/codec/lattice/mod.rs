@@ -24,6 +24,8 @@ mod split;
 use plmconv_formats::DType;
 
 use crate::simd::{Level, Loop};
+#[cfg(target_arch = "x86_64")]
+use nearest::{Avx2Nearest, Avx512Nearest};
 use nearest::{Nearest, Plain};
 
 const SUPER_BLOCK: usize = 256;
@@ -31,7 +33,17 @@ const SUPER_BLOCK: usize = 256;
 /// Encodes whole rows as `dtype`; `importance` is `[cols]`. Every level gives the same bytes. The caller has checked
 /// that `dtype` is one of these types and all lengths.
 pub(super) fn encode(level: Level, dtype: DType, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    level.run(Encode { kernel: Plain, dtype, values, importance, out });
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(token) => {
+            level.run(Encode { kernel: Avx2Nearest(token), dtype, values, importance, out });
+        }
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(token) => {
+            level.run(Encode { kernel: Avx512Nearest(token), dtype, values, importance, out });
+        }
+        _ => level.run(Encode { kernel: Plain, dtype, values, importance, out }),
+    }
 }
 
 struct Encode<'a, K> {

@@ -55,7 +55,8 @@ pub(super) struct Fit {
 /// A sub-block under trial: lane `t` of every array belongs to trial `t`.
 struct Trials<const T: usize> {
     scale: [f32; T],
-    points: [[u16; T]; GROUPS],
+    /// Packed as everywhere, in the width that vectors want.
+    points: [[i32; T]; GROUPS],
     /// Bit `g`: the rounded codes of group `g` were no point.
     off_grid: [u8; T],
 }
@@ -100,7 +101,7 @@ pub(super) fn best_fit<K: Nearest, const V: usize, const N: usize, const T: usiz
     for trial in 0..(2 * rule.each_side + 1) as usize {
         let (qx, q2) = (sums.qx[trial], sums.q2[trial]);
         if q2 > 0.0 && qx * qx > best * q2 {
-            fit = Fit { scale: qx / q2, points: trials.points.map(|points| points[trial]) };
+            fit = Fit { scale: qx / q2, points: trials.points.map(|points| points[trial] as u16) };
             best = fit.scale * qx;
             off_grid = trials.off_grid[trial];
         }
@@ -140,15 +141,13 @@ fn try_scales<K: Nearest, const V: usize, const N: usize, const T: usize>(
             }
         }
         for trial in 0..(2 * rule.each_side + 1) as usize {
-            let combination = rounded[trial] as u16;
-            trials.points[g][trial] = match grid.candidates(combination) {
-                None => combination,
-                Some(candidates) => {
-                    trials.off_grid[trial] |= 1 << g;
-                    kernel.nearest(&ODD, x, group(roots, g), trials.scale[trial], candidates)
-                }
-            };
+            if let Some(candidates) = grid.candidates(rounded[trial] as u16) {
+                trials.off_grid[trial] |= 1 << g;
+                let scale = trials.scale[trial];
+                rounded[trial] = kernel.nearest(&ODD, x, group(roots, g), scale, candidates).into();
+            }
         }
+        trials.points[g] = rounded;
     }
     trials
 }
@@ -156,7 +155,7 @@ fn try_scales<K: Nearest, const V: usize, const N: usize, const T: usize>(
 #[inline(always)]
 fn sums<const V: usize, const N: usize, const T: usize>(
     block: &SubBlock<V>,
-    points: &[[u16; T]; GROUPS],
+    points: &[[i32; T]; GROUPS],
 ) -> Sums<T> {
     let mut sums = Sums { qx: [0.0; T], q2: [0.0; T] };
     for g in 0..V / N {
@@ -164,7 +163,7 @@ fn sums<const V: usize, const N: usize, const T: usize>(
             let (x, w) = (block.x[g * N + i], block.w[g * N + i]);
             let wx = w * x;
             for t in 0..T {
-                let code = i32::from(points[g][t]) >> (i * code_bits(N)) & ((1 << code_bits(N)) - 1);
+                let code = points[g][t] >> (i * code_bits(N)) & ((1 << code_bits(N)) - 1);
                 let q = (2 * code + 1) as f32;
                 sums.qx[t] += wx * q;
                 sums.q2[t] += w * q * q;
