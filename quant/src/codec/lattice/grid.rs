@@ -18,8 +18,16 @@ pub(super) const fn codes(group: usize) -> usize {
     if group == 8 { 3 } else { 8 }
 }
 
-/// Lists of candidates are filled up to this length with their first entry, so that vectors are whole.
+/// Lists of candidates are filled up to a multiple of this length, so that vectors are whole.
 pub(super) const CANDIDATES_STEP: usize = 16;
+
+/// A list of at least one point, packed.
+#[derive(Clone, Copy)]
+pub(super) struct Candidates<'a> {
+    /// What follows `count` counts for nothing.
+    pub padded: &'a [[u16; CANDIDATES_STEP]],
+    pub count: usize,
+}
 
 pub(super) struct Grid<const N: usize> {
     /// Packed, by index.
@@ -63,8 +71,8 @@ impl<const N: usize> Grid<N> {
                 let nearest = by_distance.iter().filter(|points| !points.is_empty()).take(rings);
                 candidates.extend(nearest.flatten());
                 let start = cell.start as usize;
-                candidates.resize(candidates.len().next_multiple_of(CANDIDATES_STEP), candidates[start]);
                 cell.count = (candidates.len() - start) as u16;
+                candidates.resize(candidates.len().next_multiple_of(CANDIDATES_STEP), 0);
             }
         }
         for (index, &point) in points.iter().enumerate() {
@@ -73,13 +81,14 @@ impl<const N: usize> Grid<N> {
         Grid { points, cells, candidates }
     }
 
-    /// The points to choose from for this combination, nearest first, as many as fill vectors; none if it is a point
-    /// itself.
+    /// The points to choose from for this combination, nearest first; none if it is a point itself.
     #[inline(always)]
-    pub(super) fn candidates(&self, combination: u16) -> Option<&[[u16; CANDIDATES_STEP]]> {
+    pub(super) fn candidates(&self, combination: u16) -> Option<Candidates<'_>> {
         let cell = self.cells[usize::from(combination)];
         let (start, count) = (cell.start as usize, usize::from(cell.count));
-        (count > 0).then(|| self.candidates[start..start + count].as_chunks().0)
+        let padded = count.next_multiple_of(CANDIDATES_STEP);
+        (count > 0)
+            .then(|| Candidates { padded: self.candidates[start..start + padded].as_chunks().0, count })
     }
 
     /// The index of a point.
@@ -166,10 +175,7 @@ mod tests {
                 .filter(|(distance, _)| *distance <= kinds[rings - 1])
                 .map(|(_, index)| grid.points[*index])
                 .collect();
-            let candidates = candidates.as_flattened();
-            assert_eq!(candidates[..wanted.len()], wanted);
-            assert!(candidates.len() < wanted.len() + CANDIDATES_STEP);
-            assert!(candidates[wanted.len()..].iter().all(|point| *point == wanted[0]));
+            assert_eq!(candidates.padded.as_flattened()[..candidates.count], wanted);
         }
         assert_eq!(off_grid, combinations(N).count() - grid.points.len());
     }

@@ -13,7 +13,7 @@ use super::grid::{self, Grid};
 use super::iq1_s::write_shifted;
 use super::nearest::{Levels, Nearest};
 use super::parts::{self, Unweighted};
-use super::split::{self, DOWN, SHIFT, SubBlock, UP};
+use super::split::{self, DOWN, SHIFT, SubBlock, Sums, UP};
 use crate::codec::float::{f16_bits, f16_value};
 
 const BYTES: usize = 56;
@@ -113,18 +113,8 @@ fn fit<K: Nearest>(kernel: K, grid: &Grid<8>, block: &SubBlock<SUB>) -> Fit {
         return Fit::default();
     }
     let order = split::ascending(block.x);
-    let halves = [0, 1].map(|half| HalfSums::new(block, &order, half));
-    let best = split::best_split::<SUB, 4, ENDS>(|first, sums| {
-        let [a, b] = halves.each_ref().map(|half| half.both_shifts(first));
-        for choice in 0..4 {
-            // 0 is up and up, 1 up and down, 2 down and up, 3 down and down.
-            let (a, b) = (&a[choice / 2], &b[choice % 2]);
-            for second in 0..ENDS {
-                sums.qx[choice][second] = a.qx[second] + b.qx[second];
-                sums.q2[choice][second] = a.q2[second] + b.q2[second];
-            }
-        }
-    });
+    let halves = [HalfSums::new(block, &order, 0), HalfSums::new(block, &order, 1)];
+    let best = split::best_split::<SUB, 4, ENDS>(|first, sums| add_halves(&halves, first, sums));
     let Some(best) = best else { return Fit::default() };
     let turned = best.scale < 0.0;
     let down = [best.choice / 2 == 1, best.choice % 2 == 1].map(|down| down != turned);
@@ -143,12 +133,6 @@ struct HalfSums {
     w: [f32; ENDS],
 }
 
-/// [`split::Sums`] of one half and shift.
-struct ShiftSums {
-    qx: [f32; ENDS],
-    q2: [f32; ENDS],
-}
-
 impl HalfSums {
     #[inline(always)]
     fn new(block: &SubBlock<SUB>, order: &[usize; SUB], half: usize) -> HalfSums {
@@ -163,19 +147,34 @@ impl HalfSums {
         sums
     }
 
-    /// The sums under both shifts. Levels are one apart, so each value before an end takes its part of the total off.
+    /// [`Sums`] of this half with levels `q`. Levels are one apart, so each value before an end takes its part off the
+    /// total.
     #[inline(always)]
-    fn both_shifts(&self, first: usize) -> [ShiftSums; 2] {
-        [UP, DOWN].map(|q| {
-            let (total_qx, total_q2) = (self.wx[SUB] * q[2], self.w[SUB] * q[2] * q[2]);
-            let (low, high) = (q[0] * q[0] - q[1] * q[1], q[1] * q[1] - q[2] * q[2]);
-            let mut sums = ShiftSums { qx: [0.0; ENDS], q2: [0.0; ENDS] };
-            for second in 0..ENDS {
-                sums.qx[second] = total_qx - (self.wx[first] + self.wx[second]);
-                sums.q2[second] = total_q2 + self.w[first] * low + self.w[second] * high;
-            }
-            sums
-        })
+    fn at(&self, first: usize, q: &Levels, qx: &mut [f32; ENDS], q2: &mut [f32; ENDS]) {
+        let (total_qx, total_q2) = (self.wx[SUB] * q[2], self.w[SUB] * q[2] * q[2]);
+        let (low, high) = (q[0] * q[0] - q[1] * q[1], q[1] * q[1] - q[2] * q[2]);
+        let (first_wx, first_q2) = (self.wx[first], total_q2 + self.w[first] * low);
+        for second in 0..ENDS {
+            qx[second] = total_qx - (first_wx + self.wx[second]);
+            q2[second] = first_q2 + self.w[second] * high;
+        }
+    }
+}
+
+/// The sums of both halves with each choice of shifts: up and up, up and down, down and up, down and down.
+#[inline(always)]
+fn add_halves(halves: &[HalfSums; 2], first: usize, sums: &mut Sums<4, ENDS>) {
+    let mut qx = [[[0.0; ENDS]; 2]; 2];
+    let mut q2 = [[[0.0; ENDS]; 2]; 2];
+    for half in 0..2 {
+        halves[half].at(first, &UP, &mut qx[half][0], &mut q2[half][0]);
+        halves[half].at(first, &DOWN, &mut qx[half][1], &mut q2[half][1]);
+    }
+    for choice in 0..4 {
+        for second in 0..ENDS {
+            sums.qx[choice][second] = qx[0][choice / 2][second] + qx[1][choice % 2][second];
+            sums.q2[choice][second] = q2[0][choice / 2][second] + q2[1][choice % 2][second];
+        }
     }
 }
 

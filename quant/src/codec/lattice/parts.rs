@@ -35,16 +35,32 @@ pub(super) fn weights<const V: usize>(
     spread: f32,
     unweighted: Unweighted,
 ) -> [f32; V] {
-    let root = |i: usize| (spread + x[i] * x[i]).sqrt();
+    // Loops, not `map`: they become vector code.
+    let mut weights = [0.0; V];
     match (importance, unweighted) {
         (Some(importance), _) => {
-            let importance = &importance[sub * V..][..V];
-            std::array::from_fn(|i| importance[i] * root(i))
+            let importance: &[f32] = &importance[sub * V..][..V];
+            for i in 0..V {
+                weights[i] = importance[i] * (spread + x[i] * x[i]).sqrt();
+            }
         }
-        (None, Unweighted::Square) => x.map(|x| x * x),
-        (None, Unweighted::QuarterSpreadPlusSquare) => x.map(|x| 0.25 * spread + x * x),
-        (None, Unweighted::EvenImportance) => std::array::from_fn(root),
+        (None, Unweighted::Square) => {
+            for i in 0..V {
+                weights[i] = x[i] * x[i];
+            }
+        }
+        (None, Unweighted::QuarterSpreadPlusSquare) => {
+            for i in 0..V {
+                weights[i] = 0.25 * spread + x[i] * x[i];
+            }
+        }
+        (None, Unweighted::EvenImportance) => {
+            for i in 0..V {
+                weights[i] = (spread + x[i] * x[i]).sqrt();
+            }
+        }
     }
+    weights
 }
 
 /// The largest of some values, as C's `MAX` chains find it.

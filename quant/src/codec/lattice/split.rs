@@ -47,27 +47,39 @@ pub(super) fn best_split<const V: usize, const C: usize, const E: usize>(
     let mut sums = Sums { qx: [[0.0; E]; C], q2: [[0.0; E]; C] };
     for first in 0..=V {
         sums_at(first, &mut sums);
-        let explains_more = |qx: f32, q2: f32, score: f32| q2 > 0.0 && qx * qx > score * q2;
-        // Mostly none does, which vectors find out.
-        let any = (0..C).fold(false, |any, choice| {
-            let pairs = sums.qx[choice].iter().zip(&sums.q2[choice]);
-            pairs.fold(any, |any, (qx, q2)| any | explains_more(*qx, *q2, score))
-        });
-        if !any {
-            continue;
-        }
-        for second in first..=V {
-            for choice in 0..C {
+        // Mostly none is better, which vectors find out.
+        let mut any = 0;
+        for choice in 0..C {
+            for second in 0..E {
                 let (qx, q2) = (sums.qx[choice][second], sums.q2[choice][second]);
-                if explains_more(qx, q2, score) {
-                    let scale = qx / q2;
-                    score = scale * qx;
-                    best = Some(Split { first, second, choice, scale });
-                }
+                any |= i32::from(q2 > 0.0) & i32::from(qx * qx > score * q2);
             }
+        }
+        if any != 0 {
+            take_better::<V, C, E>(&sums, first, &mut score, &mut best);
         }
     }
     best
+}
+
+/// Goes through the splits with one end of the first part in order.
+#[inline(always)]
+fn take_better<const V: usize, const C: usize, const E: usize>(
+    sums: &Sums<C, E>,
+    first: usize,
+    score: &mut f32,
+    best: &mut Option<Split>,
+) {
+    for second in first..=V {
+        for choice in 0..C {
+            let (qx, q2) = (sums.qx[choice][second], sums.q2[choice][second]);
+            if q2 > 0.0 && qx * qx > *score * q2 {
+                let scale = qx / q2;
+                *score = scale * qx;
+                *best = Some(Split { first, second, choice, scale });
+            }
+        }
+    }
 }
 
 /// The places of values from the smallest to the largest, equal ones in their order.
@@ -120,7 +132,7 @@ pub(super) fn to_grid<K: Nearest, const V: usize>(
             None => combination,
             Some(candidates) => {
                 all_on_grid = false;
-                kernel.nearest(levels(g), x, w, *scale, candidates)
+                kernel.nearest(levels(g), x, w, *scale, candidates, 0.0).point
             }
         };
         indices[g] = grid.index(point);

@@ -1,8 +1,9 @@
-//! Sixteen candidates at once, eight in each of two registers.
+//! Eight candidates at once.
 
 use std::arch::x86_64::*;
 
-use super::{CANDIDATES_STEP, Levels, Nearest};
+use super::{Choice, Levels, Nearest};
+use crate::codec::lattice::grid::Candidates;
 use crate::simd::Avx2;
 
 /// Vectors of the CPU whose AVX2 the token proves.
@@ -17,13 +18,14 @@ impl Nearest for Avx2Nearest {
         x: &[f32; N],
         w: &[f32; N],
         scale: f32,
-        candidates: &[[u16; CANDIDATES_STEP]],
-    ) -> u16 {
+        candidates: Candidates<'_>,
+        margin: f32,
+    ) -> Choice {
         // SAFETY: a value of this type exists only where the CPU has AVX2.
         unsafe {
             match (x.as_slice().try_into(), w.as_slice().try_into()) {
-                (Ok(x), Ok(w)) => best(candidates, &of_eight(levels, x, w, scale)),
-                _ => best(candidates, &of_four(levels, x, w, scale)),
+                (Ok(x), Ok(w)) => best(candidates, &of_eight(levels, x, w, scale), margin),
+                _ => best(candidates, &of_four(levels, x, w, scale), margin),
             }
         }
     }
@@ -47,7 +49,9 @@ fn error(scaled: __m256, x: __m256, w: __m256) -> __m256 {
 #[target_feature(enable = "avx2")]
 fn of_eight(levels: &Levels, x: &[f32; 8], w: &[f32; 8], scale: f32) -> Errors<8> {
     // SAFETY: the arrays have the eight elements that are read; unaligned loads.
-    let [levels, x, w] = unsafe { [levels, x, w].map(|values| _mm256_loadu_ps(values.as_ptr())) };
+    let (levels, x, w) = unsafe {
+        (_mm256_loadu_ps(levels.as_ptr()), _mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(w.as_ptr()))
+    };
     let scaled = _mm256_mul_ps(_mm256_set1_ps(scale), _mm256_permute2f128_ps::<0x00>(levels, levels));
     let mut errors = [scaled; 8];
     for pair in 0..4 {
@@ -93,24 +97,32 @@ fn sums<const N: usize>(candidates: &[u16; 8], errors: &Errors<N>) -> __m256 {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn best<const N: usize>(candidates: &[[u16; CANDIDATES_STEP]], errors: &Errors<N>) -> u16 {
-    let candidates = candidates.as_flattened();
-    let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    let (mut least, mut at) = (_mm256_set1_ps(f32::INFINITY), lanes);
-    for (step, candidates) in candidates.as_chunks::<8>().0.iter().enumerate() {
-        let sum = sums(candidates, errors);
+fn best<const N: usize>(candidates: Candidates<'_>, errors: &Errors<N>, margin: f32) -> Choice {
+    let steps = candidates.padded.as_flattened().as_chunks::<8>().0;
+    let steps = &steps[..candidates.count.div_ceil(8)];
+    let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    let infinity = _mm256_set1_ps(f32::INFINITY);
+    let (mut least, mut second, mut at) = (infinity, infinity, lane);
+    for (step, codes) in steps.iter().enumerate() {
+        let here = _mm256_add_epi32(lane, _mm256_set1_epi32(8 * step as i32));
+        let mut sum = sums(codes, errors);
+        if step + 1 == steps.len() {
+            // Some lanes may be padding.
+            let in_use = _mm256_cmpgt_epi32(_mm256_set1_epi32(candidates.count as i32), here);
+            sum = _mm256_blendv_ps(infinity, sum, _mm256_castsi256_ps(in_use));
+        }
         let better = _mm256_cmp_ps::<_CMP_LT_OQ>(sum, least);
-        least = _mm256_blendv_ps(least, sum, better);
-        let here = _mm256_add_epi32(lanes, _mm256_set1_epi32(8 * step as i32));
+        second = _mm256_min_ps(second, _mm256_max_ps(sum, least));
+        least = _mm256_min_ps(sum, least);
         at = _mm256_blendv_epi8(at, here, _mm256_castps_si256(better));
     }
-    let equal = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_EQ_OQ>(least, least_of_all(least)));
+    let least_of_all = least_of_all(least);
+    let equal = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_EQ_OQ>(least, least_of_all));
     // Each lane has its first of equals; the earliest of the lanes is the first of all.
-    let at = _mm256_or_si256(at, _mm256_andnot_si256(equal, _mm256_set1_epi32(i32::MAX)));
-    let at = _mm_min_epu32(_mm256_castsi256_si128(at), _mm256_extracti128_si256::<1>(at));
-    let at = _mm_min_epu32(at, _mm_shuffle_epi32::<0x4e>(at));
-    let at = _mm_min_epu32(at, _mm_shuffle_epi32::<0xb1>(at));
-    candidates[_mm_cvtsi128_si32(at) as usize]
+    let first = earliest(_mm256_or_si256(at, _mm256_andnot_si256(equal, _mm256_set1_epi32(i32::MAX))));
+    let limit = _mm256_add_ps(least_of_all, _mm256_set1_ps(margin));
+    let near = |sums| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(sums, limit)).count_ones();
+    Choice { point: steps.as_flattened()[first as usize], is_clear: near(least) == 1 && near(second) == 0 }
 }
 
 /// The least value, in every lane.
@@ -120,4 +132,13 @@ fn least_of_all(values: __m256) -> __m256 {
     let values = _mm256_min_ps(values, _mm256_permute2f128_ps::<0x01>(values, values));
     let values = _mm256_min_ps(values, _mm256_permute_ps::<0x4e>(values));
     _mm256_min_ps(values, _mm256_permute_ps::<0xb1>(values))
+}
+
+/// The least of numbers that are not negative.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn earliest(at: __m256i) -> i32 {
+    let at = _mm_min_epu32(_mm256_castsi256_si128(at), _mm256_extracti128_si256::<1>(at));
+    let at = _mm_min_epu32(at, _mm_shuffle_epi32::<0x4e>(at));
+    _mm_cvtsi128_si32(_mm_min_epu32(at, _mm_shuffle_epi32::<0xb1>(at)))
 }

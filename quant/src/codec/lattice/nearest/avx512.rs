@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{CANDIDATES_STEP, Levels, Nearest};
+use super::{Choice, Levels, Nearest};
+use crate::codec::lattice::grid::{CANDIDATES_STEP, Candidates};
 use crate::simd::Avx512;
 
 /// Vectors of the CPU whose AVX-512 the token proves.
@@ -17,19 +18,20 @@ impl Nearest for Avx512Nearest {
         x: &[f32; N],
         w: &[f32; N],
         scale: f32,
-        candidates: &[[u16; CANDIDATES_STEP]],
-    ) -> u16 {
+        candidates: Candidates<'_>,
+        margin: f32,
+    ) -> Choice {
         // SAFETY: a value of this type exists only where the CPU has AVX-512 F, BW, DQ and VL.
         unsafe {
             match (x.as_slice().try_into(), w.as_slice().try_into()) {
-                (Ok(x), Ok(w)) => best(candidates, &of_eight(levels, x, w, scale)),
-                _ => best(candidates, &of_four(levels, x, w, scale)),
+                (Ok(x), Ok(w)) => best(candidates, &of_eight(levels, x, w, scale), margin),
+                _ => best(candidates, &of_four(levels, x, w, scale), margin),
             }
         }
     }
 }
 
-/// What each code costs at each value, for looking up by a lane's code; and the bits of a code.
+/// What each code costs at each value, for looking up by a lane's code.
 struct Errors<const N: usize> {
     of: [__m512; N],
 }
@@ -72,19 +74,11 @@ fn of_eight(levels: &Levels, x: &[f32; 8], w: &[f32; 8], scale: f32) -> Errors<8
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
 fn of_four(levels: &Levels, x: &[f32], w: &[f32], scale: f32) -> Errors<4> {
-    let of = |values: &[f32]| _mm512_setr4_ps(values[0], values[1], values[2], values[3]);
-    let (x, w) = (of(x), of(w));
     // SAFETY: the array has the eight elements that are read; unaligned load.
     let levels = unsafe { _mm512_broadcast_f32x8(_mm256_loadu_ps(levels.as_ptr())) };
     let scaled = _mm512_mul_ps(_mm512_set1_ps(scale), levels);
-    Errors {
-        of: [
-            error(scaled, _mm512_permute_ps::<0x00>(x), _mm512_permute_ps::<0x00>(w)),
-            error(scaled, _mm512_permute_ps::<0x55>(x), _mm512_permute_ps::<0x55>(w)),
-            error(scaled, _mm512_permute_ps::<0xaa>(x), _mm512_permute_ps::<0xaa>(w)),
-            error(scaled, _mm512_permute_ps::<0xff>(x), _mm512_permute_ps::<0xff>(w)),
-        ],
-    }
+    let of = |i: usize| error(scaled, _mm512_set1_ps(x[i]), _mm512_set1_ps(w[i]));
+    Errors { of: [of(0), of(1), of(2), of(3)] }
 }
 
 /// The errors of sixteen candidates, no larger than the largest finite number.
@@ -108,31 +102,51 @@ fn sums<const N: usize>(candidates: &[u16; CANDIDATES_STEP], errors: &Errors<N>)
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn best<const N: usize>(candidates: &[[u16; CANDIDATES_STEP]], errors: &Errors<N>) -> u16 {
-    let (first, rest) = (&candidates[0], &candidates[1..]);
-    let mut least = sums(first, errors);
-    if rest.is_empty() {
-        return first[first_least(least)];
+fn best<const N: usize>(candidates: Candidates<'_>, errors: &Errors<N>, margin: f32) -> Choice {
+    // Of the last step some lanes may be padding.
+    let in_use = u16::MAX >> (CANDIDATES_STEP * candidates.padded.len() - candidates.count);
+    let [codes] = candidates.padded else { return best_of_many(candidates.padded, in_use, errors, margin) };
+    let sum = _mm512_mask_mov_ps(_mm512_set1_ps(f32::INFINITY), in_use, sums(codes, errors));
+    let least = _mm512_reduce_min_ps(sum);
+    let equal = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(sum, _mm512_set1_ps(least));
+    let near = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(sum, _mm512_set1_ps(least + margin));
+    Choice {
+        point: codes[(equal.trailing_zeros() & 15) as usize],
+        is_clear: near & near.wrapping_sub(1) == 0,
     }
-    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    let mut at = lanes;
-    for (step, candidates) in rest.iter().enumerate() {
-        let sum = sums(candidates, errors);
-        let better = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(sum, least);
-        least = _mm512_mask_mov_ps(least, better, sum);
-        let first = _mm512_set1_epi32(((step + 1) * CANDIDATES_STEP) as i32);
-        at = _mm512_mask_add_epi32(at, better, lanes, first);
-    }
-    // Each lane has its first of equals; the earliest of the lanes is the first of all.
-    let equal = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(least, _mm512_set1_ps(_mm512_reduce_min_ps(least)));
-    candidates.as_flattened()[_mm512_mask_reduce_min_epu32(equal, at) as usize]
 }
 
-/// The first lane of those with the least value.
 #[inline]
-#[target_feature(enable = "avx512f")]
-fn first_least(values: __m512) -> usize {
-    let least = _mm512_set1_ps(_mm512_reduce_min_ps(values));
-    // No lane is a NaN, so one of sixteen is equal.
-    (_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(values, least).trailing_zeros() & 15) as usize
+#[target_feature(enable = "avx512f,avx512bw")]
+fn best_of_many<const N: usize>(
+    candidates: &[[u16; CANDIDATES_STEP]],
+    in_use: u16,
+    errors: &Errors<N>,
+    margin: f32,
+) -> Choice {
+    let infinity = _mm512_set1_ps(f32::INFINITY);
+    let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    // The best and the second of each lane, and where in the list the best one is; later ones count only if less.
+    let (mut least, mut second, mut at) = (infinity, infinity, lane);
+    let mut here = lane;
+    for (step, codes) in candidates.iter().enumerate() {
+        let mut sum = sums(codes, errors);
+        if step + 1 == candidates.len() {
+            sum = _mm512_mask_mov_ps(infinity, in_use, sum);
+        }
+        let better = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(sum, least);
+        second = _mm512_min_ps(second, _mm512_max_ps(sum, least));
+        least = _mm512_min_ps(sum, least);
+        at = _mm512_mask_mov_epi32(at, better, here);
+        here = _mm512_add_epi32(here, _mm512_set1_epi32(CANDIDATES_STEP as i32));
+    }
+    let least_of_all = _mm512_reduce_min_ps(least);
+    let equal = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(least, _mm512_set1_ps(least_of_all));
+    // Each lane has its first of equals; the earliest of the lanes is the first of all.
+    let first = _mm512_mask_reduce_min_epu32(equal, at) as usize;
+    let limit = _mm512_set1_ps(least_of_all + margin);
+    let near = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(least, limit);
+    let near_again = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(second, limit);
+    let is_clear = near & near.wrapping_sub(1) == 0 && near_again == 0;
+    Choice { point: candidates.as_flattened()[first], is_clear }
 }
