@@ -21,17 +21,9 @@ pub(super) type Levels = [f32; 8];
 /// The odd numbers: magnitudes of two- and three-bit codes.
 pub(super) const ODD: Levels = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
 
-/// A list's best.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Choice {
-    pub point: u16,
-    /// No other sum is within the margin asked for.
-    pub is_clear: bool,
-}
-
 pub(super) trait Nearest: Copy {
     /// The first of the candidates with the least `Σ (w·d)·d`, where `d` is `scale` times a level less `x`; sums that are
-    /// no finite numbers count as the largest one. `margin` is not negative.
+    /// no finite numbers count as the largest one.
     fn nearest<const N: usize>(
         self,
         levels: &Levels,
@@ -39,8 +31,7 @@ pub(super) trait Nearest: Copy {
         w: &[f32; N],
         scale: f32,
         candidates: Candidates<'_>,
-        margin: f32,
-    ) -> Choice;
+    ) -> u16;
 }
 
 /// Plain Rust: what the others are compared with.
@@ -56,8 +47,7 @@ impl Nearest for Plain {
         w: &[f32; N],
         scale: f32,
         candidates: Candidates<'_>,
-        margin: f32,
-    ) -> Choice {
+    ) -> u16 {
         let errors: [Levels; N] = std::array::from_fn(|i| {
             levels.map(|level| {
                 let difference = scale * level - x[i];
@@ -65,18 +55,16 @@ impl Nearest for Plain {
             })
         });
         let candidates = &candidates.padded.as_flattened()[..candidates.count];
-        let (mut best, mut least, mut second) = (candidates[0], f32::INFINITY, f32::INFINITY);
+        let (mut best, mut least) = (candidates[0], f32::INFINITY);
         for &candidate in candidates {
             let code = |i: usize| usize::from(candidate >> (i * code_bits(N))) % (1 << code_bits(N));
             let sum = (0..N).fold(0.0, |sum, i| sum + errors[i][code(i)]);
             let sum = if sum < f32::MAX { sum } else { f32::MAX };
             if sum < least {
-                (best, least, second) = (candidate, sum, least);
-            } else if sum < second {
-                second = sum;
+                (best, least) = (candidate, sum);
             }
         }
-        Choice { point: best, is_clear: second > least + margin }
+        best
     }
 }
 
@@ -102,13 +90,12 @@ mod tests {
             let scale = if round % 5 == 0 { 1.0 } else { unit() * 2.0 };
             let packed = (unit() * 65536.0) as u16 & (u16::MAX >> (16 - N * code_bits(N)));
             let Some(candidates) = grid.candidates(packed) else { continue };
-            let margin = if round % 2 == 0 { 0.0 } else { unit() };
-            let expected = Plain.nearest(levels, &x, &w, scale, candidates, margin);
+            let expected = Plain.nearest(levels, &x, &w, scale, candidates);
             if let Some(token) = Avx2::detect() {
-                assert_eq!(Avx2Nearest(token).nearest(levels, &x, &w, scale, candidates, margin), expected);
+                assert_eq!(Avx2Nearest(token).nearest(levels, &x, &w, scale, candidates), expected);
             }
             if let Some(token) = Avx512::detect() {
-                assert_eq!(Avx512Nearest(token).nearest(levels, &x, &w, scale, candidates, margin), expected);
+                assert_eq!(Avx512Nearest(token).nearest(levels, &x, &w, scale, candidates), expected);
             }
         }
     }

@@ -146,8 +146,31 @@ fn try_scales<K: Nearest, const V: usize, const N: usize, const T: usize>(
     for g in 0..V / N {
         trials.points[g] = rounded::<N, T>(group::<N>(&block.x, g), &inverse);
     }
-    choose_points::<K, V, N, T>(kernel, grid, (2 * rule.each_side + 1) as usize, block, roots, &mut trials);
+    let count = (2 * rule.each_side + 1) as usize;
+    choose_points::<K, V, N, T>(kernel, grid, count, block, roots, &mut trials);
     trials
+}
+
+/// Replaces combinations that are no points, trial by trial.
+#[inline(always)]
+fn choose_points<K: Nearest, const V: usize, const N: usize, const T: usize>(
+    kernel: K,
+    grid: &Grid<N>,
+    count: usize,
+    block: &SubBlock<V>,
+    roots: &[f32; V],
+    trials: &mut Trials<T>,
+) {
+    for g in 0..V / N {
+        let (x, w) = (group::<N>(&block.x, g), group(roots, g));
+        for trial in 0..count {
+            let point = &mut trials.points[g][trial];
+            if let Some(candidates) = grid.candidates(*point as u16) {
+                trials.off_grid[trial] |= 1 << g;
+                *point = kernel.nearest(&ODD, x, w, trials.scale[trial], candidates).into();
+            }
+        }
+    }
 }
 
 /// The combination that each trial rounds a group to.
@@ -160,103 +183,6 @@ fn rounded<const N: usize, const T: usize>(x: &[f32; N], inverse: &[f32; T]) -> 
         }
     }
     packed
-}
-
-/// Trials in a row in which a group rounds to the same combination, which is no point.
-#[derive(Clone, Copy, Default)]
-struct Run {
-    group: u8,
-    first: u8,
-    last: u8,
-}
-
-/// Replaces combinations that are no points.
-///
-/// The candidates' order by what they cost changes little from trial to trial: the sums of two of them differ by
-/// `s·(a·s − b)` at scale `s`, as the terms without `s` are the same. So one that is better at two scales is better at
-/// every scale between, and a run whose first and last trials clearly choose the same has no other choice between them.
-#[inline(always)]
-fn choose_points<K: Nearest, const V: usize, const N: usize, const T: usize>(
-    kernel: K,
-    grid: &Grid<N>,
-    count: usize,
-    block: &SubBlock<V>,
-    roots: &[f32; V],
-    trials: &mut Trials<T>,
-) {
-    let mut margins = [0.0; GROUPS];
-    for g in 0..V / N {
-        margins[g] = clear_margin(group::<N>(&block.x, g), group(roots, g), trials.scale[0]);
-    }
-    let mut found = [Run::default(); MAX_RUNS];
-    let runs = find_runs::<V, N, T>(grid, count, trials, &mut found);
-    let combinations = trials.points;
-    let choose = |run: &Run, trial: u8| {
-        let (g, trial) = (usize::from(run.group) % GROUPS, usize::from(trial) % T);
-        let candidates = grid.candidates(combinations[g][trial] as u16)?;
-        let (x, w) = (group::<N>(&block.x, g), group(roots, g));
-        Some(kernel.nearest(&ODD, x, w, trials.scale[trial], candidates, margins[g]))
-    };
-    // All ends first: they do not wait for each other.
-    let mut ends = [(0_u16, 0_u16, false); MAX_RUNS];
-    for (run, end) in runs.iter().zip(&mut ends) {
-        let Some(first) = choose(run, run.first) else { continue };
-        let Some(last) = choose(run, run.last) else { continue };
-        *end = (first.point, last.point, first.point == last.point && first.is_clear && last.is_clear);
-    }
-    for (run, &(first, last, is_settled)) in runs.iter().zip(&ends) {
-        let points = &mut trials.points[usize::from(run.group) % GROUPS];
-        for trial in run.first + 1..run.last {
-            let between =
-                if is_settled { Some(first) } else { choose(run, trial).map(|choice| choice.point) };
-            points[usize::from(trial) % T] = between.unwrap_or(first).into();
-        }
-        points[usize::from(run.first) % T] = first.into();
-        points[usize::from(run.last) % T] = last.into();
-    }
-}
-
-/// No more runs than groups times trials.
-const MAX_RUNS: usize = 256;
-
-#[inline(always)]
-fn find_runs<'a, const V: usize, const N: usize, const T: usize>(
-    grid: &Grid<N>,
-    count: usize,
-    trials: &mut Trials<T>,
-    runs: &'a mut [Run; MAX_RUNS],
-) -> &'a [Run] {
-    let mut found = 0;
-    for g in 0..V / N {
-        let combinations = &trials.points[g];
-        let mut first = 0;
-        for next in 1..=count {
-            if next < count && combinations[next] == combinations[first] {
-                continue;
-            }
-            if grid.candidates(combinations[first] as u16).is_some() {
-                runs[found] = Run { group: g as u8, first: first as u8, last: next as u8 - 1 };
-                found += 1;
-                trials.off_grid[first..next].iter_mut().for_each(|off_grid| *off_grid |= 1 << g);
-            }
-            first = next;
-        }
-    }
-    &runs[..found]
-}
-
-/// The margin by which a candidate has to be better at two trials to be better between them in spite of rounding.
-///
-/// In exact numbers it is better there by at least the smaller margin times the quotient of the two scales, which
-/// is above 0.6 for every rule. A computed sum is off by less than `14·2^-24·l²·Σw`, where `l` is the most that a value
-/// and its code can be apart (rounding of `s·q`, of the difference, of two products and of seven additions), and a margin
-/// of six times that would do. Near the ends of f32's range nothing is clear.
-#[inline(always)]
-fn clear_margin<const N: usize>(x: &[f32; N], w: &[f32; N], largest_scale: f32) -> f32 {
-    let farthest = x.iter().fold(0.0_f32, |max, x| max.max(x.abs())) + largest_scale * ODD[codes(N) - 1];
-    let weight = w.iter().fold(0.0, |sum, w| sum + w);
-    let in_range = farthest > 1e-15 && farthest < 1e15 && weight > 1e-15 && weight < 1e15;
-    if in_range { 1e-5 * farthest * farthest * weight } else { f32::INFINITY }
 }
 
 #[inline(always)]
@@ -297,7 +223,7 @@ fn look_again<K: Nearest, const V: usize, const N: usize>(
         let combination = combination as u16;
         fit.points[g] = match grid.candidates(combination) {
             None => combination,
-            Some(candidates) => kernel.nearest(&ODD, x, group(roots, g), fit.scale, candidates, 0.0).point,
+            Some(candidates) => kernel.nearest(&ODD, x, group(roots, g), fit.scale, candidates),
         };
     }
     let (mut sum_qx, mut sum_q2) = (0.0, 0.0);

@@ -16,7 +16,7 @@ pub(super) const DOWN: Levels = [-1.0 - SHIFT, -SHIFT, 1.0 - SHIFT, 0.0, 0.0, 0.
 
 /// Ends of the second part that are computed side by side: all those of a sub-block, in whole vectors.
 pub(super) const fn ends(values: usize) -> usize {
-    (values + 1).next_multiple_of(8)
+    (values + 1).next_multiple_of(16)
 }
 
 /// `Σ w q x` and `Σ w q²` of the splits with one end of the first part, by the end of the second; for each of `C` choices
@@ -52,7 +52,8 @@ pub(super) fn best_split<const V: usize, const C: usize, const E: usize>(
         for choice in 0..C {
             for second in 0..E {
                 let (qx, q2) = (sums.qx[choice][second], sums.q2[choice][second]);
-                any |= i32::from(q2 > 0.0) & i32::from(qx * qx > score * q2);
+                let is_split = i32::from(second >= first);
+                any |= is_split & i32::from(q2 > 0.0) & i32::from(qx * qx > score * q2);
             }
         }
         if any != 0 {
@@ -132,7 +133,7 @@ pub(super) fn to_grid<K: Nearest, const V: usize>(
             None => combination,
             Some(candidates) => {
                 all_on_grid = false;
-                kernel.nearest(levels(g), x, w, *scale, candidates, 0.0).point
+                kernel.nearest(levels(g), x, w, *scale, candidates)
             }
         };
         indices[g] = grid.index(point);

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Choice, Levels, Nearest};
+use super::{Levels, Nearest};
 use crate::codec::lattice::grid::Candidates;
 use crate::simd::Avx2;
 
@@ -19,13 +19,12 @@ impl Nearest for Avx2Nearest {
         w: &[f32; N],
         scale: f32,
         candidates: Candidates<'_>,
-        margin: f32,
-    ) -> Choice {
+    ) -> u16 {
         // SAFETY: a value of this type exists only where the CPU has AVX2.
         unsafe {
             match (x.as_slice().try_into(), w.as_slice().try_into()) {
-                (Ok(x), Ok(w)) => best(candidates, &of_eight(levels, x, w, scale), margin),
-                _ => best(candidates, &of_four(levels, x, w, scale), margin),
+                (Ok(x), Ok(w)) => best(candidates, &of_eight(levels, x, w, scale)),
+                _ => best(candidates, &of_four(levels, x, w, scale)),
             }
         }
     }
@@ -97,12 +96,12 @@ fn sums<const N: usize>(candidates: &[u16; 8], errors: &Errors<N>) -> __m256 {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn best<const N: usize>(candidates: Candidates<'_>, errors: &Errors<N>, margin: f32) -> Choice {
+fn best<const N: usize>(candidates: Candidates<'_>, errors: &Errors<N>) -> u16 {
     let steps = candidates.padded.as_flattened().as_chunks::<8>().0;
     let steps = &steps[..candidates.count.div_ceil(8)];
     let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     let infinity = _mm256_set1_ps(f32::INFINITY);
-    let (mut least, mut second, mut at) = (infinity, infinity, lane);
+    let (mut least, mut at) = (infinity, lane);
     for (step, codes) in steps.iter().enumerate() {
         let here = _mm256_add_epi32(lane, _mm256_set1_epi32(8 * step as i32));
         let mut sum = sums(codes, errors);
@@ -112,7 +111,6 @@ fn best<const N: usize>(candidates: Candidates<'_>, errors: &Errors<N>, margin: 
             sum = _mm256_blendv_ps(infinity, sum, _mm256_castsi256_ps(in_use));
         }
         let better = _mm256_cmp_ps::<_CMP_LT_OQ>(sum, least);
-        second = _mm256_min_ps(second, _mm256_max_ps(sum, least));
         least = _mm256_min_ps(sum, least);
         at = _mm256_blendv_epi8(at, here, _mm256_castps_si256(better));
     }
@@ -120,9 +118,7 @@ fn best<const N: usize>(candidates: Candidates<'_>, errors: &Errors<N>, margin: 
     let equal = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_EQ_OQ>(least, least_of_all));
     // Each lane has its first of equals; the earliest of the lanes is the first of all.
     let first = earliest(_mm256_or_si256(at, _mm256_andnot_si256(equal, _mm256_set1_epi32(i32::MAX))));
-    let limit = _mm256_add_ps(least_of_all, _mm256_set1_ps(margin));
-    let near = |sums| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(sums, limit)).count_ones();
-    Choice { point: steps.as_flattened()[first as usize], is_clear: near(least) == 1 && near(second) == 0 }
+    steps.as_flattened()[first as usize]
 }
 
 /// The least value, in every lane.

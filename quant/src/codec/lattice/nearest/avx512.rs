@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Choice, Levels, Nearest};
+use super::{Levels, Nearest};
 use crate::codec::lattice::grid::{CANDIDATES_STEP, Candidates};
 use crate::simd::Avx512;
 
@@ -19,13 +19,12 @@ impl Nearest for Avx512Nearest {
         w: &[f32; N],
         scale: f32,
         candidates: Candidates<'_>,
-        margin: f32,
-    ) -> Choice {
+    ) -> u16 {
         // SAFETY: a value of this type exists only where the CPU has AVX-512 F, BW, DQ and VL.
         unsafe {
             match (x.as_slice().try_into(), w.as_slice().try_into()) {
-                (Ok(x), Ok(w)) => best(candidates, &of_eight(levels, x, w, scale), margin),
-                _ => best(candidates, &of_four(levels, x, w, scale), margin),
+                (Ok(x), Ok(w)) => best(candidates, &of_eight(levels, x, w, scale)),
+                _ => best(candidates, &of_four(levels, x, w, scale)),
             }
         }
     }
@@ -102,18 +101,15 @@ fn sums<const N: usize>(candidates: &[u16; CANDIDATES_STEP], errors: &Errors<N>)
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn best<const N: usize>(candidates: Candidates<'_>, errors: &Errors<N>, margin: f32) -> Choice {
+fn best<const N: usize>(candidates: Candidates<'_>, errors: &Errors<N>) -> u16 {
     // Of the last step some lanes may be padding.
     let in_use = u16::MAX >> (CANDIDATES_STEP * candidates.padded.len() - candidates.count);
-    let [codes] = candidates.padded else { return best_of_many(candidates.padded, in_use, errors, margin) };
+    let [codes] = candidates.padded else { return best_of_many(candidates.padded, in_use, errors) };
     let sum = _mm512_mask_mov_ps(_mm512_set1_ps(f32::INFINITY), in_use, sums(codes, errors));
     let least = _mm512_reduce_min_ps(sum);
     let equal = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(sum, _mm512_set1_ps(least));
-    let near = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(sum, _mm512_set1_ps(least + margin));
-    Choice {
-        point: codes[(equal.trailing_zeros() & 15) as usize],
-        is_clear: near & near.wrapping_sub(1) == 0,
-    }
+    // No lane in use is a NaN, so one of sixteen is equal.
+    codes[(equal.trailing_zeros() & 15) as usize]
 }
 
 #[inline]
@@ -122,12 +118,11 @@ fn best_of_many<const N: usize>(
     candidates: &[[u16; CANDIDATES_STEP]],
     in_use: u16,
     errors: &Errors<N>,
-    margin: f32,
-) -> Choice {
+) -> u16 {
     let infinity = _mm512_set1_ps(f32::INFINITY);
     let lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    // The best and the second of each lane, and where in the list the best one is; later ones count only if less.
-    let (mut least, mut second, mut at) = (infinity, infinity, lane);
+    // The best of each lane and where in the list it is; later ones count only if less.
+    let (mut least, mut at) = (infinity, lane);
     let mut here = lane;
     for (step, codes) in candidates.iter().enumerate() {
         let mut sum = sums(codes, errors);
@@ -135,7 +130,6 @@ fn best_of_many<const N: usize>(
             sum = _mm512_mask_mov_ps(infinity, in_use, sum);
         }
         let better = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(sum, least);
-        second = _mm512_min_ps(second, _mm512_max_ps(sum, least));
         least = _mm512_min_ps(sum, least);
         at = _mm512_mask_mov_epi32(at, better, here);
         here = _mm512_add_epi32(here, _mm512_set1_epi32(CANDIDATES_STEP as i32));
@@ -144,9 +138,5 @@ fn best_of_many<const N: usize>(
     let equal = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(least, _mm512_set1_ps(least_of_all));
     // Each lane has its first of equals; the earliest of the lanes is the first of all.
     let first = _mm512_mask_reduce_min_epu32(equal, at) as usize;
-    let limit = _mm512_set1_ps(least_of_all + margin);
-    let near = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(least, limit);
-    let near_again = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(second, limit);
-    let is_clear = near & near.wrapping_sub(1) == 0 && near_again == 0;
-    Choice { point: candidates.as_flattened()[first], is_clear }
+    candidates.as_flattened()[first]
 }
