@@ -6,21 +6,23 @@ import os
 import sys
 
 
-def line(kind, label, type_name, file, start, end, *reports):
+def line(model, kind, label, type_name, file, start, end, peer, report):
     """One quantized file's results as a line of JSON."""
-    divergence = []
-    for report in reports:
-        with open(report, encoding="utf-8") as opened:
-            result = json.load(opened)
-        divergence.append([result["kl_divergence"]["mean"], result["kl_divergence"]["standard_error"]])
+    with open(peer, encoding="utf-8") as opened:
+        measured = [json.loads(text) for text in opened]
+    with open(report, encoding="utf-8") as opened:
+        judged = json.load(opened)
     print(json.dumps({
+        "model": model,
         "kind": kind,
         "label": label,
         "type": type_name,
         "bytes": os.path.getsize(file),
-        "bits": result["candidate"]["bits_per_weight"],
+        "bits": judged["candidate"]["bits_per_weight"],
         "seconds": float(end) - float(start),
-        "divergence": divergence,
+        "divergence": [[result["mean"], result["standard_error"]] for result in measured],
+        "judged": judged["kl_divergence"]["mean"],
+        "weights_alone": judged["weights_alone"]["kl_divergence"]["value"],
     }))
 
 
@@ -40,24 +42,32 @@ def ingredients(results, texts):
         cells = [r["label"]]
         for (mean, error), (reference, _) in zip(r["divergence"], base["divergence"]):
             cells += [f"{mean:.5f} ± {error:.5f}", f"{mean / reference:.2f}"]
-        rows.append(cells + [f"{r['seconds']:.1f} s"])
+        rows.append(cells + [f"{r['judged']:.5f}", f"{r['weights_alone']:.5f}", f"{r['seconds']:.1f} s"])
     print(f"{results[0]['type']}, mean KL divergence and its ratio to that with llama-quantize's matrix:\n")
-    table(["guided by"] + [c for t in texts for c in (t, "ratio")] + ["time"], rows)
+    head = [c for t in texts for c in (t, "ratio")] + ["`validate`", "weights alone", "time"]
+    table(["guided by"] + head, rows)
 
 
 def comparison(results, texts):
     rows = []
-    peers = {r["type"]: r for r in results if r["kind"] == "peer"}
-    for r in (r for r in results if r["kind"] == "ours"):
-        peer = peers[r["type"]]
-        cells = [r["type"], f"{r['bits']:.2f}", str(r["bytes"] - peer["bytes"])]
-        for (ours, _), (theirs, _) in zip(r["divergence"], peer["divergence"]):
-            cells += [f"{theirs:.5f}", f"{ours:.5f}", f"{ours / theirs:.2f}"]
-        rows.append(cells)
-    head = [c for t in texts for c in (f"{t}: llama-quantize", "plmconv", "ratio")]
-    table(["type", "bits per weight", "bytes more"] + head, rows)
+    peers = [r for r in results if r["kind"] == "peer"]
+    chosen = {r["type"]: r for r in results if r["kind"] == "ours"}
+    by_budget = [r for r in results if r["kind"] == "auto"]
+    for peer, auto in zip(peers, by_budget):
+        ours = chosen[peer["type"]]
+        cells = [peer["type"], f"{ours['bits']:.2f}", str(ours["bytes"] - peer["bytes"])]
+        for index in range(len(texts)):
+            theirs, stats, budget = (r["divergence"][index][0] for r in (peer, ours, auto))
+            cells += [f"{theirs:.5f}", f"{stats:.5f}", f"{stats / theirs:.2f}", f"{budget:.5f}", f"{budget / theirs:.2f}"]
+        rows.append(cells + [f"{ours['judged']:.5f}", f"{ours['weights_alone']:.5f}"])
+    head = [c for t in texts for c in (f"{t}: llama-quantize", "plmconv", "ratio", "`auto`", "ratio")]
+    table(["type", "bits per weight", "bytes more"] + head + ["`validate` of plmconv's", "weights alone"], rows)
+    for r in (r for r in results if r["kind"] == "latent"):
+        found = ", ".join(f"{mean:.5f}" for mean, _ in r["divergence"])
+        print(f"latent layout, {r['type']}: {r['bits']:.2f} bits per weight, {found}\n")
 
 
+LINES = {"peer": "#b3541e", "ours": "#1e6bb3", "auto": "#2a7f3f"}
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 400, 70, 20, 40, 50
 
 
@@ -95,8 +105,8 @@ def plot(results, path, text):
             label(LEFT - 6, y(value) + 4, f"{value:.5f}".rstrip("0"), "end")
     label((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, "bits per weight, whole file's tensors")
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    label(14, middle, f"mean KL divergence, {text}", more=f'transform="rotate(-90 14 {middle:.0f})"')
-    for index, (kind, colour) in enumerate([("peer", "#b3541e"), ("ours", "#1e6bb3")]):
+    label(14, middle, f"mean KL divergence in llama.cpp, {text}", more=f'transform="rotate(-90 14 {middle:.0f})"')
+    for index, (kind, colour) in enumerate(LINES.items()):
         points = sorted((r for r in results if r["kind"] == kind), key=lambda r: r["bits"])
         path_data = "L".join(f"{x(r['bits']):.1f} {y(r['divergence'][0][0]):.1f}" for r in points)
         out.append(f'<path d="M{path_data}" fill="none" stroke="{colour}" stroke-width="2"/>')
@@ -105,8 +115,8 @@ def plot(results, path, text):
             out.append(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="4" fill="{colour}"/>')
             if kind == "peer":
                 label(at_x + 6, at_y - 6, r["type"], "start", 'fill="#555"')
-        out.append(f'<circle cx="{LEFT + 10 + 250 * index}" cy="20" r="4" fill="{colour}"/>')
-        label(LEFT + 20 + 250 * index, 24, points[0]["label"], "start")
+        out.append(f'<circle cx="{LEFT + 10 + 190 * index}" cy="20" r="4" fill="{colour}"/>')
+        label(LEFT + 20 + 190 * index, 24, points[0]["label"], "start")
     out.append("</svg>\n")
     with open(path, "w", encoding="utf-8") as opened:
         opened.write("\n".join(out))
@@ -116,9 +126,11 @@ def report(path, plot_path, *texts):
     with open(path, encoding="utf-8") as opened:
         results = [json.loads(text) for text in opened]
     ingredients([r for r in results if r["kind"] == "ingredient"], texts)
-    compared = [r for r in results if r["kind"] != "ingredient"]
-    comparison(compared, texts)
-    plot(compared, plot_path, texts[0])
+    for model in dict.fromkeys(r["model"] for r in results):
+        print(f"### {model}\n")
+        comparison([r for r in results if r["model"] == model and r["kind"] != "ingredient"], texts)
+    first = results[0]["model"]
+    plot([r for r in results if r["model"] == first and r["kind"] in LINES], plot_path, texts[0])
 
 
 if __name__ == "__main__":

@@ -1,66 +1,82 @@
 #!/usr/bin/env bash
-# What guided rounding brings: divergence from the checkpoint and time of each ingredient alone and together, and
-# divergence over bits per weight beside llama-quantize with an importance matrix (--imatrix, which writes its bytes).
+# What guided rounding brings in llama.cpp: mean KL divergence from the checkpoint of each ingredient alone and together,
+# and divergence over bits per weight beside llama-quantize with an importance matrix (--imatrix, which writes its
+# bytes). llama.cpp computes the divergence; what `plmconv validate` says of the same file stands beside it.
 # Markdown to stdout, the plot to PLOT.
 #
-#   benches/quantization.sh FOLDER CALIBRATION_TEXT TEXT...   the checkpoint, and texts that it is judged on
+#   benches/quantization.sh CALIBRATION_TEXT TEXT... -- FOLDER...   texts to judge on, and checkpoints
 #
-#   TYPE=q4_k_m                             of the table of ingredients
-#   TYPES="q3_k_m q4_0 iq4_xs q4_k_m q5_k_m q6_k"  of the comparison
+#   TYPE=q4_k_m                             of the table of ingredients, which is of the first checkpoint
+#   TYPES="q3_k_m iq4_xs q4_0 q4_k_m q5_k_m q6_k q8_0"  of the comparison
 #   CTX=256 CHUNKS=60                       windows judged
-#   IMATRIX=                                an importance matrix of the same text [default: the statistics are one]
-#   STATISTICS=                             statistics of the text, made by `plmconv calibrate` [default: made here]
 #   PLOT=docs/quantization.svg
 #   PLMCONV=target/release/plmconv          built where it is missing
+#
+# benches/outlier_plm.py makes a checkpoint with outlier channels of one without.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
-expect_arguments 3+ $#
-model="$(realpath "$1")"
-calibration="$(realpath "$2")"
-shift 2
-texts=()
-for text in "$@"; do texts+=("$(realpath "$text")"); done
-statistics="${STATISTICS:+$(realpath "$STATISTICS")}"
-imatrix="${IMATRIX:+$(realpath "$IMATRIX")}"
+expect_arguments 4+ $#
+calibration="$(realpath "$1")"
+shift
+texts=() models=()
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+    texts+=("$(realpath "$1")")
+    shift
+done
+for model in "${@:2}"; do models+=("$(realpath "$model")"); done
 enter_repository
 find_plmconv
+# Its instruction set does not matter here: nothing is timed in it.
+cargo build --release --quiet -p plmconv-interop --no-default-features --features llama --bin llama_divergence >&2
+llama_divergence="${CARGO_TARGET_DIR:-$PWD/target}/release/llama_divergence"
 make_scratch
-
-if [ -z "$statistics" ]; then
-    statistics="$scratch/statistics.gguf"
-    "$plmconv" calibrate "$model" --text "$calibration" -o "$statistics" >&2
-fi
-imatrix="${imatrix:-$statistics}"
+# Threads that wait for each other by spinning take minutes on a busy machine.
+export OMP_WAIT_POLICY=passive
 
 # judge KIND LABEL TYPE OPTIONS...: quantizes, and adds a line of JSON to the results.
 judge() {
-    local kind="$1" label="$2" type="$3" file="$scratch/judged.gguf" reports=() index
+    local kind="$1" label="$2" type="$3" file="$scratch/judged.gguf" index
     shift 3
     local start="$EPOCHREALTIME"
     "$plmconv" quantize "$type" "$model" --force --quiet -o "$file" "$@" >/dev/null
     local end="$EPOCHREALTIME"
-    for index in "${!texts[@]}"; do
-        reports+=("$scratch/report-$index.json")
-        # Exit code 3 says that the divergence is above a limit: a result like any other here.
-        "$plmconv" validate "$file" --against "$model" --text "${texts[index]}" --ctx "${CTX:-256}" \
-            --chunks "${CHUNKS:-60}" --json >"${reports[index]}" || [ $? -eq 3 ]
-    done
-    python3 benches/quantization.py line "$kind" "$label" "$type" "$file" "$start" "$end" "${reports[@]}" \
-        >>"$scratch/results.jsonl"
-    echo "$label, $type" >&2
+    local latent=()
+    [[ " $* " == *" latent "* ]] && latent=(--flash-attention)
+    "$llama_divergence" "$scratch/f32.gguf" "$file" "${texts[@]/#/--text=}" --ctx "${CTX:-256}" \
+        --chunks "${CHUNKS:-60}" "${latent[@]}" >"$scratch/peer.jsonl"
+    # Exit code 3 says that the divergence is above a limit: a result like any other here.
+    "$plmconv" validate "$file" --against "$model" --text "${texts[0]}" --ctx "${CTX:-256}" \
+        --chunks "${CHUNKS:-60}" --json >"$scratch/report.json" || [ $? -eq 3 ]
+    python3 benches/quantization.py line "${model##*/}" "$kind" "$label" "$type" "$file" "$start" "$end" \
+        "$scratch/peer.jsonl" "$scratch/report.json" >>"$scratch/results.jsonl"
+    echo "${model##*/}: $label, $type" >&2
 }
 
-type="${TYPE:-q4_k_m}"
-judge ingredient "none: llama-quantize without a matrix" "$type"
-judge ingredient "importance of columns: llama-quantize with a matrix" "$type" --imatrix "$imatrix"
-judge ingredient "importance of columns (--effort fast)" "$type" --stats "$statistics" --effort fast
-judge ingredient "feedback within rows" "$type" --stats "$statistics" --without rows
-judge ingredient "feedback across rows" "$type" --stats "$statistics" --without columns
-judge ingredient "both (--effort normal)" "$type" --stats "$statistics"
-judge ingredient "both, wider search (--effort max)" "$type" --stats "$statistics" --effort max
-for type in ${TYPES:-q3_k_m q4_0 iq4_xs q4_k_m q5_k_m q6_k}; do
-    judge peer "llama-quantize with a matrix" "$type" --imatrix "$imatrix"
-    judge ours "plmconv, normal effort" "$type" --stats "$statistics"
+# Statistics are an importance matrix too.
+compare_ingredients() {
+    local type="$1"
+    judge ingredient "none: llama-quantize without a matrix" "$type"
+    judge ingredient "importance of columns: llama-quantize with a matrix" "$type" --imatrix "$statistics"
+    judge ingredient "importance of columns (--effort fast)" "$type" --stats "$statistics" --effort fast
+    judge ingredient "feedback within rows" "$type" --stats "$statistics" --without rows
+    judge ingredient "feedback across rows" "$type" --stats "$statistics" --without columns
+    judge ingredient "both, channels as they are" "$type" --stats "$statistics" --without balance
+    judge ingredient "all (--effort normal)" "$type" --stats "$statistics"
+    judge ingredient "all, wider search (--effort max)" "$type" --stats "$statistics" --effort max
+}
+
+statistics="$scratch/statistics.gguf"
+for model in "${models[@]}"; do
+    "$plmconv" calibrate "$model" --text "$calibration" -o "$statistics" --force --quiet
+    "$plmconv" convert "$model" --to gguf --dtype f32 -o "$scratch/f32.gguf" --force --quiet >/dev/null
+    [ "$model" != "${models[0]}" ] || compare_ingredients "${TYPE:-q4_k_m}"
+    for type in ${TYPES:-q3_k_m iq4_xs q4_0 q4_k_m q5_k_m q6_k q8_0}; do
+        judge peer "llama-quantize with a matrix" "$type" --imatrix "$statistics"
+        size="$(stat -c %s "$scratch/judged.gguf")"
+        judge ours "plmconv --stats" "$type" --stats "$statistics"
+        judge auto "plmconv auto of that size" auto --stats "$statistics" --target-size "$size"
+    done
+    judge latent "latent layout" q4 --layout latent --stats "$statistics"
 done
 python3 benches/quantization.py report "$scratch/results.jsonl" "${PLOT:-docs/quantization.svg}" \
     "${texts[@]##*/}"

@@ -1,7 +1,9 @@
 //! What the user may say, raw. Only here clap is known; src/resolve turns this into checked requests.
 
+mod edit;
 mod evaluation;
 mod onnx;
+mod shell;
 mod verification;
 
 use std::ffi::OsString;
@@ -12,20 +14,30 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::terminal::is_hidden;
 
+pub use edit::EditArgs;
 pub use evaluation::{
     ArithmeticArg, AttentionArg, EvaluatorArgs, GenerateArgs, LimitArgs, PerplexityArgs, ReferenceArgs,
     ValidateArgs, WindowArgs,
 };
 pub use onnx::{OnnxArgs, OnnxBlockArgs, OnnxFloatArg, OpsetArg, ProfileArg, QuantFormatArg};
+pub use shell::{CompletionsArgs, ManArgs, TypesArgs, completions, manual};
 pub use verification::VerifyArgs;
 
 /// Convert, quantize, inspect and validate PLM models.
 #[derive(Debug, Parser)]
-#[command(name = "plmconv", version, arg_required_else_help = true, max_term_width = 100)]
-struct Cli {
+#[command(name = "plmconv", version = VERSION, arg_required_else_help = true, max_term_width = 100, after_help = "\
+Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 failure (a bad file, a full disk), 2 usage,
+3 parity or verification failed, 128 + n ended by signal n (130 is Ctrl-C).")]
+pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// What `--version` says: the release, and the commit where this was built from a checkout.
+const VERSION: &str = match option_env!("PLMCONV_COMMIT") {
+    Some(commit) => commit,
+    None => env!("CARGO_PKG_VERSION"),
+};
 
 /// The command of these arguments, the first of which is the program's name. Where they name none, prints
 /// what is wrong or the help that was asked for, and ends the process.
@@ -66,12 +78,16 @@ pub enum Command {
     Verify(VerifyArgs),
     Reference(ReferenceArgs),
     Generate(GenerateArgs),
+    Edit(EditArgs),
+    Types(TypesArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 /// Quantize a PLM checkpoint into a GGUF that llama.cpp runs, or a folder that ONNX Runtime runs
 #[derive(Debug, Args)]
 #[command(after_help = "\
-GGUF types: q4 (= q4_k_m), q8 (= q8_0), f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q2_k_s q3_k_s
+GGUF types: q4 (= q4_k_m), q8 (= q8_0), q2 q3 q5 q6, f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q2_k_s q3_k_s
             q3_k_m q3_k_l q4_k_s q4_k_m q5_k_s q5_k_m q6_k iq4_nl iq4_xs tq1_0 tq2_0
 ONNX types: q4 q8
 Every GGUF tensor's bytes equal those of llama.cpp's convert_hf_to_gguf.py followed by llama-quantize, unless
@@ -92,7 +108,7 @@ pub struct QuantizeArgs {
     #[arg(long)]
     pub pure: bool,
     /// Type of the token embedding, which is also the output head
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", alias = "output-tensor-type")]
     pub token_embedding_type: Option<String>,
     /// Type of the tensors whose GGUF name matches a regex; repeatable, the first match wins
     #[arg(long, value_name = "PATTERN=TYPE")]
@@ -228,7 +244,7 @@ pub struct ConvertArgs {
     pub to: FormatArg,
     /// Type of the matrices. GGUF: f32, f16, bf16, or `auto`, which keeps each in its own (norms are always f32).
     /// ONNX: f32 or f16, of everything [default: auto for GGUF, f32 for ONNX]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, alias = "outtype")]
     pub dtype: Option<DtypeArg>,
     #[command(flatten)]
     pub output: OutputArgs,
@@ -248,10 +264,13 @@ pub struct InspectArgs {
     pub windows: WindowArgs,
     #[command(flatten)]
     pub evaluator: EvaluatorArgs,
+    /// Print one value of a GGUF's metadata and nothing else; texts as they are
+    #[arg(long, value_name = "KEY", conflicts_with = "sparsity")]
+    pub key: Option<String>,
     /// Write the result as JSON
     #[arg(long)]
     pub json: bool,
-    /// Show long metadata values whole
+    /// Show every tensor, and long metadata values whole
     #[arg(short, long)]
     pub verbose: bool,
 }
@@ -260,7 +279,7 @@ pub struct InspectArgs {
 #[derive(Debug, Args)]
 pub struct OutputArgs {
     /// File to write, for ONNX the folder [default: <name>-<TYPE>.gguf, <name>-onnx-<TYPE>, in the current folder]
-    #[arg(short, long, value_name = "OUT")]
+    #[arg(short, long, value_name = "OUT", alias = "outfile")]
     pub output: Option<PathBuf>,
     /// Replace the output if it exists
     #[arg(long)]
@@ -268,7 +287,7 @@ pub struct OutputArgs {
     /// Print the plan for each tensor and the exact size; write nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// GGUF: split into shards of at most this size, e.g. 512M or 2G (powers of ten, as gguf-split counts)
+    /// GGUF: split into shards of at most this size, e.g. 512M, 2G or bytes (powers of ten, as gguf-split counts)
     #[arg(long, value_name = "SIZE")]
     pub split_max_size: Option<String>,
     /// GGUF: architecture, `plm`, or `latent` for a small cache in stock llama.cpp (see below) [default: plm]

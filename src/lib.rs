@@ -10,6 +10,7 @@ mod terminal;
 
 mod args;
 mod commands;
+mod edit;
 mod error;
 mod evaluation;
 mod guidance;
@@ -54,7 +55,16 @@ pub fn run() -> ExitCode {
 pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
     let command = args::parse(arguments);
     // What writes nothing has nothing to clean up.
-    if !matches!(command, Command::Inspect(_) | Command::Perplexity(_) | Command::Generate(_)) {
+    let writes_nothing = matches!(
+        command,
+        Command::Inspect(_)
+            | Command::Perplexity(_)
+            | Command::Generate(_)
+            | Command::Types(_)
+            | Command::Completions(_)
+            | Command::Man(_)
+    );
+    if !writes_nothing {
         interrupt::listen()?;
     }
     commands::run(Request::new(command)?)

@@ -54,6 +54,7 @@ impl Inputs {
     /// # Errors
     /// It holds an input, is one or a part of one, or what [`check_folder`] says.
     pub fn check_folder(&self, output: &Path, overwrite: bool) -> Result<()> {
+        refuse_stdout(output)?;
         if let Ok(folder) = output.canonicalize() {
             for input in &self.paths {
                 let Ok(path) = input.canonicalize() else { continue };
@@ -73,6 +74,7 @@ impl Inputs {
     /// # Errors
     /// `output` is an input, by whatever spelling or link.
     pub fn refuse(&self, output: &Path) -> Result<()> {
+        refuse_stdout(output)?;
         if !output.exists() {
             return Ok(());
         }
@@ -123,6 +125,18 @@ fn model_files(folder: &Path) -> Vec<PathBuf> {
     };
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(is_part).collect()
+}
+
+/// What stands for stdout elsewhere.
+fn refuse_stdout(output: &Path) -> Result<()> {
+    if output.as_os_str() != "-" {
+        return Ok(());
+    }
+    Err(UsageError::with_hint(
+        "-: an output is read back before it gets its name, which stdout cannot be",
+        "name a file or folder; one that is called `-` is `./-`",
+    )
+    .into())
 }
 
 #[cfg(test)]

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use assert_cmd::Command;
+use common::outliers::with_outliers;
 use common::{copy_of_tiny_plm, plmconv, tiny_plm};
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
 /// The tiny PLM with outlier channels such as large models have, and its statistics.
@@ -31,37 +30,6 @@ fn calibrate(model: &Path, stats: &Path) {
     command.args(["--calibration-ctx", "64", "--calibration-chunks", "16"]).assert().success();
 }
 
-/// Multiplies some channels of every norm by 32 and divides the columns behind it: the same function, exactly.
-fn with_outliers(bytes: &[u8]) -> Vec<u8> {
-    let tensors = SafeTensors::deserialize(bytes).expect("the fixture");
-    let outlier = |channel: usize| channel % 97 == 13;
-    let scaled = |name: &str, tensor: &TensorView<'_>| {
-        assert_eq!(tensor.dtype(), Dtype::BF16);
-        let cols = *tensor.shape().last().expect("an axis");
-        let power = match name.rsplit('.').nth(1).expect("a module") {
-            "input_layernorm" | "kv_a_layernorm" | "post_attention_layernorm" => 5,
-            "q_proj" | "kv_a_proj_with_mqa" | "kv_b_proj" | "up_proj" => -5,
-            _ => 0,
-        };
-        let mut out = tensor.data().to_vec();
-        for (index, half) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-            let value = half::bf16::from_le_bytes(*half);
-            if outlier(index % cols) && value.to_f32() != 0.0 {
-                *half = half::bf16::from_f32(value.to_f32() * 2f32.powi(power)).to_le_bytes();
-            }
-        }
-        out
-    };
-    let all: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, tensor)| (name.to_string(), tensor.shape().to_vec(), scaled(name, &tensor)))
-        .collect();
-    let views = all.iter().map(|(name, shape, bytes)| {
-        (name, TensorView::new(Dtype::BF16, shape.clone(), bytes).expect("a tensor's bytes"))
-    });
-    safetensors::serialize(views, None).expect("writes")
-}
-
 /// Mean divergence of a file from the plain model, as llama.cpp computes and of the weights alone.
 fn divergence(file: &Path) -> (f64, Option<f64>) {
     let mut command = plmconv();
@@ -72,6 +40,17 @@ fn divergence(file: &Path) -> (f64, Option<f64>) {
     let report: Value = serde_json::from_slice(&output).expect("JSON");
     let mean = report["kl_divergence"]["mean"].as_f64().expect("a number");
     (mean, report["weights_alone"]["kl_divergence"]["value"].as_f64())
+}
+
+/// The largest share of a product that rounding of activations takes.
+fn worst_matrix(file: &Path) -> f64 {
+    let mut command = plmconv();
+    command.arg("validate").arg(file).arg("--against").arg(tiny_plm()).args(["--per-layer", "--json"]);
+    command.arg("--text").arg(common::fixtures().join("text/own.txt")).args(["--ctx", "128"]);
+    command.args(["--max-kld", "10", "--max-ppl-ratio", "10", "--min-top1", "0"]);
+    let output = command.assert().success().get_output().stdout.clone();
+    let report: Value = serde_json::from_slice(&output).expect("JSON");
+    report["matrices"][0]["relative_error"].as_f64().expect("a number")
 }
 
 fn quantize(file_type: &str, model: &Path, stats: &Path, out: &Path, more: &[&str]) -> Command {
@@ -95,6 +74,8 @@ fn outlier_channels_cost_nothing() {
         quantize(file_type, twin, stats, &balanced, &effort).assert().success();
         let without = [&effort[..], &["--without", "balance"]].concat();
         quantize(file_type, twin, stats, &as_it_is, &without).assert().success();
+        let [harmless, harmed] = [&balanced, &as_it_is].map(|file| worst_matrix(file));
+        assert!(10.0 * harmless < harmed, "{file_type}: {harmless} of a product, left alone {harmed}");
         let [plain, as_it_is, balanced] = [plain, as_it_is, balanced].map(|file| divergence(&file).0);
         assert!(balanced < 1.15 * plain, "{file_type}: {balanced} with outliers, {plain} without");
         assert!(2.0 * balanced < as_it_is, "{file_type}: {balanced}, left alone {as_it_is}");

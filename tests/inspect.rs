@@ -65,7 +65,7 @@ fn a_safetensors_file() {
     let json: Value = serde_json::from_str(&stdout(&["--json"], &path)).expect("JSON");
     assert_eq!(json["format"], "safetensors");
     assert_eq!(json["parameters"], 6_411_008);
-    assert!(stdout(&[], &path).contains("model.layers.5.mlp.down_proj.weight"));
+    assert!(stdout(&["-v"], &path).contains("model.layers.5.mlp.down_proj.weight"));
 }
 
 #[test]

@@ -133,10 +133,7 @@ fn inspect_shows_the_graph() {
     let out = export(&dir, "out", &["quantize", "q4", "--profile", "genai", "--asymmetric"]);
     let shown = plmconv().arg("inspect").arg(&out).assert().success();
     let shown = String::from_utf8(shown.get_output().stdout.clone()).expect("UTF-8");
-    // One layer's weights are enough; the others are the same.
-    let other_layers = |line: &&str| !(1..6).any(|n| line.contains(&format!("model.layers.{n}.")));
-    let shown: Vec<&str> = shown.lines().filter(other_layers).collect();
-    insta::assert_snapshot!(shown.join("\n").replace(&out.display().to_string(), "OUT"));
+    insta::assert_snapshot!(shown.trim_end().replace(&out.display().to_string(), "OUT"));
 
     let found = json(&["inspect"], &out);
     assert_eq!(found["parameters"], 6_411_008);

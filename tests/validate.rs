@@ -131,6 +131,11 @@ fn q8_0_passes_and_every_form_is_written() {
     let mean = json["kl_divergence"]["mean"].as_f64().expect("a number");
     assert!(mean > 0.0 && mean < 0.001, "{mean}");
     assert_eq!(json["layers"].as_array().map(Vec::len), Some(6));
+    // All matrices, each with its inputs rounded to eight bits: half a step of the largest value is 1 / 254 of it.
+    let matrices = json["matrices"].as_array().expect("a list");
+    assert_eq!(matrices.len(), 37);
+    let errors: Vec<f64> = matrices.iter().filter_map(|m| m["relative_error"].as_f64()).collect();
+    assert!(errors.is_sorted_by(|a, b| a >= b) && errors[36] > 1e-7 && errors[0] < 1e-3, "{errors:?}");
     let binned =
         json["histogram"].as_array().expect("bins").iter().filter_map(|b| b["tokens"].as_u64()).sum();
     assert_eq!(json["tokens_scored"].as_u64(), Some(binned));
@@ -220,6 +225,37 @@ fn the_most_likely_tokens_bound_the_divergence() {
     // The tail counts as one token, so the divergence can only shrink.
     let (full, bound) = (number(&live, "/kl_divergence/mean"), number(&again, "/kl_divergence/mean"));
     assert!(bound <= full * 1.001 && bound > 0.5 * full, "{bound} of {full}");
+    assert_eq!(live["kl_divergence"]["lower_bound"], false);
+    assert_eq!(again["kl_divergence"]["lower_bound"], true);
+    let reports = ["html", "md", "xml"].map(|form| dir.path().join(form));
+    let mut command = plmconv();
+    command.arg("validate").arg(&candidate).arg("--against").arg(&stored);
+    for (flag, path) in ["--html", "--markdown", "--junit"].iter().zip(&reports) {
+        command.arg(flag).arg(path);
+    }
+    command.assert().success().stdout(predicate::str::contains("is a lower bound"));
+    for path in &reports {
+        let report = std::fs::read_to_string(path).expect("written");
+        assert!(report.contains("is a lower bound"), "{}", path.display());
+    }
+}
+
+#[test]
+fn limits_follow_the_size_of_the_file_not_its_coarsest_type() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let limit = |path: &Path| {
+        // Two-bit matrices in a file of this size fail, and rightly so.
+        let output = validate(path).arg("--json").output().expect("runs");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        report["checks"][0]["limit"].as_f64().expect("a number")
+    };
+    let preset = limit(&quantized(dir.path(), "q4_k_m"));
+    let mixed = dir.path().join("mixed");
+    let mut command = plmconv();
+    command.args(["quantize", "q8_0"]).arg(tiny_plm()).arg("-o").arg(&mixed);
+    command.args(["--tensor-type", "ffn_=q2_k"]).assert().success();
+    let mixed = limit(&mixed);
+    assert!(mixed < 2.0 * preset, "{mixed} for a file of mixed types, {preset} for one of its size");
 }
 
 /// The golden logits have the form that the six lines of Python in docs/validation.md write.

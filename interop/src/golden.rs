@@ -85,7 +85,6 @@ pub fn distance(reference: &[f32], found: &[f32], vocab_size: usize) -> Distance
     let largest = reference.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let smallest = reference.iter().copied().fold(f32::INFINITY, f32::min);
     let mut worst = 0f64;
-    let mut kl = 0f64;
     let mut same = 0usize;
     let positions = reference.len() / vocab_size;
     for (reference, found) in reference.chunks_exact(vocab_size).zip(found.chunks_exact(vocab_size)) {
@@ -94,15 +93,25 @@ pub fn distance(reference: &[f32], found: &[f32], vocab_size: usize) -> Distance
             // NaN has to win: `f64::max` would drop it.
             worst = if worst.is_nan() || difference <= worst { worst } else { difference };
         }
-        let (log_p, log_q) = (log_softmax(reference), log_softmax(found));
-        kl += log_p.iter().zip(&log_q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
         same += usize::from(likeliest(reference) == likeliest(found));
     }
     Distance {
         of_range: worst / f64::from(largest - smallest),
-        mean_kl: kl / positions as f64,
+        mean_kl: divergences(reference, found, vocab_size).sum::<f64>() / positions as f64,
         same_top: same as f64 / positions as f64,
     }
+}
+
+/// Each position's Kullback-Leibler divergence in nats, reference first. Both are `[positions, vocab_size]`.
+pub(crate) fn divergences<'a>(
+    reference: &'a [f32],
+    found: &'a [f32],
+    vocab_size: usize,
+) -> impl Iterator<Item = f64> + 'a {
+    reference.chunks_exact(vocab_size).zip(found.chunks_exact(vocab_size)).map(|(reference, found)| {
+        let (log_p, log_q) = (log_softmax(reference), log_softmax(found));
+        log_p.iter().zip(&log_q).map(|(p, q)| p.exp() * (p - q)).sum()
+    })
 }
 
 /// Index of the largest value, the first of equals.

@@ -12,6 +12,8 @@
 
 pub mod cli;
 pub mod converter;
+#[cfg(feature = "llama")]
+pub mod divergence;
 pub mod error;
 #[cfg(feature = "llama")]
 pub mod gguf;

@@ -47,7 +47,7 @@ pub struct ValidateArgs {
     pub seed: Option<u64>,
     #[command(flatten)]
     pub windows: WindowArgs,
-    /// Also compare the residual stream after every layer
+    /// Also compare the residual stream after every layer, and name the matrices that rounding of activations harms
     #[arg(long)]
     pub per_layer: bool,
     #[command(flatten)]
@@ -104,9 +104,13 @@ pub struct GenerateArgs {
     /// A Hugging Face folder, a PLM GGUF of any type, or an ONNX folder (feature `ort`)
     pub model: PathBuf,
     /// The text to continue, or with --chat the user's message
-    pub prompt: String,
+    #[arg(required_unless_present = "prompt_flag")]
+    pub prompt: Option<String>,
+    /// The same, as llama.cpp's programs take it
+    #[arg(short = 'p', long = "prompt", value_name = "PROMPT", conflicts_with = "prompt", hide = true)]
+    pub prompt_flag: Option<String>,
     /// Write at most this many tokens
-    #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 64)]
+    #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 64, aliases = ["predict", "n-predict"])]
     pub tokens: usize,
     /// Sampling temperature; 0 always takes the most likely token
     #[arg(long = "temp", value_name = "T", default_value_t = 0.0)]

@@ -10,17 +10,22 @@ use plmconv_formats::safetensors::SafetensorsFile;
 use plmconv_formats::source::{InputFile, RowSource};
 use plmconv_formats::{Config, Error as FormatError};
 
+use crate::edit::value_of;
 use crate::error::{At, Place};
 use crate::input::open_model;
 use crate::onnx::find_graph;
 use crate::progress::Console;
-use crate::report::inspect::{Inspection, Metadata, TensorLine, print};
+use crate::report::inspect::{Inspection, Metadata, TensorLine, print, print_value};
 use crate::resolve::InspectRequest;
 
 pub fn run(request: &InspectRequest) -> Result<()> {
-    let InspectRequest { path, sparsity, json, console } = request;
+    let InspectRequest { path, sparsity, key, json, console } = request;
     if let Some(sparsity) = sparsity {
         return super::sparsity::run(path, sparsity, *json);
+    }
+    if let Some(key) = key {
+        let file = GgufFile::open(path).at(Place::Model)?;
+        return print_value(value_of(&file.metadata, key)?, *json);
     }
     print(&inspect(path, *console).at(Place::Model)?, *json, console.verbose)
 }

@@ -3,11 +3,13 @@
 mod calibrate;
 mod checked;
 mod convert;
+mod edit;
 mod generate;
 mod inspect;
 mod perplexity;
 mod quantize;
 mod reference;
+mod shell;
 mod sparsity;
 mod validate;
 mod verify;
@@ -29,5 +31,7 @@ pub fn run(request: Request) -> Result<()> {
         Request::Verify(request) => verify::run(&request),
         Request::Reference(request) => reference::run(&request),
         Request::Generate(request) => generate::run(&request),
+        Request::Edit(request) => edit::run(&request),
+        Request::Shell(request) => shell::run(&request),
     }
 }

@@ -20,6 +20,8 @@ pub enum Place {
     Windows,
     /// The same for the check after quantizing.
     CheckWindows,
+    /// A chat template in a file.
+    Template,
     /// A prompt that is continued.
     Prompt,
     /// Statistics that are read.

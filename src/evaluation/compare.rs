@@ -112,7 +112,7 @@ pub fn compare(request: &Comparable<'_>) -> Result<Comparison> {
     let (ctx, count) = (windows.ctx(), windows.count());
     let (mut divergences, elapsed) = run(request, &candidate, &reference, &windows)?;
     let divergence = divergences.remove(0);
-    let limits = limits_for(candidate.prevailing_type(), request.limits);
+    let limits = limits_for(candidate.bits_per_weight(), request.limits);
     Ok(Comparison {
         candidate,
         reference,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use plmconv_formats::onnx::{OnnxFile, Weight};
-use plmconv_formats::{DType, Error as FormatError, TextTokenizer, json};
+use plmconv_formats::{Error as FormatError, TextTokenizer, json};
 use plmconv_validate::onnx::OnnxModel;
 use plmconv_validate::{Options, Runtime};
 
@@ -33,14 +33,15 @@ impl OnnxSession {
         Ok(OnnxSession { graph, model, tokenizer, weights })
     }
 
-    /// The type of GGUF that is about as coarse.
-    pub fn prevailing_type(&self) -> DType {
-        match self.prevailing_name() {
-            name if name.starts_with("Q4") => DType::Q4_0,
-            name if name.starts_with("Q8") => DType::Q8_0,
-            "F16" => DType::F16,
-            _ => DType::F32,
-        }
+    /// Bytes of all matrices.
+    fn tensor_bytes(&self) -> u64 {
+        self.weights.iter().map(|weight| weight.bytes).sum()
+    }
+
+    /// Average bits of a weight.
+    pub fn bits_per_weight(&self) -> f64 {
+        let values: usize = self.weights.iter().map(|weight| weight.shape.iter().product::<usize>()).sum();
+        self.tensor_bytes() as f64 * 8.0 / values.max(1) as f64
     }
 
     /// The coarsest way that at least a quarter of the layers' matrices are stored.
@@ -60,14 +61,12 @@ impl OnnxSession {
     }
 
     pub fn describe(&self) -> Description {
-        let bytes: u64 = self.weights.iter().map(|weight| weight.bytes).sum();
-        let values: usize = self.weights.iter().map(|weight| weight.shape.iter().product::<usize>()).sum();
         Description {
             path: self.graph.clone(),
             format: "ONNX",
             dtype: self.prevailing_name().into(),
-            bits_per_weight: bytes as f64 * 8.0 / values.max(1) as f64,
-            tensor_bytes: bytes,
+            bits_per_weight: self.bits_per_weight(),
+            tensor_bytes: self.tensor_bytes(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use plmconv_formats::{DType, TextTokenizer};
+use plmconv_formats::TextTokenizer;
 use plmconv_validate::generate::meaningful_ids;
 use plmconv_validate::{Arithmetic, Evaluator, Options, Runner};
 
@@ -143,12 +143,12 @@ impl Runnable {
         }
     }
 
-    /// The type by which its limits are chosen, see [`Loaded::prevailing_type`].
-    pub fn prevailing_type(&self) -> DType {
+    /// Average bits of a weight.
+    pub fn bits_per_weight(&self) -> f64 {
         match self {
-            Runnable::Loaded(loaded) => loaded.prevailing_type(),
+            Runnable::Loaded(loaded) => loaded.bits_per_weight(),
             #[cfg(feature = "ort")]
-            Runnable::Onnx(session) => session.prevailing_type(),
+            Runnable::Onnx(session) => session.bits_per_weight(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use plmconv_formats::model::Origin;
 use plmconv_formats::{DType, Model, TextTokenizer};
-use plmconv_validate::reference::Reference;
+use plmconv_validate::reference::{Reference, Stored};
 use plmconv_validate::{Arithmetic, Evaluator, Options};
 
 use crate::error::{At, Place, UsageError};
@@ -67,6 +67,13 @@ pub fn is_stored(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) && !path.is_dir()
 }
 
+impl ReferenceSide {
+    /// Whether it stores its most likely tokens instead of whole distributions.
+    pub fn knows_only_likely_tokens(&self) -> bool {
+        matches!(self, ReferenceSide::Stored(stored) if stored.stored() == Stored::TopK)
+    }
+}
+
 impl OpenModel {
     /// Opens a folder or a GGUF.
     ///
@@ -120,8 +127,7 @@ impl Loaded {
         }
     }
 
-    /// The coarsest type that at least a quarter of the layers' weights have: mixtures keep some tensors in a better
-    /// one, but the coarse ones decide the divergence. The embedding does not count.
+    /// What reports call it: the coarsest type that at least a quarter of the layers' weights have.
     pub fn prevailing_type(&self) -> DType {
         let mut sums: Vec<(DType, usize)> = Vec::new();
         for tensor in self.model.tensors.iter().filter(|t| t.key.layer.is_some() && !t.key.role.is_norm()) {

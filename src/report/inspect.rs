@@ -11,6 +11,7 @@ use plmconv_formats::onnx::OnnxFile;
 use serde::{Serialize, Serializer};
 
 use super::graph::{self, GraphJson};
+use super::layers::{Group, grouped};
 use super::{Table, human_bytes, human_shape, print_columns, print_json};
 use crate::layouts::{self, LayoutSizes};
 use crate::terminal::one_line;
@@ -40,7 +41,7 @@ pub enum Metadata {
 
 /// One value of a file's metadata.
 #[derive(Clone, Copy)]
-enum MetadataValue<'a> {
+pub(super) enum MetadataValue<'a> {
     Gguf(&'a Value),
     Text(&'a str),
 }
@@ -167,6 +168,17 @@ pub fn print(inspection: &Inspection, json: bool, verbose: bool) -> Result<()> {
     if json { print_json(&to_json(inspection)) } else { print_text(inspection, verbose) }
 }
 
+/// Prints one metadata value: a text as it is, all else as JSON.
+pub fn print_value(value: &Value, json: bool) -> Result<()> {
+    match value {
+        Value::String(text) if !json => {
+            say!("{text}");
+            Ok(())
+        }
+        value => print_json(&MetadataValue::Gguf(value)),
+    }
+}
+
 fn to_json(i: &Inspection) -> InspectionJson<'_> {
     InspectionJson {
         path: &i.path,
@@ -212,17 +224,28 @@ fn print_text(i: &Inspection, verbose: bool) -> Result<()> {
         graph::print(onnx);
     }
     say!();
-    print_columns(["tensor", "role", "shape", "type", "bytes"], &[4], || {
-        i.tensors.iter().map(|t| {
-            let role = role_name(t).unwrap_or_default();
-            [t.name.clone(), role, human_shape(&t.shape), t.dtype.to_string(), t.bytes.to_string()]
-        })
-    });
+    print_tensors(&i.tensors, verbose);
     say!("\n{}", by_type(i));
     if let Some(config) = &i.config {
         print_layouts(&layouts::sizes(config));
     }
     Ok(())
+}
+
+/// Without `verbose`, those that differ in their layer alone on one line.
+fn print_tensors(tensors: &[TensorLine], verbose: bool) {
+    if verbose {
+        return print_columns(["tensor", "role", "shape", "type", "bytes"], &[4], || {
+            tensors.iter().map(|t| {
+                let role = role_name(t).unwrap_or_default();
+                [t.name.clone(), role, human_shape(&t.shape), t.dtype.to_string(), t.bytes.to_string()]
+            })
+        });
+    }
+    let groups = grouped(tensors);
+    print_columns(["tensor", "role", "shape", "type", "tensors", "bytes"], &[4, 5], || {
+        groups.iter().map(Group::row)
+    });
 }
 
 /// What to expect of `quantize q4` in each layout.
@@ -264,7 +287,7 @@ fn print_config(c: &Config) {
 }
 
 /// A metadata value on one line; long ones are cut unless `verbose`.
-fn shown(value: MetadataValue<'_>, verbose: bool) -> Result<String> {
+pub(super) fn shown(value: MetadataValue<'_>, verbose: bool) -> Result<String> {
     if verbose {
         return Ok(serde_json::to_string(&value)?);
     }

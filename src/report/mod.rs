@@ -10,16 +10,19 @@ macro_rules! say {
     };
 }
 
+pub mod edit;
 pub mod file;
 pub mod forms;
 mod graph;
 pub mod inspect;
+mod layers;
 pub mod outline;
 pub mod perplexity;
 pub mod plan;
 pub mod sparsity;
 pub mod stored;
 pub mod stream;
+pub mod types;
 pub mod validation;
 pub mod verification;
 pub mod written;
@@ -47,6 +50,11 @@ fn write_raw(text: &str) {
         }
         _ => {}
     }
+}
+
+/// Prints a page of plmconv's own as it is.
+pub fn print_page(page: &[u8]) {
+    write_raw(&String::from_utf8_lossy(page));
 }
 
 /// One JSON document on stdout, written as it is made: of large files it is large.

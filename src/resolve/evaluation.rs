@@ -72,6 +72,8 @@ pub struct InspectRequest {
     pub path: PathBuf,
     /// Instead, how sparse its activations are on a text.
     pub sparsity: Option<SparsityRequest>,
+    /// Instead, one value of its metadata.
+    pub key: Option<String>,
     pub json: bool,
     pub console: Console,
 }
@@ -173,7 +175,7 @@ impl GenerateRequest {
         }
         Ok(GenerateRequest {
             model: args.model,
-            prompt: args.prompt,
+            prompt: args.prompt.or(args.prompt_flag).unwrap_or_default(),
             tokens: args.tokens,
             temperature: args.temperature,
             seed: args.seed.unwrap_or(0),
@@ -192,6 +194,6 @@ impl InspectRequest {
             Ok(SparsityRequest { text: ScoredText::read(path, args.windows)?, evaluator })
         };
         let sparsity = args.sparsity.as_ref().map(sparsity).transpose()?;
-        Ok(InspectRequest { path: args.path, sparsity, json: args.json, console })
+        Ok(InspectRequest { path: args.path, sparsity, key: args.key, json: args.json, console })
     }
 }

@@ -4,10 +4,12 @@
 
 mod calibrate;
 mod convert;
+mod edit;
 mod evaluation;
 mod output;
 mod quantize;
 mod recipe;
+mod shell;
 mod size;
 mod unused;
 mod validate;
@@ -21,11 +23,13 @@ use crate::run::Run;
 
 pub use calibrate::{CalibrateRequest, CalibrateTask};
 pub use convert::ConvertRequest;
+pub use edit::EditRequest;
 pub use evaluation::{
     EvaluatorRequest, GenerateRequest, InspectRequest, PerplexityRequest, ReferenceRequest, SparsityRequest,
 };
 pub use quantize::{CheckRequest, QuantizeRequest};
 pub use recipe::of_recipe;
+pub use shell::ShellRequest;
 pub use validate::ValidateRequest;
 pub use verify::{VerifyRequest, refuse_unasked};
 
@@ -40,6 +44,9 @@ pub enum Request {
     Verify(VerifyRequest),
     Reference(ReferenceRequest),
     Generate(GenerateRequest),
+    Edit(EditRequest),
+    /// A list, script or page about plmconv itself.
+    Shell(ShellRequest),
 }
 
 impl Request {
@@ -58,6 +65,10 @@ impl Request {
             Command::Verify(args) => Request::Verify(VerifyRequest::new(args)?),
             Command::Reference(args) => Request::Reference(ReferenceRequest::new(args)?),
             Command::Generate(args) => Request::Generate(GenerateRequest::new(args)?),
+            Command::Edit(args) => Request::Edit(EditRequest::new(args)?),
+            Command::Types(args) => Request::Shell(ShellRequest::Types { json: args.json }),
+            Command::Completions(args) => Request::Shell(ShellRequest::Completions(args.shell)),
+            Command::Man(args) => Request::Shell(ShellRequest::manual(args.command)?),
         })
     }
 }

@@ -1,6 +1,6 @@
 //! `quantize`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use plmconv_calibrate::statistics::Statistics;
@@ -49,6 +49,7 @@ pub struct CheckRequest {
 
 impl QuantizeRequest {
     pub(super) fn new(args: &QuantizeArgs) -> Result<QuantizeRequest> {
+        refuse_swapped(args)?;
         let target = target(args)?;
         refuse_idle_limits(&args.check)?;
         let run = super::run(&args.output.run, args.output.dry_run);
@@ -65,6 +66,20 @@ impl QuantizeRequest {
         unused::warn_of_quantize(args, run.console);
         Ok(QuantizeRequest { model: args.model.clone(), target, guidance, check, inputs, run })
     }
+}
+
+/// llama-quantize takes the type last.
+fn refuse_swapped(args: &QuantizeArgs) -> Result<()> {
+    let name = args.model.to_string_lossy();
+    let is_type = |name: &str| name.eq_ignore_ascii_case("auto") || FileType::from_name(name).is_ok();
+    if is_type(&args.file_type) || !is_type(&name) || !Path::new(&args.file_type).exists() {
+        return Ok(());
+    }
+    Err(UsageError::with_hint(
+        format!("`{}` is not a type; the type comes before the model", args.file_type),
+        format!("plmconv quantize {name} {}", args.file_type),
+    )
+    .into())
 }
 
 /// The output that the arguments ask for.
@@ -188,10 +203,7 @@ fn weight_type(name: &str, float: DType) -> Result<WeightType> {
 /// The budget, if there is one.
 fn limit(args: &QuantizeArgs) -> Result<Option<Limit>> {
     let limit = match (&args.target_size, args.target_bpw) {
-        (Some(size), _) => Limit::FileBytes(match size.parse() {
-            Ok(bytes) => bytes,
-            Err(_) => parse_size(size)?,
-        }),
+        (Some(size), _) => Limit::FileBytes(parse_size(size)?),
         (None, Some(bits)) if bits.is_finite() && bits > 0.0 => Limit::BitsPerWeight(bits),
         (None, Some(bits)) => {
             let message = format!("--target-bpw {bits}: not a number of bits that a weight can have");

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod checkpoint;
+pub mod outliers;
 #[cfg(unix)]
 pub mod signals;
 

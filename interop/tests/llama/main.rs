@@ -4,8 +4,8 @@
 //! Each computes on one thread: the tests already run side by side, and llama.cpp's threads wait for each other by
 //! spinning.
 
-mod calibrated;
 mod checkpoint;
+mod divergence;
 mod generation;
 mod latent;
 mod logits;

@@ -89,8 +89,12 @@ const TABLE: [(FileType, &str, DType); 34] = [
 ];
 
 /// Short names; a k-quant without its size letter is llama-quantize's medium one.
-const ALIASES: [(&str, FileType); 5] = [
+const ALIASES: [(&str, FileType); 9] = [
+    ("q2", FileType::Q2K),
+    ("q3", FileType::Q3KM),
     ("q4", FileType::Q4KM),
+    ("q5", FileType::Q5KM),
+    ("q6", FileType::Q6K),
     ("q8", FileType::Q8_0),
     ("q3_k", FileType::Q3KM),
     ("q4_k", FileType::Q4KM),

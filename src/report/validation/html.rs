@@ -4,8 +4,8 @@ use anyhow::{Result, anyhow};
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context, escape_formatter};
 
-use super::{MEAN_KL, ValidationReport, plots};
-use crate::report::figure;
+use super::{LOWER_BOUND, MEAN_KL, ValidationReport, plots};
+use crate::report::{figure, finite};
 use crate::terminal::{one_line, visible};
 
 const TEMPLATE: &str = include_str!("report.html.jinja");
@@ -22,6 +22,9 @@ pub fn render(r: &ValidationReport) -> Result<String> {
     environment
         .add_filter("digits", |value: Option<f64>, digits: usize| figure(value.unwrap_or(f64::NAN), digits));
     environment.add_filter("share", |value: Option<f64>, ideal: f64, limit: f64| share(value, ideal, limit));
+    environment.add_filter("scientific", |value: Option<f64>| {
+        finite(value.unwrap_or(f64::NAN), |value| format!("{value:.2e}"))
+    });
     environment.add_filter("bytes", crate::report::human_bytes);
     environment.add_filter("visible", with_spaces);
     environment.add_template("report.html", TEMPLATE)?;
@@ -36,6 +39,7 @@ pub fn render(r: &ValidationReport) -> Result<String> {
         histogram => plot(plots::histogram(&r.histogram, r.kl_divergence.mean, kl_limit))?,
         along_text => plot(plots::along_text(&r.along_text))?,
         layers => layers,
+        lower_bound => LOWER_BOUND,
     });
     page.map_err(|e| anyhow!("the HTML report: {e}"))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
-use super::ValidationReport;
+use super::{LOWER_BOUND, MEAN_KL, ValidationReport};
 use crate::report::{figure, finite};
 use crate::terminal::one_line;
 
@@ -23,7 +23,10 @@ pub fn render(r: &ValidationReport) -> Result<String> {
         suite.add_property((key, value.as_str()));
     }
     for check in &r.checks {
-        let found = format!("{}, {} {}", figure(check.value, 6), check.relation, check.limit);
+        let mut found = format!("{}, {} {}", figure(check.value, 6), check.relation, check.limit);
+        if check.name == MEAN_KL && r.kl_divergence.lower_bound {
+            found = format!("{found}. {LOWER_BOUND}");
+        }
         let status = if check.passed {
             TestCaseStatus::success()
         } else {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::ValidationReport;
+use super::{LOWER_BOUND, ValidationReport};
 use crate::report::figure;
 use crate::terminal::one_line;
 
@@ -24,6 +24,9 @@ fn write_into(out: &mut String, r: &ValidationReport) -> std::fmt::Result {
         r.text.ctx,
         r.text.origin
     )?;
+    if r.kl_divergence.lower_bound {
+        writeln!(out, "{LOWER_BOUND}\n")?;
+    }
     writeln!(out, "| check | found | limit | |\n|---|---:|---|---|")?;
     for c in &r.checks {
         let mark = if c.passed { "✅" } else { "❌" };

@@ -8,7 +8,7 @@ mod text;
 
 use anyhow::Result;
 use plmconv_validate::Arithmetic;
-use plmconv_validate::divergence::WorstToken;
+use plmconv_validate::divergence::{MatrixRounding, WorstToken};
 use plmconv_validate::estimate::Estimate;
 use serde::Serialize;
 
@@ -19,6 +19,9 @@ use crate::evaluation::{Comparison, Description, ReferenceSide};
 const SCHEMA: &str = "plmconv.validation/1";
 /// Name of the check that the histogram marks.
 const MEAN_KL: &str = "mean KL divergence";
+/// What a report says of a reference that does not know all of its distribution.
+const LOWER_BOUND: &str =
+    "The reference stores only its most likely tokens, so the divergence is a lower bound.";
 /// Stretches of the text whose divergence is averaged.
 const STRETCHES: usize = 64;
 
@@ -45,6 +48,8 @@ pub struct ValidationReport {
     pub along_text: Vec<Stretch>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layers: Option<Vec<LayerReport>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matrices: Option<Vec<MatrixReport>>,
     pub worst_tokens: Vec<WorstReport>,
     pub seconds: f64,
     pub tokens_per_second: f64,
@@ -105,6 +110,8 @@ pub struct PerplexityReport {
 
 #[derive(Serialize)]
 pub struct KlReport {
+    /// The reference stores only its most likely tokens, so that all of these are lower bounds.
+    pub lower_bound: bool,
     pub mean: f64,
     pub standard_error: f64,
     pub median: f64,
@@ -151,6 +158,13 @@ pub struct LayerReport {
     pub layer: usize,
     pub relative_error: f64,
     pub added: f64,
+}
+
+/// What rounding of activations does to a matrix's product.
+#[derive(Serialize)]
+pub struct MatrixReport {
+    pub matrix: String,
+    pub relative_error: f64,
 }
 
 #[derive(Serialize)]
@@ -211,6 +225,7 @@ impl ValidationReport {
                 correlation: d.correlation,
             },
             kl_divergence: KlReport {
+                lower_bound: c.reference.knows_only_likely_tokens(),
                 mean: d.kld.value,
                 standard_error: d.kld.error,
                 median: d.kld_median,
@@ -234,6 +249,7 @@ impl ValidationReport {
             histogram: histogram(&d.kld_by_token),
             along_text: along_text(&d.kld_by_token),
             layers,
+            matrices: d.matrices.as_deref().map(matrices),
             worst_tokens: d.worst.iter().map(|w| worst(c, w)).collect(),
             seconds: c.elapsed.as_secs_f64(),
             tokens_per_second: c.tokens as f64 / c.elapsed.as_secs_f64().max(1e-9),
@@ -303,6 +319,16 @@ fn checks(c: &Comparison) -> Vec<Check> {
             passed: top1.is_finite() && top1 >= limits.min_top1,
         },
     ]
+}
+
+/// Those that lose most first.
+fn matrices(found: &[MatrixRounding]) -> Vec<MatrixReport> {
+    let mut reports: Vec<MatrixReport> = found
+        .iter()
+        .map(|m| MatrixReport { matrix: m.matrix.gguf_name(), relative_error: m.relative_error })
+        .collect();
+    reports.sort_by(|a, b| b.relative_error.total_cmp(&a.relative_error));
+    reports
 }
 
 fn side(description: Description) -> SideReport {

@@ -1,10 +1,10 @@
 //! For people at a terminal.
 
-use super::{ValidationReport, WorstReport};
+use super::{LOWER_BOUND, ValidationReport, WorstReport};
 use crate::report::{Table, figure, finite};
 use crate::terminal::one_line;
 
-/// Worst tokens shown; the other forms have all.
+/// Worst tokens and matrices shown; the other forms have all.
 const SHOWN: usize = 8;
 /// Characters of context shown.
 const CONTEXT: usize = 48;
@@ -12,9 +12,9 @@ const CONTEXT: usize = 48;
 pub fn print(r: &ValidationReport) {
     say!("{}: {}", if r.passed { "PASS" } else { "FAIL" }, one_line(&r.candidate.path));
     say!("against {}", one_line(&r.reference.path));
-    let dtype = r.candidate.dtype.as_deref().unwrap_or("?");
+    let bits = r.candidate.bits_per_weight.map_or("?".into(), |bits| figure(bits, 2));
     say!(
-        "{} tokens scored in {} windows of {} (text: {}); limits of {dtype}{}\n",
+        "{} tokens scored in {} windows of {} (text: {}); limits for {bits} bits per weight{}\n",
         r.tokens_scored,
         r.text.windows,
         r.text.ctx,
@@ -28,6 +28,9 @@ pub fn print(r: &ValidationReport) {
         checks.add_row([c.name, &figure(c.value, 6), &limit, verdict]);
     }
     checks.print();
+    if r.kl_divergence.lower_bound {
+        say!("\n{LOWER_BOUND}");
+    }
     say!();
     print_statistics(r);
     if let Some(layers) = &r.layers {
@@ -38,6 +41,17 @@ pub fn print(r: &ValidationReport) {
                 l.layer.to_string(),
                 finite(l.relative_error, |x| format!("{x:.3e}")),
                 finite(l.added, |x| format!("{x:+.3e}")),
+            ]);
+        }
+        rows.print();
+    }
+    if let Some(matrices) = &r.matrices {
+        say!("\nmatrices whose products lose most where activations are rounded");
+        let mut rows = Table::new(&["matrix", "relative error"], &[1]);
+        for m in matrices.iter().take(SHOWN) {
+            rows.add_row([
+                one_line(&m.matrix).into_owned(),
+                finite(m.relative_error, |x| format!("{x:.3e}")),
             ]);
         }
         rows.print();

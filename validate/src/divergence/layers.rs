@@ -37,26 +37,22 @@ impl LayerProbe {
         }
     }
 
-    /// The observer of the reference.
-    pub fn store(&mut self) -> impl FnMut(Site, &[f32]) + Send + '_ {
-        |site, values| {
-            if let (Some(layer), Point::LayerOutput) = (site.layer, site.point) {
-                self.rows[layer].clear();
-                let rows = sample(values, self.width);
-                self.rows[layer].extend(rows.flatten());
-            }
+    /// Sees the reference's activations.
+    pub fn store(&mut self, site: Site, values: &[f32]) {
+        if let (Some(layer), Point::LayerOutput) = (site.layer, site.point) {
+            self.rows[layer].clear();
+            let rows = sample(values, self.width);
+            self.rows[layer].extend(rows.flatten());
         }
     }
 
-    /// The observer of the candidate, which then runs the same tokens.
-    pub fn compare(&mut self) -> impl FnMut(Site, &[f32]) + Send + '_ {
-        |site, values| {
-            if let (Some(layer), Point::LayerOutput) = (site.layer, site.point) {
-                let found = sample(values, self.width).flatten();
-                for (found, expected) in found.zip(&self.rows[layer]) {
-                    self.difference[layer] += (*found as f64 - *expected as f64).powi(2);
-                    self.square[layer] += (*expected as f64).powi(2);
-                }
+    /// Sees the candidate's, which then runs the same tokens.
+    pub fn compare(&mut self, site: Site, values: &[f32]) {
+        if let (Some(layer), Point::LayerOutput) = (site.layer, site.point) {
+            let found = sample(values, self.width).flatten();
+            for (found, expected) in found.zip(&self.rows[layer]) {
+                self.difference[layer] += (*found as f64 - *expected as f64).powi(2);
+                self.square[layer] += (*expected as f64).powi(2);
             }
         }
     }

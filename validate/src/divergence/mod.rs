@@ -2,6 +2,7 @@
 //! token is kept. Statistics are those of `llama-perplexity --kl-divergence`.
 
 mod layers;
+mod matrices;
 mod row;
 mod summary;
 
@@ -12,6 +13,7 @@ use plmconv_formats::Config;
 use rayon::prelude::*;
 
 pub use layers::LayerDivergence;
+pub use matrices::MatrixRounding;
 pub use summary::{Divergence, WorstToken};
 
 use crate::error::{Error, Result};
@@ -22,8 +24,10 @@ use crate::outputs::Outputs;
 use crate::perplexity::Progress;
 use crate::reference::{Reference, Stored, TopK};
 use crate::runner::Runner;
+use crate::site::Site;
 use crate::windows::Windows;
 use layers::LayerProbe;
+use matrices::MatrixProbe;
 use row::{Pair, Scored, TopKPair};
 use summary::Summary;
 
@@ -63,7 +67,8 @@ impl<'a> Side<'a> {
 pub struct Detail {
     /// How many of the tokens that diverge most are kept.
     pub worst_tokens: usize,
-    /// Compare the residual stream after every layer, of the first candidate (both sides have to run in the evaluator).
+    /// Of the first candidate: compare the residual stream after every layer (both sides have to run in the evaluator),
+    /// and say what rounding of activations does to each matrix's product.
     pub per_layer: bool,
 }
 
@@ -121,17 +126,30 @@ pub fn compare_all(
         stored.check_windows(windows)?;
     }
     let mut probe = layer_probe(candidates[0], reference).filter(|_| detail.per_layer);
+    let traced = match candidates[0] {
+        Runner::Evaluator(evaluator) if detail.per_layer => Some(evaluator),
+        _ => None,
+    };
+    let mut matrices = traced.and_then(MatrixProbe::of);
     let mut summaries: Vec<Summary> = candidates.iter().map(|_| Summary::new(detail.worst_tokens)).collect();
     for batch in candidates[0].batches(windows) {
         let first = {
-            let mut see = probe.as_mut().map(LayerProbe::store);
+            let mut see = probe.as_mut().map(|probe| |site, values: &[f32]| probe.store(site, values));
             reference.outputs(windows, batch.clone(), see.as_mut().map(|see| see as Observer<'_>))?
         };
         let targets: Vec<u32> = batch.clone().flat_map(|w| windows.targets(w)).copied().collect();
         for (i, (&candidate, summary)) in candidates.iter().zip(&mut summaries).enumerate() {
             let second = {
-                let mut see = probe.as_mut().filter(|_| i == 0).map(LayerProbe::compare);
-                candidate.run(windows, batch.clone(), see.as_mut().map(|see| see as Observer<'_>))?
+                let mut see = |site: Site, values: &[f32]| {
+                    if let Some(probe) = &mut probe {
+                        probe.compare(site, values);
+                    }
+                    if let (Some(probe), Some(evaluator)) = (&mut matrices, traced) {
+                        probe.see(evaluator, site, values);
+                    }
+                };
+                let traced = detail.per_layer && i == 0;
+                candidate.run(windows, batch.clone(), traced.then_some(&mut see as Observer<'_>))?
             };
             let scored = match &first {
                 Outputs::Stored(stored, batch) if stored.stored() == Stored::TopK => {
@@ -148,8 +166,10 @@ pub fn compare_all(
         });
     }
     let elapsed = Elapsed { total: start.elapsed(), tokens: windows.count() * windows.ctx() };
-    let mut layers = probe.map(LayerProbe::finish);
-    Ok((summaries.into_iter().map(|summary| summary.finish(layers.take())).collect(), elapsed))
+    let mut found: Vec<Divergence> = summaries.into_iter().map(Summary::finish).collect();
+    found[0].layers = probe.map(LayerProbe::finish);
+    found[0].matrices = traced.and_then(|evaluator| Some(matrices?.finish(evaluator)));
+    Ok((found, elapsed))
 }
 
 /// Two evaluators of like layers can be compared layer by layer.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::layers::LayerDivergence;
+use super::matrices::MatrixRounding;
 use super::proportion;
 use super::row::Scored;
 use crate::estimate::{Estimate, Mean, at_least_zero, percentile};
@@ -50,6 +51,8 @@ pub struct Divergence {
     pub worst: Vec<WorstToken>,
     /// Where along the network the divergence arises, if it was asked for.
     pub layers: Option<Vec<LayerDivergence>>,
+    /// What rounding of activations does to each matrix's product, if it was asked for and the arithmetic rounds.
+    pub matrices: Option<Vec<MatrixRounding>>,
 }
 
 /// A token that two models see differently.
@@ -139,7 +142,7 @@ impl Summary {
         Estimate::of(&self.candidate).exp()
     }
 
-    pub fn finish(mut self, layers: Option<Vec<LayerDivergence>>) -> Divergence {
+    pub fn finish(mut self) -> Divergence {
         self.keep_worst();
         let count = self.kld.count();
         let (reference, candidate) = (Estimate::of(&self.reference), Estimate::of(&self.candidate));
@@ -174,7 +177,8 @@ impl Summary {
             mean_probability_change: Estimate::of(&self.change),
             kld_by_token: self.kld_by_token,
             worst: self.worst,
-            layers,
+            layers: None,
+            matrices: None,
         }
     }
 }
