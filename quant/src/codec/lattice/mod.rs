@@ -7,6 +7,11 @@
 //! hold the searches that they share, `grid` what may stand in for a combination that a grid lacks, and `nearest` the
 //! choice among these.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "lanes of several arrays go side by side, which vectors follow"
+)]
+
 mod grid;
 mod iq1_m;
 mod iq1_s;

@@ -75,7 +75,7 @@ pub(super) fn take_signs<const V: usize>(x: &mut [f32; V]) -> [u8; 4] {
     let mut signs = [0; 4];
     for (x, signs) in x.as_chunks_mut::<8>().0.iter_mut().zip(&mut signs) {
         for (i, x) in x.iter_mut().enumerate() {
-            let negative = !(*x >= 0.0);
+            let negative = *x < 0.0 || x.is_nan();
             *signs |= u8::from(negative) << i;
             *x = if negative { -*x } else { *x };
         }
