@@ -41,9 +41,9 @@ pub(super) struct Rule {
     pub again: Again,
 }
 
-/// Lanes for the trials of a rule: whole vectors of eight.
+/// Lanes for the trials of a rule: whole vectors of sixteen.
 pub(super) const fn lanes(rule: Rule) -> usize {
-    (2 * rule.each_side as usize + 1).next_multiple_of(8)
+    (2 * rule.each_side as usize + 1).next_multiple_of(16)
 }
 
 /// What a search found: a scale, negative only if weights overflow, and each group's point, packed.

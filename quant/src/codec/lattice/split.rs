@@ -35,32 +35,47 @@ pub(super) struct Split {
     pub scale: f32,
 }
 
-/// The first of the splits that explain most; `None` if all weights are zero.
+/// The split that ggml's walk through all of them ends with: each takes the place of the best so far if it explains more,
+/// both sides of the comparison rounded. `None` if all weights are zero.
 ///
 /// `sums_at` fills in the sums for an end of the first part.
 #[inline(always)]
 pub(super) fn best_split<const V: usize, const C: usize, const E: usize>(
     sums_at: impl Fn(usize, &mut Sums<C, E>),
 ) -> Option<Split> {
-    let mut best = None;
-    let mut score = -f32::MAX;
     let mut sums = Sums { qx: [[0.0; E]; C], q2: [[0.0; E]; C] };
+    // What the best split at each end explains, first: vectors do that, and the walk need not go where nothing is near
+    // the best. As bits, which for numbers that are not negative have the same order.
+    let mut most = [0; E];
     for first in 0..=V {
         sums_at(first, &mut sums);
-        // Mostly none is better, which vectors find out.
-        let mut any = 0;
-        for choice in 0..C {
-            for second in 0..E {
-                let (qx, q2) = (sums.qx[choice][second], sums.q2[choice][second]);
-                let is_split = i32::from(second >= first);
-                any |= is_split & i32::from(q2 > 0.0) & i32::from(qx * qx > score * q2);
-            }
-        }
-        if any != 0 {
-            take_better::<V, C, E>(&sums, first, &mut score, &mut best);
-        }
+        most[first] = most_explained(&sums, first);
+    }
+    let top = f32::from_bits(most[..=V].iter().fold(0, |top, most| top.max(*most)).cast_unsigned());
+    // The walk comes to the same end from any best so far that is clearly less, as the first split clearly above takes
+    // its place either way.
+    let is_usable = top.is_finite() && top > 1e-30;
+    let (mut score, enough) = if is_usable { (top * 0.9999, top * 0.9998) } else { (-f32::MAX, 0.0) };
+    let mut best = None;
+    for first in (0..=V).filter(|first| most[*first] >= enough.to_bits().cast_signed()) {
+        sums_at(first, &mut sums);
+        take_better::<V, C, E>(&sums, first, &mut score, &mut best);
     }
     best
+}
+
+/// The largest `(Σ w q x)² / Σ w q²` there is, as bits without a sign, so that a NaN is larger than any number.
+#[inline(always)]
+fn most_explained<const C: usize, const E: usize>(sums: &Sums<C, E>, first: usize) -> i32 {
+    let mut most = 0;
+    for choice in 0..C {
+        for second in 0..E {
+            let (qx, q2) = (sums.qx[choice][second], sums.q2[choice][second]);
+            let explained = (qx * qx / q2).to_bits().cast_signed() & i32::MAX;
+            most = most.max(if second >= first && q2 > 0.0 { explained } else { 0 });
+        }
+    }
+    most
 }
 
 /// Goes through the splits with one end of the first part in order.
