@@ -13,7 +13,7 @@ use super::grid::{self, Grid};
 use super::iq1_s::write_shifted;
 use super::nearest::{Levels, Nearest};
 use super::parts::{self, Unweighted};
-use super::split::{self, DOWN, SHIFT, SubBlock, Sums, UP};
+use super::split::{self, DOWN, SHIFT, SplitSums, SubBlock, Sums, UP};
 use crate::codec::float::{f16_bits, f16_value};
 
 const BYTES: usize = 56;
@@ -114,7 +114,7 @@ fn fit<K: Nearest>(kernel: K, grid: &Grid<8>, block: &SubBlock<SUB>) -> Fit {
     }
     let order = split::ascending(block.x);
     let halves = [HalfSums::new(block, &order, 0), HalfSums::new(block, &order, 1)];
-    let best = split::best_split::<SUB, 4, ENDS>(|first, sums| add_halves(&halves, first, sums));
+    let best = split::best_split::<SUB, 4, ENDS>(&halves);
     let Some(best) = best else { return Fit::default() };
     let turned = best.scale < 0.0;
     let down = [best.choice / 2 == 1, best.choice % 2 == 1].map(|down| down != turned);
@@ -161,19 +161,21 @@ impl HalfSums {
     }
 }
 
-/// The sums of both halves with each choice of shifts: up and up, up and down, down and up, down and down.
-#[inline(always)]
-fn add_halves(halves: &[HalfSums; 2], first: usize, sums: &mut Sums<4, ENDS>) {
-    let mut qx = [[[0.0; ENDS]; 2]; 2];
-    let mut q2 = [[[0.0; ENDS]; 2]; 2];
-    for half in 0..2 {
-        halves[half].at(first, &UP, &mut qx[half][0], &mut q2[half][0]);
-        halves[half].at(first, &DOWN, &mut qx[half][1], &mut q2[half][1]);
-    }
-    for choice in 0..4 {
-        for second in 0..ENDS {
-            sums.qx[choice][second] = qx[0][choice / 2][second] + qx[1][choice % 2][second];
-            sums.q2[choice][second] = q2[0][choice / 2][second] + q2[1][choice % 2][second];
+/// Both halves with each choice of shifts: up and up, up and down, down and up, down and down.
+impl SplitSums<4, ENDS> for [HalfSums; 2] {
+    #[inline(always)]
+    fn fill(&self, first: usize, sums: &mut Sums<4, ENDS>) {
+        let mut qx = [[[0.0; ENDS]; 2]; 2];
+        let mut q2 = [[[0.0; ENDS]; 2]; 2];
+        for half in 0..2 {
+            self[half].at(first, &UP, &mut qx[half][0], &mut q2[half][0]);
+            self[half].at(first, &DOWN, &mut qx[half][1], &mut q2[half][1]);
+        }
+        for choice in 0..4 {
+            for second in 0..ENDS {
+                sums.qx[choice][second] = qx[0][choice / 2][second] + qx[1][choice % 2][second];
+                sums.q2[choice][second] = q2[0][choice / 2][second] + q2[1][choice % 2][second];
+            }
         }
     }
 }

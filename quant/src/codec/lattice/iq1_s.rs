@@ -13,7 +13,7 @@ use super::grid::{self, Grid};
 use super::nearest::Nearest;
 use super::parts::{self, Unweighted};
 use super::points;
-use super::split::{self, DOWN, SHIFT, SubBlock, Sums, UP};
+use super::split::{self, DOWN, SHIFT, SplitSums, SubBlock, Sums, UP};
 use crate::codec::float::{f16_bits, f16_value};
 
 const BYTES: usize = 50;
@@ -82,7 +82,7 @@ fn fit<K: Nearest>(kernel: K, grid: &Grid<8>, block: &SubBlock<SUB>) -> Fit {
     }
     let order = split::ascending(block.x);
     let running = RunningSums::new(block, &order);
-    let Some(best) = split::best_split::<SUB, 2, ENDS>(|first, sums| running.fill(first, sums)) else {
+    let Some(best) = split::best_split::<SUB, 2, ENDS>(&running) else {
         return Fit::default();
     };
     // Values turned around are shifted the other way.
@@ -114,7 +114,9 @@ impl RunningSums {
         }
         sums
     }
+}
 
+impl SplitSums<2, ENDS> for RunningSums {
     #[inline(always)]
     fn fill(&self, first: usize, sums: &mut Sums<2, ENDS>) {
         let (all_wx, all_w) = (self.wx[SUB], self.w[SUB]);

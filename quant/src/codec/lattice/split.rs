@@ -26,6 +26,12 @@ pub(super) struct Sums<const C: usize, const E: usize> {
     pub q2: [[f32; E]; C],
 }
 
+/// What says the sums. Not a closure: one that is called in two places is compiled without the caller's instructions.
+pub(super) trait SplitSums<const C: usize, const E: usize> {
+    /// Fills in the sums for an end of the first part.
+    fn fill(&self, first: usize, sums: &mut Sums<C, E>);
+}
+
 /// The best split of a sub-block: in order, values before `first` get code 0, those before `second` code 1.
 #[derive(Clone, Copy)]
 pub(super) struct Split {
@@ -37,18 +43,16 @@ pub(super) struct Split {
 
 /// The split that ggml's walk through all of them ends with: each takes the place of the best so far if it explains more,
 /// both sides of the comparison rounded. `None` if all weights are zero.
-///
-/// `sums_at` fills in the sums for an end of the first part.
 #[inline(always)]
 pub(super) fn best_split<const V: usize, const C: usize, const E: usize>(
-    sums_at: impl Fn(usize, &mut Sums<C, E>),
+    source: &impl SplitSums<C, E>,
 ) -> Option<Split> {
     let mut sums = Sums { qx: [[0.0; E]; C], q2: [[0.0; E]; C] };
     // What the best split at each end explains, first: vectors do that, and the walk need not go where nothing is near
     // the best. As bits, which for numbers that are not negative have the same order.
     let mut most = [0; E];
     for first in 0..=V {
-        sums_at(first, &mut sums);
+        source.fill(first, &mut sums);
         most[first] = most_explained(&sums, first);
     }
     let top = f32::from_bits(most[..=V].iter().fold(0, |top, most| top.max(*most)).cast_unsigned());
@@ -58,7 +62,7 @@ pub(super) fn best_split<const V: usize, const C: usize, const E: usize>(
     let (mut score, enough) = if is_usable { (top * 0.9999, top * 0.9998) } else { (-f32::MAX, 0.0) };
     let mut best = None;
     for first in (0..=V).filter(|first| most[*first] >= enough.to_bits().cast_signed()) {
-        sums_at(first, &mut sums);
+        source.fill(first, &mut sums);
         take_better::<V, C, E>(&sums, first, &mut score, &mut best);
     }
     best
