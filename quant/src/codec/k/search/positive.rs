@@ -9,6 +9,7 @@ use super::ZERO_BELOW;
 ///
 /// `x`, `weights` and `codes` have one length. Returns the scale. Codes wrap to a byte before and during
 /// the search, as they do in C where they are kept as `uint8_t`.
+#[inline(always)]
 pub(in crate::codec) fn fit(max_code: i32, x: &[f32], weights: &[f32], codes: &mut [u8]) -> f32 {
     let mut max = 0.0;
     for &x in x {
