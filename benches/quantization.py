@@ -6,7 +6,7 @@ import os
 import sys
 
 
-def line(model, kind, label, type_name, file, start, end, peer, report):
+def line(model, kind, label, type_name, size_of, file, start, end, peer, report):
     """One quantized file's results as a line of JSON."""
     with open(peer, encoding="utf-8") as opened:
         measured = [json.loads(text) for text in opened]
@@ -17,6 +17,7 @@ def line(model, kind, label, type_name, file, start, end, peer, report):
         "kind": kind,
         "label": label,
         "type": type_name,
+        "size_of": size_of,
         "bytes": os.path.getsize(file),
         "bits": judged["candidate"]["bits_per_weight"],
         "seconds": float(end) - float(start),
@@ -49,22 +50,23 @@ def ingredients(results, texts):
 
 
 def comparison(results, texts):
-    rows = []
-    peers = [r for r in results if r["kind"] == "peer"]
-    chosen = {r["type"]: r for r in results if r["kind"] == "ours"}
-    by_budget = [r for r in results if r["kind"] == "auto"]
-    for peer, auto in zip(peers, by_budget):
-        ours = chosen[peer["type"]]
-        cells = [peer["type"], f"{ours['bits']:.2f}", str(ours["bytes"] - peer["bytes"])]
-        for index in range(len(texts)):
+    of_kind = {kind: {r["size_of"]: r for r in results if r["kind"] == kind} for kind in ("peer", "ours", "auto")}
+    for index, text in enumerate(texts):
+        print(f"{text}:\n")
+        rows = []
+        for name, peer in of_kind["peer"].items():
+            ours, auto = of_kind["ours"][name], of_kind["auto"][name]
             theirs, stats, budget = (r["divergence"][index][0] for r in (peer, ours, auto))
-            cells += [f"{theirs:.5f}", f"{stats:.5f}", f"{stats / theirs:.2f}", f"{budget:.5f}", f"{budget / theirs:.2f}"]
-        rows.append(cells + [f"{ours['judged']:.5f}", f"{ours['weights_alone']:.5f}"])
-    head = [c for t in texts for c in (f"{t}: llama-quantize", "plmconv", "ratio", "`auto`", "ratio")]
-    table(["type", "bits per weight", "bytes more"] + head + ["`validate` of plmconv's", "weights alone"], rows)
-    for r in (r for r in results if r["kind"] == "latent"):
+            cells = [name, f"{ours['bits']:.2f}", f"{theirs:.5f}", f"{stats:.5f}", f"{stats / theirs:.2f}"]
+            cells += [f"{budget:.5f}", f"{budget / theirs:.2f}"]
+            if index == 0:
+                cells += [f"{ours['judged']:.5f}", f"{ours['weights_alone']:.5f}"]
+            rows.append(cells)
+        head = ["type", "bits per weight", "llama-quantize", "plmconv", "ratio", "`auto`", "ratio"]
+        table(head + (["`validate` of plmconv's", "weights alone"] if index == 0 else []), rows)
+    for r in (r for r in results if r["kind"] == "alone"):
         found = ", ".join(f"{mean:.5f}" for mean, _ in r["divergence"])
-        print(f"latent layout, {r['type']}: {r['bits']:.2f} bits per weight, {found}\n")
+        print(f"{r['label']}, {r['type']}: {r['bits']:.2f} bits per weight, {found}\n")
 
 
 LINES = {"peer": "#b3541e", "ours": "#1e6bb3", "auto": "#2a7f3f"}

@@ -33,7 +33,8 @@ make_scratch
 # Threads that wait for each other by spinning take minutes on a busy machine.
 export OMP_WAIT_POLICY=passive
 
-# judge KIND LABEL TYPE OPTIONS...: quantizes, and adds a line of JSON to the results.
+# judge KIND LABEL TYPE OPTIONS...: quantizes, and adds a line of JSON to the results. $size_of is the type that the
+# file is compared at.
 judge() {
     local kind="$1" label="$2" type="$3" file="$scratch/judged.gguf" index
     shift 3
@@ -47,7 +48,7 @@ judge() {
     # Exit code 3 says that the divergence is above a limit: a result like any other here.
     "$plmconv" validate "$file" --against "$model" --text "${texts[0]}" --ctx "${CTX:-256}" \
         --chunks "${CHUNKS:-60}" --json >"$scratch/report.json" || [ $? -eq 3 ]
-    python3 benches/quantization.py line "${model##*/}" "$kind" "$label" "$type" "$file" "$start" "$end" \
+    python3 benches/quantization.py line "${model##*/}" "$kind" "$label" "$type" "${size_of:-$type}" "$file" "$start" "$end" \
         "$scratch/peer.jsonl" "$scratch/report.json" >>"$scratch/results.jsonl"
     echo "${model##*/}: $label, $type" >&2
 }
@@ -74,9 +75,10 @@ for model in "${models[@]}"; do
         judge peer "llama-quantize with a matrix" "$type" --imatrix "$statistics"
         size="$(stat -c %s "$scratch/judged.gguf")"
         judge ours "plmconv --stats" "$type" --stats "$statistics"
-        judge auto "plmconv auto of that size" auto --stats "$statistics" --target-size "$size"
+        size_of="$type" judge auto "plmconv auto of that size" auto --stats "$statistics" --target-size "$size"
     done
-    judge latent "latent layout" q4 --layout latent --stats "$statistics"
+    judge alone "channels as they are" "${TYPE:-q4_k_m}" --stats "$statistics" --without balance
+    judge alone "latent layout" q4 --layout latent --stats "$statistics"
 done
 python3 benches/quantization.py report "$scratch/results.jsonl" "${PLOT:-docs/quantization.svg}" \
     "${texts[@]##*/}"
