@@ -4,7 +4,7 @@ mod common;
 
 use common::checkpoint::Checkpoint;
 use common::{digests, names, plmconv, tensor_bytes, tiny_plm};
-use plmconv_formats::gguf::GgufFile;
+use plmconv_formats::gguf::{GgufFile, Value as GgufValue};
 use plmconv_formats::source::RowSource;
 use predicates::prelude::*;
 use serde_json::Value;
@@ -18,6 +18,16 @@ const TYPES: [&str; 21] = [
 fn golden() -> Value {
     let text = std::fs::read_to_string(common::fixtures().join("golden/digests.json")).expect("fixture");
     serde_json::from_str(&text).expect("JSON")
+}
+
+/// The same for types below four bits.
+fn golden_low() -> Value {
+    let text = std::fs::read_to_string(common::fixtures().join("golden/digests-low.json")).expect("fixture");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn imatrix() -> std::path::PathBuf {
+    common::fixtures().join("golden/imatrix.gguf")
 }
 
 fn assert_matches_golden(section: &Value, path: &std::path::Path, what: &str) {
@@ -58,6 +68,78 @@ fn pure_equals_llama_quantize_pure() {
             .success();
         assert_matches_golden(section, &out, file_type);
     }
+}
+
+/// Each tensor of every preset is compared in the crate quant; here the way to the file, its size and its file type.
+#[test]
+fn files_below_four_bits_equal_llama_quantizes() {
+    let golden = golden_low();
+    let dir = tempfile::tempdir().expect("tempdir");
+    let imatrix = imatrix();
+    let imatrix = imatrix.to_str().expect("UTF-8");
+    for (section, file_type, id, options) in [
+        ("default", "q1_0", 40, vec![]),
+        ("default", "iq3_s", 26, vec![]),
+        ("pure", "q2_0", 41, vec!["--pure"]),
+        ("pure", "iq3_xs", 22, vec!["--pure"]),
+        ("imatrix", "iq1_s", 24, vec!["--imatrix", imatrix]),
+        ("imatrix", "iq2_s", 28, vec!["--imatrix", imatrix]),
+        ("imatrix", "iq3_xxs", 23, vec!["--imatrix", imatrix]),
+        ("tensor_type", "mxfp4", 15, vec!["--imatrix", imatrix, "--tensor-type", "ffn_up=mxfp4"]),
+        ("tensor_type", "nvfp4", 15, vec!["--imatrix", imatrix, "--tensor-type", "ffn_up=nvfp4"]),
+        ("tensor_type", "iq2_xs", 15, vec!["--imatrix", imatrix, "--tensor-type", "ffn_up=iq2_xs"]),
+    ] {
+        let out = dir.path().join(format!("{section}-{file_type}.gguf"));
+        let target = if section == "tensor_type" { "q4_k_m" } else { file_type };
+        plmconv()
+            .args(["quantize", target])
+            .args(options)
+            .arg(tiny_plm())
+            .arg("-o")
+            .arg(&out)
+            .assert()
+            .success();
+        let what = format!("{section}/{file_type}");
+        assert_matches_golden(&golden[section][file_type], &out, &what);
+        let file = GgufFile::open(&out).expect("a GGUF");
+        assert_eq!(file.metadata.get("general.file_type"), Some(&GgufValue::U32(id)), "{what}");
+    }
+}
+
+#[test]
+fn what_is_useless_without_importance_is_refused() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let refused = |args: &[&str]| {
+        let mut command = plmconv();
+        command.current_dir(dir.path()).arg("quantize").args(args).arg(tiny_plm());
+        command.assert().code(2).stderr(
+            predicate::str::contains("useless without the importance")
+                .and(predicate::str::contains("--imatrix")),
+        );
+    };
+    let golden = golden_low();
+    for name in golden["refused"].as_object().expect("refusals").keys() {
+        match name.split_once('/').expect("section/preset") {
+            ("pure", preset) => refused(&[preset, "--pure"]),
+            (_, preset) => refused(&[preset]),
+        }
+    }
+    refused(&["q4_k_m", "--tensor-type", "ffn_up=iq2_s"]);
+    // A matrix that leaves a tensor out is none for it.
+    let cut = dir.path().join("cut.dat");
+    std::fs::write(&cut, only_first_entry(&common::fixtures().join("golden/imatrix.dat"))).expect("write");
+    refused(&["iq2_xxs", "--imatrix", cut.to_str().expect("UTF-8")]);
+    assert_eq!(names(dir.path()), ["cut.dat"]);
+}
+
+/// A legacy importance matrix of which only the first entry is left.
+fn only_first_entry(path: &std::path::Path) -> Vec<u8> {
+    let bytes = std::fs::read(path).expect("fixture");
+    let int = |at: usize| i32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize;
+    let name_len = int(4);
+    let values = int(8 + name_len + 4);
+    let end = 8 + name_len + 8 + 4 * values;
+    [&1_i32.to_le_bytes(), &bytes[4..end]].concat()
 }
 
 #[test]

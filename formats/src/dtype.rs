@@ -42,6 +42,8 @@ pub enum DType {
     Tq2_0 = 35,
     Mxfp4 = 39,
     Nvfp4 = 40,
+    Q1_0 = 41,
+    Q2_0 = 42,
 }
 
 /// One row of the type table: ggml name, values per block, bytes per block.
@@ -58,7 +60,7 @@ const fn row(dtype: DType, name: &'static str, block_len: usize, block_bytes: us
 
 /// Every type this build knows, with ggml's name (`ggml_type_name`, upper case) and block geometry
 /// (ggml-common.h).
-const TABLE: [Geometry; 33] = [
+const TABLE: [Geometry; 35] = [
     row(DType::F32, "F32", 1, 4),
     row(DType::F16, "F16", 1, 2),
     row(DType::Q4_0, "Q4_0", 32, 18),
@@ -92,6 +94,8 @@ const TABLE: [Geometry; 33] = [
     row(DType::Tq2_0, "TQ2_0", 256, 66),
     row(DType::Mxfp4, "MXFP4", 32, 17),
     row(DType::Nvfp4, "NVFP4", 64, 36),
+    row(DType::Q1_0, "Q1_0", 128, 18),
+    row(DType::Q2_0, "Q2_0", 64, 18),
 ];
 
 impl DType {
@@ -172,7 +176,8 @@ mod tests {
 
     #[test]
     fn table_agrees_with_gguf_rs_lib() {
-        for dtype in DType::all() {
+        // It ends at NVFP4.
+        for dtype in DType::all().filter(|dtype| !matches!(dtype, DType::Q1_0 | DType::Q2_0)) {
             let other = TensorType::from_u32(dtype.ggml_id()).expect("known id");
             assert_eq!(other.name().to_ascii_uppercase(), dtype.name());
             assert_eq!(other.block_size(), dtype.block_len(), "{dtype}");

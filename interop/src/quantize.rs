@@ -10,7 +10,7 @@ use crate::gguf::Gguf;
 use crate::llama::{c_path, capture, log_text};
 
 /// The file types that plmconv writes, by llama.cpp's name and number (`llama_ftype`).
-pub const FILE_TYPES: [(&str, u32); 22] = [
+pub const FILE_TYPES: [(&str, u32); 34] = [
     ("f32", sys::LLAMA_FTYPE_ALL_F32),
     ("f16", sys::LLAMA_FTYPE_MOSTLY_F16),
     ("bf16", sys::LLAMA_FTYPE_MOSTLY_BF16),
@@ -31,6 +31,18 @@ pub const FILE_TYPES: [(&str, u32); 22] = [
     ("q6_k", sys::LLAMA_FTYPE_MOSTLY_Q6_K),
     ("iq4_nl", sys::LLAMA_FTYPE_MOSTLY_IQ4_NL),
     ("iq4_xs", sys::LLAMA_FTYPE_MOSTLY_IQ4_XS),
+    ("iq3_m", sys::LLAMA_FTYPE_MOSTLY_IQ3_M),
+    ("iq3_s", sys::LLAMA_FTYPE_MOSTLY_IQ3_S),
+    ("iq3_xs", sys::LLAMA_FTYPE_MOSTLY_IQ3_XS),
+    ("iq3_xxs", sys::LLAMA_FTYPE_MOSTLY_IQ3_XXS),
+    ("iq2_m", sys::LLAMA_FTYPE_MOSTLY_IQ2_M),
+    ("iq2_s", sys::LLAMA_FTYPE_MOSTLY_IQ2_S),
+    ("iq2_xs", sys::LLAMA_FTYPE_MOSTLY_IQ2_XS),
+    ("iq2_xxs", sys::LLAMA_FTYPE_MOSTLY_IQ2_XXS),
+    ("iq1_m", sys::LLAMA_FTYPE_MOSTLY_IQ1_M),
+    ("iq1_s", sys::LLAMA_FTYPE_MOSTLY_IQ1_S),
+    ("q2_0", sys::LLAMA_FTYPE_MOSTLY_Q2_0),
+    ("q1_0", sys::LLAMA_FTYPE_MOSTLY_Q1_0),
     ("tq1_0", sys::LLAMA_FTYPE_MOSTLY_TQ1_0),
     ("tq2_0", sys::LLAMA_FTYPE_MOSTLY_TQ2_0),
 ];

@@ -52,8 +52,8 @@ pub enum Error {
     #[error("the pattern `{pattern}` matches no tensor that can be quantized")]
     UnmatchedPattern { pattern: String },
 
-    #[error("{file_type} makes {tensor} {dtype}, which is useless without an importance matrix; give one")]
-    NeedsImportance { file_type: &'static str, tensor: String, dtype: DType },
+    #[error("{tensor} would become {dtype}, which is useless without the importance of its columns")]
+    NeedsImportance { tensor: String, dtype: DType },
 
     #[error("entry {at} of the diagonal is {value}: not a sum of squares")]
     NotACovariance { at: usize, value: f32 },

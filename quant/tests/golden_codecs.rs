@@ -6,12 +6,16 @@ use std::collections::BTreeMap;
 
 use plmconv_formats::DType;
 use plmconv_quant::{can_encode, decode, encode_rows};
-use support::{digests, importance, sha256, tiny_plm};
+use serde_json::Value;
+use support::{digests, digests_low, importance, sha256, tiny_plm};
 
-/// Compares all tensors of a section whose type this crate encodes; returns how many.
+/// Compares all tensors of a section; returns how many.
 fn compare(section: &str, with_importance: bool) -> usize {
+    compare_with(&digests(), section, with_importance)
+}
+
+fn compare_with(digests: &Value, section: &str, with_importance: bool) -> usize {
     let model = tiny_plm();
-    let digests = digests();
     let importance = if with_importance { importance() } else { Default::default() };
     let mut compared = 0;
     // Presets share most of their tensors.
@@ -57,6 +61,20 @@ fn pure() {
 #[test]
 fn with_importance() {
     assert_eq!(compare("imatrix", true), 19 * 56);
+}
+
+#[test]
+fn below_four_bits() {
+    let digests = digests_low();
+    assert_eq!(compare_with(&digests, "default", false), 5 * 56);
+    assert_eq!(compare_with(&digests, "pure", false), 6 * 56);
+}
+
+#[test]
+fn below_four_bits_with_importance() {
+    let digests = digests_low();
+    assert_eq!(compare_with(&digests, "imatrix", true), 13 * 56);
+    assert_eq!(compare_with(&digests, "tensor_type", true), 6 * 56);
 }
 
 /// A split into other calls, or one row at a time, gives the same bytes.

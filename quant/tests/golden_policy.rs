@@ -5,7 +5,7 @@ mod support;
 use plmconv_formats::DType;
 use plmconv_quant::{Error, FileType, ModelShape, Policy, TensorDesc};
 use serde_json::Value;
-use support::{digests, tiny_plm};
+use support::{digests, digests_low, tiny_plm};
 
 const SHAPE: ModelShape = ModelShape { layers: 6, query_heads_per_kv_head: 1 };
 
@@ -20,8 +20,11 @@ fn tensors() -> Vec<TensorDesc> {
 
 /// Assigns types to the tiny PLM for every preset of a section; returns how many presets.
 fn compare(section: &str, policy: impl Fn(FileType) -> Policy) -> usize {
+    compare_with(&digests(), section, policy)
+}
+
+fn compare_with(digests: &Value, section: &str, policy: impl Fn(FileType) -> Policy) -> usize {
     let tensors = tensors();
-    let digests = digests();
     let presets = digests[section].as_object().expect("an object per section");
     for (preset, golden) in presets {
         let policy = policy(FileType::from_name(preset).expect("every preset is known"));
@@ -41,22 +44,41 @@ fn converter() {
     assert_eq!(compare("convert", Policy::preset), 4);
 }
 
+/// Presets that llama-quantize makes without importance, all but q2_k_s of those that digests.json has.
+const COMMON: usize = 21;
+
 #[test]
 fn default_mixtures() {
-    // All presets but q2_k_s.
-    assert_eq!(compare("default", Policy::preset), FileType::all().count() - 1);
+    assert_eq!(compare("default", Policy::preset), COMMON);
+    assert_eq!(compare_with(&digests_low(), "default", Policy::preset), 5);
 }
 
 #[test]
 fn pure() {
     let pure = |file_type| Policy { pure: true, ..Policy::preset(file_type) };
-    assert_eq!(compare("pure", pure), FileType::all().count() - 4);
+    assert_eq!(compare("pure", pure), COMMON - 3);
+    assert_eq!(compare_with(&digests_low(), "pure", pure), 6);
 }
 
 #[test]
 fn with_importance() {
     let with_importance = |file_type| Policy { has_importance: true, ..Policy::preset(file_type) };
-    assert_eq!(compare("imatrix", with_importance), FileType::all().count() - 3);
+    assert_eq!(compare("imatrix", with_importance), COMMON - 2);
+    assert_eq!(compare_with(&digests_low(), "imatrix", with_importance), 13);
+}
+
+#[test]
+fn what_llama_quantize_refuses_without_importance_is_refused() {
+    let digests = digests_low();
+    let refused = digests["refused"].as_object().expect("refusals by section and preset");
+    for name in refused.keys() {
+        let (section, preset) = name.split_once('/').expect("section/preset");
+        let file_type = FileType::from_name(preset).expect("every preset is known");
+        let policy = Policy { pure: section == "pure", ..Policy::preset(file_type) };
+        let error = policy.assign(&tensors(), SHAPE).unwrap_err();
+        assert!(matches!(error, Error::NeedsImportance { .. }), "{name}: {error}");
+    }
+    assert_eq!(refused.len(), 15);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 use plmconv_calibrate::{Error as CalibrateError, Leftover};
 use plmconv_formats::Error as FormatError;
 use plmconv_formats::model::Foreign;
+use plmconv_quant::Error as QuantError;
 use plmconv_validate::Error as EvaluatorError;
 
 use super::{NotReproduced, NotUtf8, Place, ReadBack, TokenizerMismatch, UsageError};
@@ -29,6 +30,9 @@ pub fn of(error: &anyhow::Error) -> Option<String> {
         let hint = "compare a model with the one it was made from; `plmconv inspect` shows the tokenizers";
         return Some(hint.into());
     }
+    if let Some(QuantError::NeedsImportance { .. }) = error.downcast_ref() {
+        return Some(NEEDS_IMPORTANCE.into());
+    }
     let place = error.downcast_ref::<Place>().copied();
     if let Some(error) = error.downcast_ref::<CalibrateError>() {
         of_calibration(error, place)
@@ -39,6 +43,8 @@ pub fn of(error: &anyhow::Error) -> Option<String> {
     }
 }
 
+const NEEDS_IMPORTANCE: &str =
+    "give llama-imatrix's file for this model with --imatrix, or have it measured with --calibrate TEXT";
 const READ_BACK: &str = "the disk may be failing, or this is a bug: try another folder with -o";
 
 fn of_calibration(error: &CalibrateError, place: Option<Place>) -> Option<String> {

@@ -82,7 +82,7 @@ impl Draft {
             Types::Stored(stored) => stored.recognize(&model, rounding.has_importance()),
             chosen => chosen,
         };
-        let mut tensors = types::assign(&model, &types, rounding.has_importance())?;
+        let mut tensors = types::assign(&model, &types, &rounding)?;
         if let Types::Budget { policy, file_type, limit } = &types {
             let sensitivity = sensitivity.expect("a budget comes with what was measured for it");
             let budget = Budget { policy: policy.clone(), file_type: *file_type, limit: *limit, sensitivity };

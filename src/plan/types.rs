@@ -1,8 +1,9 @@
 //! Which type each tensor gets, and what the whole is called.
 
 use anyhow::Result;
-use plmconv_calibrate::{Budget, Matrix};
-use plmconv_formats::{Config, DType, Model};
+use plmconv_calibrate::{Budget, Matrix, Rounding};
+use plmconv_formats::{Config, DType, Layout, Model};
+use plmconv_quant::Error as QuantError;
 use plmconv_quant::policy::{Assigned, FileType, ModelShape, Policy, Reason, TensorDesc};
 
 use super::{PlannedTensor, StoredTypes};
@@ -52,13 +53,17 @@ pub(super) fn shape_of(config: &Config) -> ModelShape {
 /// Every tensor of `model` with its type; a budget has not chosen yet.
 ///
 /// # Errors
-/// As [`quantize`].
-pub(super) fn assign(model: &Model, types: &Types, has_importance: bool) -> Result<Vec<PlannedTensor>> {
+/// As [`quantize`]; a tensor whose type needs an importance that `rounding` does not have.
+pub(super) fn assign(model: &Model, types: &Types, rounding: &Rounding) -> Result<Vec<PlannedTensor>> {
     let described = described(model);
     let chosen: Vec<Assigned> = match types {
         Types::Preset(policy) | Types::Budget { policy, .. } => {
-            let policy = Policy { has_importance, ..policy.clone() };
-            policy.assign(&described, shape_of(&model.config))?
+            let policy = Policy { has_importance: rounding.has_importance(), ..policy.clone() };
+            let assigned = policy.assign(&described, shape_of(&model.config))?;
+            if model.config.layout == Layout::Plm {
+                refuse_missing_importance(&described, &assigned, rounding)?;
+            }
+            assigned
         }
         Types::Source => source_types(model),
         Types::Stored(stored) => described.iter().map(|tensor| stored.of(tensor)).collect(),
@@ -73,6 +78,22 @@ pub(super) fn assign(model: &Model, types: &Types, has_importance: bool) -> Resu
             predicted: None,
         });
     Ok(planned.collect())
+}
+
+fn refuse_missing_importance(
+    tensors: &[TensorDesc],
+    assigned: &[Assigned],
+    rounding: &Rounding,
+) -> Result<(), QuantError> {
+    let is_missing = |(tensor, assigned): &(&TensorDesc, &Assigned)| {
+        assigned.needs_importance && rounding.importance_of(&tensor.name).is_none()
+    };
+    match tensors.iter().zip(assigned).find(is_missing) {
+        None => Ok(()),
+        Some((tensor, assigned)) => {
+            Err(QuantError::NeedsImportance { tensor: tensor.name.clone(), dtype: assigned.dtype })
+        }
+    }
 }
 
 /// Gives every open tensor the type that the budget chooses.

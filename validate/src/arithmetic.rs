@@ -59,7 +59,9 @@ impl ActivationRounding {
         match weights {
             F16 => ActivationRounding::F16,
             Bf16 => ActivationRounding::Bf16,
-            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q8_1 | Iq4Nl | Mxfp4 | Nvfp4 => ActivationRounding::Blocks32,
+            Q1_0 | Q2_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q8_1 | Iq4Nl | Mxfp4 | Nvfp4 => {
+                ActivationRounding::Blocks32
+            }
             Q2K | Q3K | Q4K | Q5K | Q6K | Q8K | Iq4Xs | Tq1_0 | Tq2_0 | Iq1S | Iq1M | Iq2Xxs | Iq2Xs
             | Iq2S | Iq3Xxs | Iq3S => ActivationRounding::Blocks256,
             F32 | F64 | I8 | I16 | I32 | I64 => ActivationRounding::None,

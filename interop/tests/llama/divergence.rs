@@ -99,7 +99,7 @@ const NONE: [String; 0] = [];
 fn every_type_diverges_in_llama_cpp_as_plmconv_says() {
     let types = [
         "q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "q6_k", "iq4_nl", "iq4_xs", "q4_0", "q4_1", "q5_0", "q5_1",
-        "q8_0", "tq1_0", "tq2_0",
+        "q8_0", "tq1_0", "tq2_0", "iq3_s", "iq3_m", "q1_0", "q2_0",
     ];
     assert_eq!(compare(&fixtures().join("tiny-plm"), &types, &[], false), NONE);
 }

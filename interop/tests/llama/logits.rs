@@ -58,7 +58,7 @@ macro_rules! file_types {
     )*};
 }
 
-// `q2_k_s` is missing: llama-quantize writes it with an importance matrix only.
+// Missing is what llama-quantize writes with an importance matrix only (`same_bytes` has it), and what divergence.rs loads.
 file_types! {
     f32:    0.001, 1e-6,   1.00;
     f16:    0.001, 1e-6,   0.98;

@@ -3,10 +3,13 @@
 
 mod arithmetic;
 mod float;
+mod fp4;
 mod iq;
 pub mod k;
 mod kernel;
+mod lattice;
 mod legacy;
+mod q1_q2;
 mod registry;
 mod ternary;
 mod weighted;
@@ -20,7 +23,7 @@ use crate::simd::Level;
 #[cfg(target_arch = "x86_64")]
 use kernel::Avx2Kernel;
 use kernel::{Kernel, Scalar};
-use registry::{Family, codec};
+use registry::{Family, Scales, codec};
 
 /// Encoded bytes per step: small enough that a step's values and bytes stay in the second-level cache while
 /// they are checked.
@@ -28,7 +31,7 @@ const STEP_BYTES: usize = 32 * 1024;
 
 /// Whether [`encode_rows`] knows `dtype`.
 pub fn can_encode(dtype: DType) -> bool {
-    codec(dtype).is_some_and(|codec| codec.family != Family::Decoded)
+    codec(dtype).is_some()
 }
 
 /// Whether [`decode`] knows `dtype`.
@@ -39,7 +42,7 @@ pub fn can_decode(dtype: DType) -> bool {
 /// Encodes `values` (`[rows, cols]`, row-major, whole rows) as `dtype` into `out` on the calling thread.
 ///
 /// `importance` is `[cols]`: how much an error in each column costs, on any scale. Types that make no use of it
-/// (F32, F16, BF16, Q8_0, TQ1_0, TQ2_0) ignore it. Rows do not influence each other, so any split into calls
+/// (F32, F16, BF16, Q8_0, Q1_0, Q2_0, MXFP4, NVFP4, TQ1_0, TQ2_0) ignore it. Rows do not influence each other, so any split into calls
 /// gives the same bytes. Values are expected to be finite (see [`first_non_finite`]).
 ///
 /// # Errors
@@ -169,7 +172,11 @@ fn encode_checked(
             iq::encode(level, dtype, values, importance, out);
             return Ok(());
         }
-        Family::Plain | Family::Decoded => {}
+        Family::Lattice => {
+            lattice::encode(level, dtype, values, importance, out);
+            return Ok(());
+        }
+        Family::Plain => {}
     }
     match level {
         #[cfg(target_arch = "x86_64")]
@@ -205,6 +212,10 @@ fn encode_with_kernel(
         (DType::F32, _) => float::encode_f32(values, out),
         (DType::F16, _) => float::encode_f16(kernel, values, out),
         (DType::Bf16, _) => float::encode_bf16(values, out),
+        (DType::Q1_0, _) => q1_q2::encode_q1_0(values, out),
+        (DType::Q2_0, _) => q1_q2::encode_q2_0(values, out),
+        (DType::Mxfp4, _) => fp4::encode_mxfp4(values, out),
+        (DType::Nvfp4, _) => fp4::encode_nvfp4(values, out),
         (DType::Q4_0, None) => legacy::encode_q4_0(kernel, values, out),
         (DType::Q4_1, None) => legacy::encode_q4_1(kernel, values, out),
         (DType::Q5_0, None) => legacy::encode_q5_0(kernel, values, out),
@@ -257,7 +268,12 @@ fn decode_with_kernel(kernel: impl Kernel, dtype: DType, bytes: &[u8], out: &mut
         DType::Q8_0 => legacy::decode_q8_0(bytes, out),
         DType::Iq4Nl => iq::decode_iq4_nl(bytes, out),
         DType::Iq4Xs => iq::decode_iq4_xs(bytes, out),
-        DType::Mxfp4 => iq::decode_mxfp4(bytes, out),
+        DType::Iq1S | DType::Iq1M | DType::Iq2Xxs | DType::Iq2Xs => lattice::decode(dtype, bytes, out),
+        DType::Iq2S | DType::Iq3Xxs | DType::Iq3S => lattice::decode(dtype, bytes, out),
+        DType::Mxfp4 => fp4::decode_mxfp4(bytes, out),
+        DType::Nvfp4 => fp4::decode_nvfp4(bytes, out),
+        DType::Q1_0 => q1_q2::decode_q1_0(bytes, out),
+        DType::Q2_0 => q1_q2::decode_q2_0(bytes, out),
         DType::Tq1_0 => ternary::decode_tq1_0(bytes, out),
         DType::Tq2_0 => ternary::decode_tq2_0(bytes, out),
         _ => return Err(Error::CannotDecode { dtype }),
@@ -265,8 +281,7 @@ fn decode_with_kernel(kernel: impl Kernel, dtype: DType, bytes: &[u8], out: &mut
     Ok(())
 }
 
-/// The offset of the first infinite or NaN half-precision number in `bytes`: a value of F16, a block's scale in
-/// other types. llama.cpp checks the same after quantizing (`ggml_validate_row_data`).
+/// The offset of the first block in `bytes` with an infinite scale or a NaN for one; of F16, of the first such value. llama.cpp checks the same after quantizing (`ggml_validate_row_data`).
 fn first_infinite_field(dtype: DType, bytes: &[u8]) -> Option<usize> {
     const EXPONENT: i16 = 0x7c00;
     if dtype == DType::F16 {
@@ -277,13 +292,19 @@ fn first_infinite_field(dtype: DType, bytes: &[u8]) -> Option<usize> {
         let position = || halves.iter().position(|half| exponent(half) == EXPONENT);
         return if largest == EXPONENT { position().map(|index| index * 2) } else { None };
     }
-    let fields = codec(dtype)?.halves?;
     let block_bytes = dtype.block_bytes();
-    let infinite = |block: &[u8]| {
-        let [first, second] = fields.map(|field| i16::from_le_bytes([block[field], block[field + 1]]));
-        (first & EXPONENT == EXPONENT) | (second & EXPONENT == EXPONENT)
+    let mut blocks = bytes.chunks_exact(block_bytes);
+    let is_infinite = |half: u16| half as i16 & EXPONENT == EXPONENT;
+    let block = match codec(dtype)?.scales {
+        Scales::None | Scales::AlwaysFinite => None,
+        Scales::Halves(fields) => blocks.position(|block| {
+            let [first, second] = fields.map(|at| u16::from_le_bytes([block[at], block[at + 1]]));
+            is_infinite(first) | is_infinite(second)
+        }),
+        Scales::Scattered => blocks.position(|block| is_infinite(lattice::iq1_m_scale_bits(block))),
+        Scales::Exponent(at) => blocks.position(|block| block[at] == u8::MAX),
     };
-    bytes.chunks_exact(block_bytes).position(infinite).map(|index| index * block_bytes)
+    block.map(|index| index * block_bytes)
 }
 
 #[cfg(test)]
@@ -311,11 +332,11 @@ mod tests {
             encode(DType::Q4_0, &values, 32, Some(&[1.0]), &mut out),
             Error::ImportanceLength { found: 1, cols: 32 }
         ));
-        assert!(matches!(encode(DType::Iq2S, &values, 64, None, &mut out), Error::CannotEncode { .. }));
+        assert!(matches!(encode(DType::Q8K, &values, 64, None, &mut out), Error::CannotEncode { .. }));
         let mut back = [0.0; 64];
         assert!(matches!(decode(DType::Q4_0, &out[1..], &mut back), Err(Error::PartialBlock { .. })));
         assert!(matches!(decode(DType::Q4_0, &out, &mut back[1..]), Err(Error::DecodedLength { .. })));
-        assert!(matches!(decode(DType::Iq2S, &out, &mut back), Err(Error::CannotDecode { .. })));
+        assert!(matches!(decode(DType::Q8K, &out, &mut back), Err(Error::CannotDecode { .. })));
     }
 
     #[test]
@@ -324,7 +345,9 @@ mod tests {
         let mut values = vec![1.0_f32; 3 * cols];
         values[2 * cols + 17] = 3e9;
         use DType::*;
-        for dtype in [F16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Iq4Nl, Iq4Xs, Tq1_0, Tq2_0] {
+        let halves = [F16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q1_0, Q2_0, Iq4Nl, Iq4Xs, Tq1_0, Tq2_0];
+        let lattices = [Iq1S, Iq1M, Iq2Xxs, Iq2Xs, Iq2S, Iq3Xxs, Iq3S];
+        for dtype in halves.into_iter().chain(lattices) {
             let mut out = vec![0; dtype.encoded_len(values.len()).unwrap()];
             match encode_rows(dtype, &values, cols, None, &mut out) {
                 Err(Error::NotRepresentable { row, .. }) => assert_eq!(row, 2, "{dtype}"),

@@ -12,7 +12,11 @@ pub(super) enum Category {
     Output,
     /// attn_v, attn_qkv and attn_kv_b: the most sensitive weights of attention.
     AttentionValue,
+    /// attn_q and attn_k.
+    AttentionQueryKey,
     AttentionOutput,
+    FfnUp,
+    FfnGate,
     FfnDown,
     Other,
 }
@@ -28,11 +32,13 @@ impl Category {
         if is("attn_qkv.weight") || is("attn_kv_b.weight") || is("attn_v.weight") {
             Category::AttentionValue
         } else if is("attn_k.weight") || is("attn_q.weight") {
-            Category::Other
+            Category::AttentionQueryKey
         } else if is("attn_output.weight") {
             Category::AttentionOutput
-        } else if is("ffn_up") || is("ffn_gate") {
-            Category::Other
+        } else if is("ffn_up") {
+            Category::FfnUp
+        } else if is("ffn_gate") {
+            Category::FfnGate
         } else if is("ffn_down") {
             Category::FfnDown
         } else {
@@ -53,6 +59,8 @@ pub(super) struct Mixture {
     pub(super) attention_values: usize,
     pub(super) attention_values_seen: usize,
     pub(super) ffn_downs_seen: usize,
+    pub(super) ffn_ups_seen: usize,
+    pub(super) ffn_gates_seen: usize,
     /// The model is in the latent layout: its layers' types are [`super::latent`]'s.
     pub(super) latent: bool,
 }
@@ -80,19 +88,38 @@ impl Mixture {
                 self.ffn_downs_seen += 1;
                 self.ffn_down(index)
             }
+            Category::AttentionQueryKey => self.attention_query_key(),
             Category::AttentionOutput => self.attention_output(),
+            Category::FfnUp => {
+                let index = self.ffn_ups_seen;
+                self.ffn_ups_seen += 1;
+                self.ffn_up_or_gate(index)
+            }
+            Category::FfnGate => {
+                let index = self.ffn_gates_seen;
+                self.ffn_gates_seen += 1;
+                self.ffn_up_or_gate(index)
+            }
             Category::Other => self.file_type.base(),
         }
     }
 
     fn output(&self, cols: usize) -> DType {
         let base = self.file_type.base();
-        if base == DType::Q8_0 || !cols.is_multiple_of(base.block_len()) { DType::Q8_0 } else { DType::Q6K }
+        if base == DType::Q8_0 || !cols.is_multiple_of(base.block_len()) {
+            DType::Q8_0
+        } else if is_below_three_bits(self.file_type) || self.file_type == FileType::Iq3Xxs {
+            DType::Q5K
+        } else {
+            DType::Q6K
+        }
     }
 
     fn token_embedding(&self) -> DType {
         match self.file_type {
-            FileType::Tq1_0 | FileType::Tq2_0 => DType::Q4K,
+            FileType::Iq2S | FileType::Iq2M | FileType::Iq3Xxs => DType::Iq3S,
+            file_type if is_below_three_bits(file_type) => DType::Q2K,
+            FileType::Tq1_0 | FileType::Tq2_0 | FileType::Q2_0 => DType::Q4K,
             file_type => file_type.base(),
         }
     }
@@ -103,6 +130,16 @@ impl Mixture {
             FileType::Q2K if grouped => DType::Q4K,
             FileType::Q2K => DType::Q3K,
             FileType::Q2KS if grouped => DType::Q4K,
+            file_type if is_below_three_bits(file_type) => {
+                if grouped {
+                    DType::Q4K
+                } else {
+                    favoured(file_type)
+                }
+            }
+            FileType::Iq3Xxs | FileType::Iq3Xs | FileType::Iq3S if grouped => DType::Q4K,
+            FileType::Iq3Xxs if !self.has_importance => DType::Iq3S,
+            FileType::Iq3M => DType::Q4K,
             FileType::Q3KM if index < 2 => DType::Q5K,
             FileType::Q3KM => DType::Q4K,
             FileType::Q3KL => DType::Q5K,
@@ -119,6 +156,10 @@ impl Mixture {
         match self.file_type {
             FileType::Q2K => DType::Q3K,
             FileType::Q2KS if first_eighth => DType::Q4K,
+            file_type if is_below_three_bits(file_type) && first_eighth => favoured(file_type),
+            FileType::Iq3Xxs if !self.has_importance && !first_eighth => DType::Q3K,
+            FileType::Iq3Xxs if !self.has_importance => DType::Q4K,
+            FileType::Iq3M if first_eighth => DType::Q4K,
             FileType::Q3KM if index < layers / 16 => DType::Q5K,
             FileType::Q3KM => DType::Q4K,
             FileType::Q3KL => DType::Q5K,
@@ -132,14 +173,43 @@ impl Mixture {
         }
     }
 
+    fn attention_query_key(&self) -> DType {
+        match self.file_type {
+            FileType::Iq3Xs => DType::Iq3Xxs,
+            FileType::Iq3Xxs => DType::Iq2S,
+            file_type => file_type.base(),
+        }
+    }
+
     fn attention_output(&self) -> DType {
         match self.file_type {
+            FileType::Iq1S | FileType::Iq1M => DType::Iq2Xxs,
+            FileType::Iq2S | FileType::Iq2M | FileType::Iq3Xxs => DType::Iq3S,
             FileType::Q2K => DType::Q3K,
-            FileType::Q3KM => DType::Q4K,
+            FileType::Q3KM | FileType::Iq3M => DType::Q4K,
             FileType::Q3KL => DType::Q5K,
             file_type => file_type.base(),
         }
     }
+    fn ffn_up_or_gate(&self, index: usize) -> DType {
+        let layers = self.shape.layers;
+        let is_inner = index >= layers / 8 && index < 7 * layers / 8;
+        match self.file_type {
+            FileType::Iq3Xs if is_inner => DType::Iq3Xxs,
+            file_type => file_type.base(),
+        }
+    }
+}
+
+/// The presets of IQ1 and IQ2 types, which share their exceptions.
+fn is_below_three_bits(file_type: FileType) -> bool {
+    use FileType::{Iq1M, Iq1S, Iq2M, Iq2S, Iq2Xs, Iq2Xxs};
+    matches!(file_type, Iq1S | Iq1M | Iq2Xxs | Iq2Xs | Iq2S | Iq2M)
+}
+
+/// What the tensors get that those presets favour.
+fn favoured(file_type: FileType) -> DType {
+    if matches!(file_type, FileType::Iq2S | FileType::Iq2M) { DType::Iq3S } else { DType::Q2K }
 }
 
 #[cfg(test)]
@@ -167,7 +237,10 @@ mod tests {
             ("blk.3.attn_k_b.weight", Category::Other),
             ("blk.3.attn_kv_a_mqa.weight", Category::Other),
             ("blk.3.ffn_down.weight", Category::FfnDown),
-            ("blk.3.ffn_gate.weight", Category::Other),
+            ("blk.3.ffn_gate.weight", Category::FfnGate),
+            ("blk.3.ffn_up.weight", Category::FfnUp),
+            ("blk.3.attn_q.weight", Category::AttentionQueryKey),
+            ("blk.3.attn_q_b.weight", Category::Other),
         ] {
             assert_eq!(Category::of(name), category, "{name}");
         }

@@ -127,6 +127,8 @@ impl Policy {
             attention_values: count(Category::AttentionValue),
             attention_values_seen: 0,
             ffn_downs_seen: 0,
+            ffn_ups_seen: 0,
+            ffn_gates_seen: 0,
             latent: tensors.iter().any(|tensor| latent::is_latent(&tensor.name)),
         };
 
@@ -155,13 +157,22 @@ impl Policy {
         }
         let dtype = fitting(chosen, cols);
         let is_table = matches!(category, Category::TokenEmbedding | Category::Output);
-        let needs_importance = self.file_type == FileType::Q2KS && dtype == DType::Q2K && !is_table;
+        let needs_importance = !is_table && self.is_useless_without_importance(dtype);
         if needs_importance && !self.has_importance {
-            let file_type = self.file_type.name();
-            return Err(Error::NeedsImportance { file_type, tensor: tensor.name.clone(), dtype });
+            return Err(Error::NeedsImportance { tensor: tensor.name.clone(), dtype });
         }
         let fallback_from = (dtype != chosen).then_some(chosen);
         Ok(Assigned { dtype, fallback_from, reason, needs_importance })
+    }
+
+    /// Where llama-quantize insists on an importance matrix.
+    fn is_useless_without_importance(&self, dtype: DType) -> bool {
+        use DType::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3Xxs, Q2K};
+        match dtype {
+            Iq1S | Iq1M | Iq2Xxs | Iq2Xs | Iq2S | Iq3Xxs => true,
+            Q2K => self.file_type == FileType::Q2KS,
+            _ => false,
+        }
     }
 
     fn choose(
@@ -276,8 +287,11 @@ fn fitting(chosen: DType, cols: usize) -> DType {
         return chosen;
     }
     let smaller = match chosen {
-        DType::Iq4Xs => DType::Iq4Nl,
-        DType::Q2K | DType::Q3K | DType::Tq1_0 | DType::Tq2_0 => DType::Q4_0,
+        DType::Iq1S | DType::Iq1M | DType::Iq2Xxs | DType::Iq2Xs | DType::Iq2S => DType::Iq4Nl,
+        DType::Iq3Xxs | DType::Iq3S | DType::Iq4Xs => DType::Iq4Nl,
+        // Of Q1_0 and NVFP4 llama-quantize knows no fallback and gives up.
+        DType::Q1_0 | DType::Q2_0 | DType::Q2K | DType::Q3K | DType::Tq1_0 | DType::Tq2_0 => DType::Q4_0,
+        DType::Nvfp4 => DType::Mxfp4,
         DType::Q4K => DType::Q5_0,
         DType::Q5K => DType::Q5_1,
         DType::Q6K => DType::Q8_0,

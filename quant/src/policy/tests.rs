@@ -52,6 +52,14 @@ fn rows_that_do_not_fit_fall_back() {
         (320, DType::Q6K, DType::Q8_0),
         (320, DType::Iq4Xs, DType::Iq4Nl),
         (320, DType::Tq1_0, DType::Q4_0),
+        (320, DType::Iq1M, DType::Iq4Nl),
+        (320, DType::Iq2Xs, DType::Iq4Nl),
+        (320, DType::Iq3S, DType::Iq4Nl),
+        (320, DType::Q2_0, DType::Q2_0),
+        (352, DType::Q2_0, DType::Q4_0),
+        (320, DType::Q1_0, DType::Q4_0),
+        (352, DType::Nvfp4, DType::Mxfp4),
+        (328, DType::Iq2S, DType::F16),
         (320, DType::Iq4Nl, DType::Iq4Nl),
         (328, DType::Q4_0, DType::F16),
         (328, DType::Q6K, DType::F16),
@@ -140,4 +148,53 @@ fn importance_moves_the_first_layers_of_q4_0_to_q4_1() {
         let name = format!("blk.{layer}.ffn_down.weight");
         assert_eq!(type_of(&policy, &tensors, &name).dtype, expected, "{name}");
     }
+}
+
+/// An output matrix of its own: rare for a `plm`, but the mixtures know it.
+#[test]
+fn an_untied_embedding_has_a_type_of_its_own() {
+    let mut tensors = plm(8, 512);
+    tensors.push(tensor("output.weight", &[1000, 512]));
+    for (file_type, embedding, output) in [
+        (FileType::Iq1S, DType::Q2K, DType::Q5K),
+        (FileType::Iq2Xs, DType::Q2K, DType::Q5K),
+        (FileType::Iq2M, DType::Iq3S, DType::Q5K),
+        (FileType::Iq3Xxs, DType::Iq3S, DType::Q5K),
+        (FileType::Iq3M, DType::Iq3S, DType::Q6K),
+        (FileType::Q2_0, DType::Q4K, DType::Q6K),
+        (FileType::Q1_0, DType::Q1_0, DType::Q6K),
+    ] {
+        let policy = Policy { has_importance: true, ..Policy::preset(file_type) };
+        let of = |name| type_of(&policy, &tensors, name).dtype;
+        assert_eq!([of("token_embd.weight"), of("output.weight")], [embedding, output], "{file_type}");
+    }
+}
+
+#[test]
+fn inner_layers_of_iq3_xs_have_fewer_bits() {
+    let policy = Policy { has_importance: true, ..Policy::preset(FileType::Iq3Xs) };
+    let tensors = plm(32, 512);
+    for (layer, expected) in [(3, DType::Iq3S), (4, DType::Iq3Xxs), (27, DType::Iq3Xxs), (28, DType::Iq3S)] {
+        let name = format!("blk.{layer}.ffn_up.weight");
+        assert_eq!(type_of(&policy, &tensors, &name).dtype, expected, "{name}");
+    }
+}
+
+/// Whatever falls back needs no importance any more.
+#[test]
+fn narrow_models_of_low_presets_fall_back() {
+    let mut policy = Policy::preset(FileType::Iq2Xxs);
+    let tensors = plm(32, 320);
+    let error = policy.assign(&tensors, SHAPE).unwrap_err();
+    assert!(matches!(error, Error::NeedsImportance { .. }), "{error}");
+    policy.has_importance = true;
+    for (part, expected) in [
+        ("attn_q", DType::Iq4Nl),
+        ("attn_kv_b", DType::Q2K),
+        ("ffn_up", DType::Iq4Nl),
+        ("ffn_down", DType::Iq2Xxs),
+    ] {
+        assert_eq!(type_of(&policy, &tensors, &format!("blk.20.{part}.weight")).dtype, expected, "{part}");
+    }
+    assert_eq!(type_of(&policy, &tensors, "token_embd.weight").dtype, DType::Q8_0);
 }

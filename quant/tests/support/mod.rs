@@ -77,6 +77,11 @@ pub fn digests() -> Value {
     serde_json::from_slice(&read("golden/digests.json")).expect("the fixture is sound")
 }
 
+/// The same for types below four bits. Its section `tensor_type` is q4_k_m with importance and `ffn_up` in that type.
+pub fn digests_low() -> Value {
+    serde_json::from_slice(&read("golden/digests-low.json")).expect("the fixture is sound")
+}
+
 pub fn sha256(bytes: &[u8]) -> String {
     hex(Sha256::digest(bytes))
 }

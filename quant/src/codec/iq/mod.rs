@@ -1,10 +1,8 @@
 //! Four-bit codes into a table of unevenly spaced values: IQ4_NL (blocks of 32) and IQ4_XS (super-blocks of 256).
-//! And, for decoding only, MXFP4.
 //!
 //! Bytes, little endian: IQ4_NL is `d: f16`, `qs: [u8; 16]`. IQ4_XS is `d: f16`, `scales_h: u16` (upper two bits
 //! of each of eight six-bit scales), `scales_l: [u8; 4]` (lower four bits), `qs: [u8; 128]` (16 bytes per 32
-//! values). MXFP4 is `e: u8` (a power of two), `qs: [u8; 16]`. Byte `j` of `qs` holds the code of value `j` in
-//! its low half and of value `j + 16` in its high half.
+//! values). Byte `j` of `qs` holds the code of value `j` in its low half and of value `j + 16` in its high half.
 //!
 //! Algorithm: `quantize_row_iq4_nl_impl` in ggml-quants.c with seven tries to each side.
 
@@ -29,9 +27,6 @@ const TRIES: i32 = 7;
 /// The table of IQ4_NL and IQ4_XS.
 pub(crate) const VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
-
-/// Twice the sixteen values of the E2M1 number format.
-const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// `BOUNDS[i]` lies halfway between entries `i` and `i + 1` of [`VALUES`].
 pub(crate) const BOUNDS: [f32; 15] = {
@@ -175,20 +170,20 @@ fn write_scales(scales: &[f32; 8], head: &mut [u8]) -> [f32; 8] {
     inverses
 }
 
-/// Writes `scale * table[code]` for 16 bytes of codes.
+/// Writes `scale` times the table's value for 16 bytes of codes.
 #[inline(always)]
-fn look_up(qs: &[u8], table: &[i8; 16], scale: f32, x: &mut [f32]) {
+fn look_up(qs: &[u8], scale: f32, x: &mut [f32]) {
     let (low, high) = x.split_at_mut(BLOCK / 2);
     for ((byte, low), high) in qs.iter().zip(low).zip(high) {
-        *low = scale * f32::from(table[usize::from(byte & 15)]);
-        *high = scale * f32::from(table[usize::from(byte >> 4)]);
+        *low = scale * f32::from(VALUES[usize::from(byte & 15)]);
+        *high = scale * f32::from(VALUES[usize::from(byte >> 4)]);
     }
 }
 
 #[inline(always)]
 pub(super) fn decode_iq4_nl(bytes: &[u8], out: &mut [f32]) {
     for (block, x) in bytes.as_chunks::<18>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
-        look_up(&block[2..], &VALUES, f16_value(u16::from_le_bytes([block[0], block[1]])), x);
+        look_up(&block[2..], f16_value(u16::from_le_bytes([block[0], block[1]])), x);
     }
 }
 
@@ -201,20 +196,8 @@ pub(super) fn decode_iq4_xs(bytes: &[u8], out: &mut [f32]) {
         for (sub, (qs, x)) in qs.chunks_exact(BLOCK / 2).zip(x.chunks_exact_mut(BLOCK)).enumerate() {
             let low = (head[4 + sub / 2] >> (4 * (sub % 2))) & 15;
             let code = i32::from(low) | i32::from((high >> (2 * sub)) & 3) << 4;
-            look_up(qs, &VALUES, d * (code - 32) as f32, x);
+            look_up(qs, d * (code - 32) as f32, x);
         }
-    }
-}
-
-#[inline(always)]
-pub(super) fn decode_mxfp4(bytes: &[u8], out: &mut [f32]) {
-    for (block, x) in bytes.as_chunks::<17>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
-        // Half of 2^(e - 127), because the table holds doubled values; the two lowest are subnormal.
-        let half_power = match block[0] {
-            e @ 0..=1 => f32::from_bits(0x0020_0000 << e),
-            e => f32::from_bits(u32::from(e - 1) << 23),
-        };
-        look_up(&block[1..], &E2M1_DOUBLED, half_power, x);
     }
 }
 
@@ -246,17 +229,5 @@ mod tests {
             assert_eq!(nearest_index(x), bisected(x), "{x:e}");
         }
         assert_eq!(nearest_index(f32::NAN), 15);
-    }
-
-    #[test]
-    fn mxfp4_powers_of_two() {
-        for (e, unit) in [(127_u8, 1.0_f32), (128, 2.0), (120, 0.0078125)] {
-            let mut block = [0_u8; 17];
-            block[0] = e;
-            block[1] = 0x92; // codes 2 (+1) and 9 (-1/2)
-            let mut x = [0.0; BLOCK];
-            decode_mxfp4(&block, &mut x);
-            assert_eq!((x[0], x[16], x[1]), (unit, -unit / 2.0, 0.0));
-        }
     }
 }

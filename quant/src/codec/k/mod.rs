@@ -13,7 +13,7 @@ mod block;
 mod engine;
 pub(in crate::codec) mod lanes;
 mod rounding;
-mod search;
+pub(in crate::codec) mod search;
 #[cfg(test)]
 mod tests;
 

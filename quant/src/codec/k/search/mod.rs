@@ -5,11 +5,11 @@
 //! encoders promise the bytes of llama-quantize.
 
 pub(super) mod affine;
-pub(super) mod positive;
+pub(in crate::codec) mod positive;
 pub(super) mod symmetric;
 
 /// Magnitudes below this count as zero (`GROUP_MAX_EPS`).
-pub(super) const ZERO_BELOW: f32 = 1e-15;
+pub(in crate::codec) const ZERO_BELOW: f32 = 1e-15;
 
 /// What an error in each value of a sub-block costs.
 #[derive(Clone, Copy)]

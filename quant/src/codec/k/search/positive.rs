@@ -1,4 +1,5 @@
-//! `value ≈ scale * code` for values that are not negative: a super-block's scales and offsets, with importance.
+//! `value ≈ scale * code` for values that are not negative, with importance: a super-block's scales and offsets, and where
+//! the search of IQ2_XXS starts.
 
 use super::super::rounding::nearest_int;
 use super::ZERO_BELOW;
@@ -6,9 +7,10 @@ use super::ZERO_BELOW;
 /// `make_qp_quants`: the best of nine inverse scales, then moves one code at a time to where it explains more, in
 /// at most five sweeps.
 ///
-/// `x`, `weights` and `codes` have one length (8 or 16). Returns the scale. Codes wrap to a byte before and during
+/// `x`, `weights` and `codes` have one length. Returns the scale. Codes wrap to a byte before and during
 /// the search, as they do in C where they are kept as `uint8_t`.
-pub(in super::super) fn fit(max_code: i32, x: &[f32], weights: &[f32], codes: &mut [u8]) -> f32 {
+#[inline(always)]
+pub(in crate::codec) fn fit(max_code: i32, x: &[f32], weights: &[f32], codes: &mut [u8]) -> f32 {
     let mut max = 0.0;
     for &x in x {
         // C's MAX macro: the second operand where they are equal or one is NaN.

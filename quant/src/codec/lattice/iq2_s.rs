@@ -1,0 +1,95 @@
+//! IQ2_S: 82 bytes for 256 values.
+//!
+//! | offset | width | what |
+//! | --- | --- | --- |
+//! | 0 | 2 | `d`, half precision |
+//! | 2 | 1 each | per 8 values: low eight bits of a point's index |
+//! | 34 | 1 each | per 8 values: their signs |
+//! | 66 | 1 each | per 32 values: the upper two bits of four indices, the first lowest |
+//! | 74 | 1 each | per 32 values: four bits of scale `l` for the first 16, four for the others |
+//!
+//! A value is `d · (l + 1/2) / 4` times its point's magnitude.
+
+use super::grid::{self, Grid};
+use super::nearest::Nearest;
+use super::parts::{self, Unweighted};
+use super::points::{self, TWO_BIT};
+use super::search::{Again, Rule, SubBlock, best_fit};
+use super::{SUPER_BLOCK, search};
+use crate::codec::float::{f16_bits, f16_value};
+
+const BYTES: usize = 82;
+const SUB: usize = 16;
+const SIGNS: usize = 34;
+const HIGH: usize = 66;
+const SCALES: usize = 74;
+const RULE: Rule = Rule { each_side: 9, step: 0.1, again: Again::OffGrid };
+/// Magnitudes below this count as zero (`GROUP_MAX_EPS_IQ2_S`).
+const ZERO_BELOW: f32 = 1e-8;
+/// What the block's scale is stretched by, as ggml found it to help.
+const STRETCH: f32 = 0.9875;
+
+static MAGNITUDES: [[u8; 8]; 1024] = points::spread(&points::IQ2_S, &TWO_BIT);
+
+#[inline(always)]
+pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let grid = &*grid::IQ2_S;
+    let blocks = values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0);
+    for (index, (x, block)) in blocks.enumerate() {
+        encode_block(kernel, grid, x, parts::importance_of(importance, index), block);
+    }
+}
+
+#[inline(always)]
+fn encode_block<K: Nearest>(
+    kernel: K,
+    grid: &Grid<8>,
+    x: &[f32; SUPER_BLOCK],
+    importance: Option<&[f32]>,
+    out: &mut [u8; BYTES],
+) {
+    let spread = 2.0 * parts::mean_square(x);
+    let mut scales = [0.0; 16];
+    out.fill(0);
+    for (sub, x) in x.as_chunks::<SUB>().0.iter().enumerate() {
+        let w = parts::weights(x, importance, sub, spread, Unweighted::QuarterSpreadPlusSquare);
+        let mut block = SubBlock { x: *x, w };
+        let mut signs = parts::take_signs(&mut block.x);
+        let largest = parts::largest(&block.x);
+        if largest < ZERO_BELOW {
+            continue;
+        }
+        let start = largest / 5.0;
+        let mut fit =
+            best_fit::<K, SUB, 8, { search::lanes(RULE) }>(kernel, grid, RULE, &block, largest, start);
+        if fit.scale < 0.0 {
+            fit.scale = -fit.scale;
+            signs = signs.map(|signs| !signs);
+        }
+        scales[sub] = fit.scale;
+        for group in 0..2 {
+            let (index, at) = (grid.index(fit.points[group]), 2 * sub + group);
+            out[2 + at] = index as u8;
+            out[HIGH + at / 4] |= ((index >> 8) << (2 * (at % 4))) as u8;
+            out[SIGNS + at] = signs[group];
+        }
+    }
+    if let Some(scale) = parts::quantize_scales(&scales, 15) {
+        out[..2].copy_from_slice(&f16_bits(scale.d * STRETCH).to_le_bytes());
+        parts::pack_nibbles(&scale.codes, &mut out[SCALES..]);
+    }
+}
+
+#[inline(always)]
+pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
+        let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
+        for (group, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let high = usize::from(block[HIGH + group / 4] >> (2 * (group % 4)) & 3);
+            let scale = block[SCALES + group / 4] >> (4 * (group / 2 % 2)) & 15;
+            let scale = d * (0.5 + f32::from(scale)) * 0.25;
+            let point = &MAGNITUDES[usize::from(block[2 + group]) | high << 8];
+            parts::write_signed(scale, point, block[SIGNS + group], out);
+        }
+    }
+}

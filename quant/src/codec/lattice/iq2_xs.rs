@@ -1,0 +1,89 @@
+//! IQ2_XS: 74 bytes for 256 values.
+//!
+//! | offset | width | what |
+//! | --- | --- | --- |
+//! | 0 | 2 | `d`, half precision |
+//! | 2 | 2 each | per 8 values: nine bits of a point's index, and seven signs above them |
+//! | 66 | 1 each | per 32 values: four bits of scale `l` for the first 16, four for the others |
+//!
+//! A value is `d · (l + 1/2) / 4` times its point's magnitude; the eighth sign makes the number of minus signs even.
+
+use super::grid::{self, Grid};
+use super::nearest::Nearest;
+use super::parts::{self, Unweighted};
+use super::points::{self, TWO_BIT};
+use super::search::{Again, Rule, SubBlock, best_fit};
+use super::{SUPER_BLOCK, search};
+use crate::codec::float::{f16_bits, f16_value};
+use crate::codec::k::search::ZERO_BELOW;
+
+const BYTES: usize = 74;
+const SUB: usize = 16;
+const SCALES: usize = 66;
+const RULE: Rule = Rule { each_side: 9, step: 0.1, again: Again::OffGrid };
+
+static MAGNITUDES: [[u8; 8]; 512] = points::spread(&points::IQ2_XS, &TWO_BIT);
+
+#[inline(always)]
+pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let grid = &*grid::IQ2_XS;
+    let blocks = values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0);
+    for (index, (x, block)) in blocks.enumerate() {
+        encode_block(kernel, grid, x, parts::importance_of(importance, index), block);
+    }
+}
+
+#[inline(always)]
+fn encode_block<K: Nearest>(
+    kernel: K,
+    grid: &Grid<8>,
+    x: &[f32; SUPER_BLOCK],
+    importance: Option<&[f32]>,
+    out: &mut [u8; BYTES],
+) {
+    let spread = parts::mean_square(x);
+    let mut scales = [0.0; 16];
+    out.fill(0);
+    for (sub, x) in x.as_chunks::<SUB>().0.iter().enumerate() {
+        let w = parts::weights(x, importance, sub, spread, Unweighted::EvenImportance);
+        let mut block = SubBlock { x: *x, w };
+        let mut signs = parts::take_even_signs(&mut block);
+        let largest = parts::largest(&block.x);
+        if largest < ZERO_BELOW {
+            continue;
+        }
+        let start = largest / 5.0;
+        let mut fit =
+            best_fit::<K, SUB, 8, { search::lanes(RULE) }>(kernel, grid, RULE, &block, largest, start);
+        if fit.scale < 0.0 {
+            fit.scale = -fit.scale;
+            signs = signs.map(|signs| !signs & 127);
+        }
+        scales[sub] = fit.scale;
+        for group in 0..2 {
+            let code = grid.index(fit.points[group]) | u16::from(signs[group]) << 9;
+            out[2 + 4 * sub + 2 * group..][..2].copy_from_slice(&code.to_le_bytes());
+        }
+    }
+    match parts::quantize_scales(&scales, 15) {
+        None => out.fill(0),
+        Some(scale) => {
+            out[..2].copy_from_slice(&f16_bits(scale.d).to_le_bytes());
+            parts::pack_nibbles(&scale.codes, &mut out[SCALES..]);
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
+        let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
+        for (group, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let code = u16::from_le_bytes([block[2 + 2 * group], block[3 + 2 * group]]);
+            let scale = block[SCALES + group / 4] >> (4 * (group / 2 % 2)) & 15;
+            let scale = d * (0.5 + f32::from(scale)) * 0.25;
+            let signs = parts::even_signs((code >> 9) as u8);
+            parts::write_signed(scale, &MAGNITUDES[usize::from(code & 511)], signs, out);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! IQ2_XXS: 66 bytes for 256 values.
+//!
+//! | offset | width | what |
+//! | --- | --- | --- |
+//! | 0 | 2 | `d`, half precision |
+//! | 2 | 8 each | per 32 values: four indices of points, a byte each; then 32 bits: four times seven signs, the first lowest, and on top of them four bits of scale `l` |
+//!
+//! A value is `d · (l + 1/2) / 4` times its point's magnitude; the eighth sign makes the number of minus signs even.
+
+use super::grid::{self, Grid};
+use super::nearest::Nearest;
+use super::parts::{self, Unweighted};
+use super::points::{self, TWO_BIT};
+use super::search::{Again, Fit, Rule, SubBlock, best_fit};
+use super::{SUPER_BLOCK, search};
+use crate::codec::float::{f16_bits, f16_value};
+use crate::codec::k::search::{ZERO_BELOW, positive};
+
+const BYTES: usize = 66;
+const SUB: usize = 32;
+const RULE: Rule = Rule { each_side: 6, step: 0.1, again: Again::Always };
+
+static MAGNITUDES: [[u8; 8]; 256] = points::spread(&points::IQ2_XXS, &TWO_BIT);
+
+#[inline(always)]
+pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let grid = &*grid::IQ2_XXS;
+    let blocks = values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0);
+    for (index, (x, block)) in blocks.enumerate() {
+        encode_block(kernel, grid, x, parts::importance_of(importance, index), block);
+    }
+}
+
+#[inline(always)]
+fn encode_block<K: Nearest>(
+    kernel: K,
+    grid: &Grid<8>,
+    x: &[f32; SUPER_BLOCK],
+    importance: Option<&[f32]>,
+    out: &mut [u8; BYTES],
+) {
+    let spread = parts::mean_square(x);
+    let mut scales = [0.0; 8];
+    let (head, subs) = out.split_at_mut(2);
+    let subs = subs.as_chunks_mut::<8>().0;
+    for (sub, x) in x.as_chunks::<SUB>().0.iter().enumerate() {
+        let w = parts::weights(x, importance, sub, spread, Unweighted::EvenImportance);
+        let mut block = SubBlock { x: *x, w };
+        let mut signs = parts::take_even_signs(&mut block);
+        subs[sub] = [0; 8];
+        let Some(mut fit) = fit(kernel, grid, &block) else { continue };
+        if fit.scale < 0.0 {
+            fit.scale = -fit.scale;
+            signs = signs.map(|signs| !signs & 127);
+        }
+        scales[sub] = fit.scale;
+        let (indices, packed) = subs[sub].split_at_mut(4);
+        for (index, point) in indices.iter_mut().zip(fit.points) {
+            *index = grid.index(point) as u8;
+        }
+        let signs = signs.iter().rev().fold(0, |packed, signs| packed << 7 | u32::from(*signs));
+        packed.copy_from_slice(&signs.to_le_bytes());
+    }
+    match parts::quantize_scales(&scales, 15) {
+        None => out.fill(0),
+        Some(scale) => {
+            head.copy_from_slice(&f16_bits(scale.d).to_le_bytes());
+            for (sub, code) in subs.iter_mut().zip(scale.codes) {
+                sub[7] |= code << 4;
+            }
+        }
+    }
+}
+
+/// The fit of a sub-block, or `None` if it is as good as zero.
+#[inline(always)]
+fn fit<K: Nearest>(kernel: K, grid: &Grid<8>, block: &SubBlock<SUB>) -> Option<Fit> {
+    if parts::largest(&block.x) < ZERO_BELOW {
+        return None;
+    }
+    // Trials are around the scale that would be best if there were no grid.
+    let scale = positive::fit(4, &block.x, &block.w, &mut [0; SUB]);
+    let largest = scale * 3.0;
+    let is_zero = largest <= 0.0;
+    (!is_zero)
+        .then(|| best_fit::<K, SUB, 8, { search::lanes(RULE) }>(kernel, grid, RULE, block, largest, scale))
+}
+
+#[inline(always)]
+pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
+        let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
+        for (sub, out) in block[2..].as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<SUB>().0) {
+            let packed = u32::from_le_bytes([sub[4], sub[5], sub[6], sub[7]]);
+            let scale = d * (0.5 + (packed >> 28) as f32) * 0.25;
+            for (group, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let signs = parts::even_signs((packed >> (7 * group)) as u8 & 127);
+                parts::write_signed(scale, &MAGNITUDES[usize::from(sub[group])], signs, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! IQ3_S: 110 bytes for 256 values.
+//!
+//! | offset | width | what |
+//! | --- | --- | --- |
+//! | 0 | 2 | `d`, half precision |
+//! | 2 | 1 each | per 4 values: low eight bits of a point's index |
+//! | 66 | 1 each | per 32 values: the ninth bits of eight indices, the first lowest |
+//! | 74 | 1 each | per 8 values: their signs |
+//! | 106 | 1 each | per 64 values: four bits of scale `l` for the first 32, four for the others |
+//!
+//! A value is `d · (2 l + 1)` times its point's magnitude.
+
+use super::grid::{self, Grid};
+use super::nearest::Nearest;
+use super::parts::{self, Unweighted};
+use super::points;
+use super::search::{Again, Rule, SubBlock, best_fit};
+use super::{SUPER_BLOCK, search};
+use crate::codec::float::{f16_bits, f16_value};
+
+const BYTES: usize = 110;
+const SUB: usize = 32;
+const HIGH: usize = 66;
+const SIGNS: usize = 74;
+const SCALES: usize = 106;
+const RULE: Rule = Rule { each_side: 9, step: 0.2, again: Again::AllIfAnyIsOff };
+/// What the block's scale is stretched by, as ggml found it to help.
+const STRETCH: f32 = 1.033;
+
+static MAGNITUDES: [[u8; 4]; 512] = points::spread(&points::IQ3_S, &[1, 3, 5, 7, 9, 11, 13, 15]);
+
+#[inline(always)]
+pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let grid = &*grid::IQ3_S;
+    let blocks = values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0);
+    for (index, (x, block)) in blocks.enumerate() {
+        encode_block(kernel, grid, x, parts::importance_of(importance, index), block);
+    }
+}
+
+#[inline(always)]
+fn encode_block<K: Nearest>(
+    kernel: K,
+    grid: &Grid<4>,
+    x: &[f32; SUPER_BLOCK],
+    importance: Option<&[f32]>,
+    out: &mut [u8; BYTES],
+) {
+    let spread = 2.0 * parts::mean_square(x);
+    let mut scales = [0.0; 8];
+    out.fill(0);
+    for (sub, x) in x.as_chunks::<SUB>().0.iter().enumerate() {
+        let w = parts::weights(x, importance, sub, spread, Unweighted::Square);
+        let mut block = SubBlock { x: *x, w };
+        let mut signs = parts::take_signs(&mut block.x);
+        let largest = parts::largest(&block.x);
+        if largest == 0.0 {
+            continue;
+        }
+        let start = largest / 15.0;
+        let mut fit =
+            best_fit::<K, SUB, 4, { search::lanes(RULE) }>(kernel, grid, RULE, &block, largest, start);
+        if fit.scale < 0.0 {
+            fit.scale = -fit.scale;
+            signs = signs.map(|signs| !signs);
+        }
+        scales[sub] = fit.scale;
+        for (group, point) in fit.points.into_iter().enumerate() {
+            let index = grid.index(point);
+            out[2 + 8 * sub + group] = index as u8;
+            out[HIGH + sub] |= ((index >> 8) as u8) << group;
+        }
+        out[SIGNS + 4 * sub..][..4].copy_from_slice(&signs);
+    }
+    if let Some(scale) = parts::quantize_scales(&scales, 15) {
+        out[..2].copy_from_slice(&f16_bits(scale.d * STRETCH).to_le_bytes());
+        parts::pack_nibbles(&scale.codes, &mut out[SCALES..]);
+    }
+}
+
+#[inline(always)]
+pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
+        let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
+        for (sub, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
+            let scale = d * f32::from(1 + 2 * (block[SCALES + sub / 2] >> (4 * (sub % 2)) & 15));
+            for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let high = usize::from(block[HIGH + sub] >> group & 1);
+                let point = &MAGNITUDES[usize::from(block[2 + 8 * sub + group]) | high << 8];
+                let signs = block[SIGNS + 4 * sub + group / 2] >> (4 * (group % 2));
+                parts::write_signed(scale, point, signs, out);
+            }
+        }
+    }
+}

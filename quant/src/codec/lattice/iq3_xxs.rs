@@ -1,0 +1,99 @@
+//! IQ3_XXS: 98 bytes for 256 values.
+//!
+//! | offset | width | what |
+//! | --- | --- | --- |
+//! | 0 | 2 | `d`, half precision |
+//! | 2 | 1 each | per 4 values: a point's index |
+//! | 66 | 4 each | per 32 values: four times seven signs, the first lowest, and on top of them four bits of scale `l` |
+//!
+//! A value is `d · (l + 1/2) / 2` times its point's magnitude; the eighth sign makes the number of minus signs even.
+
+use super::grid::{self, Grid};
+use super::nearest::Nearest;
+use super::parts::{self, Unweighted};
+use super::points;
+use super::search::{Again, Rule, SubBlock, best_fit};
+use super::{SUPER_BLOCK, search};
+use crate::codec::float::{f16_bits, f16_value};
+
+const BYTES: usize = 98;
+const SUB: usize = 32;
+const SIGNS_AND_SCALES: usize = 66;
+const RULE: Rule = Rule { each_side: 15, step: 0.2, again: Again::OffGrid };
+/// Magnitudes below this count as zero (`GROUP_MAX_EPS_IQ3_XXS`).
+const ZERO_BELOW: f32 = 1e-8;
+/// What the block's scale is stretched by, as ggml found it to help.
+const STRETCH: f32 = 1.0125;
+
+static MAGNITUDES: [[u8; 4]; 256] = points::spread(&points::IQ3_XXS, &[4, 12, 20, 28, 36, 44, 52, 62]);
+
+#[inline(always)]
+pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let grid = &*grid::IQ3_XXS;
+    let blocks = values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0);
+    for (index, (x, block)) in blocks.enumerate() {
+        encode_block(kernel, grid, x, parts::importance_of(importance, index), block);
+    }
+}
+
+#[inline(always)]
+fn encode_block<K: Nearest>(
+    kernel: K,
+    grid: &Grid<4>,
+    x: &[f32; SUPER_BLOCK],
+    importance: Option<&[f32]>,
+    out: &mut [u8; BYTES],
+) {
+    let spread = 2.0 * parts::mean_square(x);
+    let mut scales = [0.0; 8];
+    out.fill(0);
+    for (sub, x) in x.as_chunks::<SUB>().0.iter().enumerate() {
+        let w = parts::weights(x, importance, sub, spread, Unweighted::Square);
+        let mut block = SubBlock { x: *x, w };
+        let mut signs = parts::take_even_signs(&mut block);
+        let largest = parts::largest(&block.x);
+        if largest < ZERO_BELOW {
+            continue;
+        }
+        let start = largest / 15.0;
+        let mut fit =
+            best_fit::<K, SUB, 4, { search::lanes(RULE) }>(kernel, grid, RULE, &block, largest, start);
+        if fit.scale < 0.0 {
+            fit.scale = -fit.scale;
+            signs = signs.map(|signs| !signs & 127);
+        }
+        scales[sub] = fit.scale;
+        for (index, point) in out[2 + 8 * sub..][..8].iter_mut().zip(fit.points) {
+            *index = grid.index(point) as u8;
+        }
+        let signs = signs.iter().rev().fold(0, |packed, signs| packed << 7 | u32::from(*signs));
+        out[SIGNS_AND_SCALES + 4 * sub..][..4].copy_from_slice(&signs.to_le_bytes());
+    }
+    match parts::quantize_scales(&scales, 15) {
+        None => out.fill(0),
+        Some(scale) => {
+            out[..2].copy_from_slice(&f16_bits(scale.d * STRETCH).to_le_bytes());
+            for (packed, code) in out[SIGNS_AND_SCALES..].as_chunks_mut::<4>().0.iter_mut().zip(scale.codes) {
+                packed[3] |= code << 4;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
+    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
+        let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
+        let (indices, packed) = block[2..].split_at(SIGNS_AND_SCALES - 2);
+        let subs = indices.as_chunks::<8>().0.iter().zip(packed.as_chunks::<4>().0);
+        for ((indices, packed), out) in subs.zip(out.as_chunks_mut::<SUB>().0) {
+            let packed = u32::from_le_bytes(*packed);
+            let scale = d * (0.5 + (packed >> 28) as f32) * 0.5;
+            for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let signs = parts::even_signs((packed >> (7 * (group / 2))) as u8 & 127);
+                let point = &MAGNITUDES[usize::from(indices[group])];
+                parts::write_signed(scale, point, signs >> (4 * (group % 2)), out);
+            }
+        }
+    }
+}
