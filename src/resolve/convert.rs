@@ -11,7 +11,7 @@ use crate::args::{ConvertArgs, DtypeArg, FormatArg};
 use crate::error::UsageError;
 use crate::outputs::Inputs;
 use crate::run::Run;
-use crate::target::{AnyTarget, Types, WeightType};
+use crate::target::{AnyTarget, OnnxWeights, Types, WeightType};
 
 /// A model in another format, not quantized.
 pub struct ConvertRequest {
@@ -57,7 +57,8 @@ pub(super) fn target(args: &ConvertArgs) -> Result<AnyTarget> {
                     return Err(UsageError::with_hint(message, "choose --dtype f32 or --dtype f16").into());
                 }
             };
-            Ok(AnyTarget::Onnx(onnx_target(&args.output, &args.onnx, float, WeightType::Float)?))
+            let weights = OnnxWeights::Preset(WeightType::Float);
+            Ok(AnyTarget::Onnx(onnx_target(&args.output, &args.onnx, float, weights)?))
         }
     }
 }
