@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use plmconv_calibrate::resume::{self, Finished, Part};
-use plmconv_calibrate::{Guided, Leftover};
+use plmconv_calibrate::{Guided, Leftover, Storage};
 use plmconv_formats::atomic::{AtomicFile, AtomicSet};
 use plmconv_formats::gguf::{earlier_shards, stamp_set};
 use plmconv_quant::codec;
@@ -194,7 +194,8 @@ fn chunks(plan: &Plan) -> Result<Vec<Chunk<'_>>> {
                 planned.dtype.encoded_len(source.cols()).expect("the plan's rows are whole blocks");
             let importance = plan.rounding.importance(planned.tensor.key, source.cols())?;
             let size = [source.rows(), source.cols()];
-            let guided = plan.rounding.guided(planned.tensor.key, planned.dtype, size, true).map(Arc::new);
+            let storage = Storage::Type(planned.dtype);
+            let guided = plan.rounding.guided(planned.tensor.key, storage, size, true).map(Arc::new);
             let steps: Vec<Range<usize>> = match &guided {
                 Some(guided) => guided.groups().collect(),
                 None => row_steps(&**source, 1).collect(),

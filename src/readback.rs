@@ -91,7 +91,7 @@ mod tests {
     use super::*;
     use crate::onnx::{OnnxDraft, fill};
     use crate::progress::Console;
-    use crate::target::{Onnx, Target, WeightType};
+    use crate::target::{Onnx, OnnxWeights, Target, WeightType};
     use indicatif::ProgressBar;
     use plmconv_calibrate::Rounding;
     use plmconv_formats::gguf::{Value, string_array};
@@ -116,10 +116,10 @@ mod tests {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-plm");
         let target = Target {
             output: Some(dir.path().join("out")),
-            ..Target::new(Onnx::new(DType::F16, WeightType::Bits(4)))
+            ..Target::new(Onnx::new(DType::F16, OnnxWeights::Preset(WeightType::Bits(4))))
         };
         let draft = OnnxDraft::new(Model::open(fixture).expect("a fixture"), target).expect("drafted");
-        let plan = draft.finish(Rounding::default()).expect("planned");
+        let plan = draft.finish(Rounding::default(), None).expect("planned");
         let folder = AtomicFolder::create(&plan.output, false, |_| Ok(())).expect("create");
         let console = Console { quiet: true, verbose: false };
         fill(&folder, &plan, &ProgressBar::hidden(), console).expect("written");

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::passes::Pass;
-use crate::target::{Gguf, Onnx, Target, Types, WeightType};
+use crate::target::{Gguf, Onnx, OnnxWeights, Target, Types, WeightType};
 
 /// The key of a GGUF's metadata, and of an ONNX model's.
 pub const KEY: &str = "plmconv.recipe";
@@ -56,10 +56,7 @@ impl Recipe {
             Types::Budget { policy, file_type, limit } => {
                 arguments.push(["quantize", file_type.map_or("auto", FileType::name)]);
                 arguments.push_exceptions(policy);
-                match limit {
-                    Limit::FileBytes(bytes) => arguments.push(["--target-size", &bytes.to_string()]),
-                    Limit::BitsPerWeight(bits) => arguments.push(["--target-bpw", &bits.to_string()]),
-                }
+                arguments.push_limit(*limit);
                 false
             }
             Types::Source => {
@@ -88,23 +85,20 @@ impl Recipe {
         let mut arguments = Arguments::default();
         let Target { format: target, passes, made_by, .. } = target;
         let float = target.float.name().to_ascii_lowercase();
-        let type_name = |weights| match weights {
-            WeightType::Float => float.clone(),
-            WeightType::Bits(bits) => format!("q{bits}"),
-        };
+        let type_name = |weights: WeightType| weights.name(target.float);
         match target.weights {
-            WeightType::Float => arguments.push(["convert", "--to", "onnx", "--dtype", &float]),
-            bits => {
-                arguments.push(["quantize", &type_name(bits), "--to", "onnx", "--float-type", &float]);
-                let quant_format = match target.quant_format {
-                    QuantFormat::NBits => "nbits",
-                    QuantFormat::Qdq => "qdq",
-                };
-                arguments.push(["--quant-format", quant_format]);
-                arguments.push(["--block-size", &target.block_size.to_string()]);
-                arguments.push(["--accuracy-level", &target.accuracy_level.to_string()]);
-                arguments.push((!target.symmetric).then_some("--asymmetric"));
+            OnnxWeights::Preset(WeightType::Float) => {
+                arguments.push(["convert", "--to", "onnx", "--dtype", &float]);
             }
+            OnnxWeights::Preset(weights) => arguments.push(["quantize", &type_name(weights), "--to", "onnx"]),
+            OnnxWeights::Budget { name, limit } => {
+                let name = name.map_or_else(|| "auto".into(), type_name);
+                arguments.push(["quantize", &name, "--to", "onnx"]);
+                arguments.push_limit(limit);
+            }
+        }
+        if target.weights != OnnxWeights::Preset(WeightType::Float) {
+            arguments.push_blocks(target, &float);
         }
         arguments.push(["--profile", target.profile.name()]);
         arguments.push(["--opset", &target.opset.version().to_string()]);
@@ -198,6 +192,28 @@ impl Arguments {
             self.push(["--tensor-type", &format!("{pattern}={}", dtype.name().to_ascii_lowercase())]);
         }
         self.0.len() == before
+    }
+
+    fn push_limit(&mut self, limit: Limit) {
+        match limit {
+            Limit::FileBytes(bytes) => self.push(["--target-size", &bytes.to_string()]),
+            Limit::BitsPerWeight(bits) => self.push(["--target-bpw", &bits.to_string()]),
+        }
+    }
+
+    fn push_blocks(&mut self, target: &Onnx, float: &str) {
+        self.push(["--float-type", float]);
+        let quant_format = match target.quant_format {
+            QuantFormat::NBits => "nbits",
+            QuantFormat::Qdq => "qdq",
+        };
+        self.push(["--quant-format", quant_format]);
+        // A budget chooses it, unless it was said.
+        if target.limit().is_none() || target.block_size.is_some() {
+            self.push(["--block-size", &target.block_format(4).block_size.to_string()]);
+        }
+        self.push(["--accuracy-level", &target.accuracy_level.to_string()]);
+        self.push((!target.symmetric).then_some("--asymmetric"));
     }
 
     fn push_rounding(&mut self, rounding: &Rounding) {

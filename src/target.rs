@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use plmconv_calibrate::Limit;
+use plmconv_calibrate::{Limit, OnnxMenu};
 use plmconv_formats::atomic::follow_links;
 use plmconv_formats::gguf::{ShardName, Value};
 use plmconv_formats::onnx::{BlockFormat, Opset, Profile, QuantFormat};
-use plmconv_formats::{DType, Layout, hub};
+use plmconv_formats::{DType, Layout, Role, hub};
 use plmconv_quant::policy::{FileType, Policy};
 use regex::Regex;
 
@@ -64,12 +64,12 @@ pub struct Onnx {
     pub num_logits_to_keep: bool,
     /// F32 or F16.
     pub float: DType,
-    /// Every matrix's, unless an override says otherwise.
-    pub weights: WeightType,
+    pub weights: OnnxWeights,
     /// The first pattern found in a tensor's GGUF name decides.
     pub overrides: Vec<(Regex, WeightType)>,
     pub token_embedding: Option<WeightType>,
-    pub block_size: usize,
+    /// As the user asked; else 32, or what a budget chooses.
+    pub block_size: Option<usize>,
     pub symmetric: bool,
     pub quant_format: QuantFormat,
     pub accuracy_level: i64,
@@ -115,7 +115,20 @@ pub struct Arranged {
     pub given: Vec<(String, Option<Value>)>,
 }
 
-/// How the matrices of an ONNX graph are stored.
+/// What decides how the matrices of an ONNX graph are stored, where no override says it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum OnnxWeights {
+    /// All alike; see [`Onnx::by_default`] for the embedding.
+    Preset(WeightType),
+    /// The least predicted divergence within a size.
+    Budget {
+        /// What the user calls the mixture; else it is `auto`.
+        name: Option<WeightType>,
+        limit: Limit,
+    },
+}
+
+/// How a matrix of an ONNX graph is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightType {
     /// In the graph's float type.
@@ -213,9 +226,12 @@ impl Target<Onnx> {
     }
 }
 
+/// Values of a block where nobody says otherwise.
+const BLOCK_SIZE: usize = 32;
+
 impl Onnx {
     /// A graph of the default profile with these weights.
-    pub fn new(float: DType, weights: WeightType) -> Onnx {
+    pub fn new(float: DType, weights: OnnxWeights) -> Onnx {
         Onnx {
             profile: Profile::Latent,
             opset: Opset::V21,
@@ -224,21 +240,56 @@ impl Onnx {
             weights,
             overrides: Vec::new(),
             token_embedding: None,
-            block_size: 32,
+            block_size: None,
             symmetric: true,
             quant_format: QuantFormat::NBits,
             accuracy_level: 4,
         }
     }
 
+    /// The type of a matrix that the user does not name. The embedding gets 8 bits beside matrices of 4: it is the head
+    /// too, and what is lost in the head reaches the logits as it is (docs/onnx.md has the figures).
+    pub fn by_default(&self, role: Role) -> WeightType {
+        match (self.prevailing(), role) {
+            (WeightType::Bits(4), Role::TokenEmbedding) => WeightType::Bits(8),
+            (weights, _) => weights,
+        }
+    }
+
+    /// The type that gives the export its name; a budget that has none goes by that of 4 bits.
+    fn prevailing(&self) -> WeightType {
+        match self.weights {
+            OnnxWeights::Preset(weights) => weights,
+            OnnxWeights::Budget { name, .. } => name.unwrap_or(WeightType::Bits(4)),
+        }
+    }
+
+    /// The budget, if there is one.
+    pub fn limit(&self) -> Option<Limit> {
+        match self.weights {
+            OnnxWeights::Preset(_) => None,
+            OnnxWeights::Budget { limit, .. } => Some(limit),
+        }
+    }
+
+    /// What a budget chooses from. ONNX Runtime rounds activations of DequantizeLinear's weights as it does at level 4.
+    pub fn menu(&self) -> OnnxMenu {
+        OnnxMenu {
+            float: self.float,
+            block_size: self.block_size,
+            asymmetric: !self.symmetric,
+            rounds_activations: self.accuracy_level == 4 || self.quant_format == QuantFormat::Qdq,
+        }
+    }
+
     /// The blocks of codes of `bits`.
     pub fn block_format(&self, bits: usize) -> BlockFormat {
-        BlockFormat { bits, block_size: self.block_size, symmetric: self.symmetric }
+        BlockFormat { bits, block_size: self.block_size.unwrap_or(BLOCK_SIZE), symmetric: self.symmetric }
     }
 
     /// What the export's files are called by, as clients look for them: `fp16`, `q4`, `q4f16`; empty for float32.
     pub fn type_suffix(&self) -> &'static str {
-        match (self.weights, self.float) {
+        match (self.prevailing(), self.float) {
             (WeightType::Float, DType::F16) => "fp16",
             (WeightType::Float, _) => "",
             (WeightType::Bits(4), DType::F16) => "q4f16",
@@ -252,10 +303,21 @@ impl Onnx {
     /// What the user calls it.
     pub fn type_name(&self) -> String {
         match self.weights {
-            WeightType::Float => self.float.name().to_ascii_lowercase(),
-            WeightType::Bits(bits) => {
-                format!("q{bits}{}", if self.float == DType::F16 { "f16" } else { "" })
+            OnnxWeights::Budget { name: None, .. } => "auto".into(),
+            OnnxWeights::Preset(WeightType::Float) => self.float.name().to_ascii_lowercase(),
+            OnnxWeights::Preset(weights) | OnnxWeights::Budget { name: Some(weights), .. } => {
+                format!("{}{}", weights.name(self.float), if self.float == DType::F16 { "f16" } else { "" })
             }
+        }
+    }
+}
+
+impl WeightType {
+    /// `q4`, `q8`, or in a graph of `float` that type's name.
+    pub fn name(self, float: DType) -> String {
+        match self {
+            WeightType::Float => float.name().to_ascii_lowercase(),
+            WeightType::Bits(bits) => format!("q{bits}"),
         }
     }
 }

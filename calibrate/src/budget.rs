@@ -5,16 +5,17 @@ use std::fmt;
 
 use plmconv_formats::DType;
 use plmconv_formats::gguf::DEFAULT_ALIGNMENT;
-use plmconv_quant::knapsack::{self, choose, fewest_bytes};
+use plmconv_quant::knapsack::{self, fewest_bytes};
 use plmconv_quant::policy::{FileType, Policy};
 
 use crate::error::{Error, Result};
 use crate::sensitivity::Sensitivity;
+use crate::storage::Storage;
 
 /// What may not be exceeded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Limit {
-    /// The whole file: metadata, alignment and all.
+    /// The whole file, or all files of an ONNX folder: metadata, alignment and all.
     FileBytes(u64),
     /// Of all tensors' data.
     BitsPerWeight(f64),
@@ -62,37 +63,39 @@ impl Budget {
     /// A limit below the smallest possible size, which is then named.
     pub fn choose(&self, tensors: &[Matrix<'_>], head_bytes: u64) -> Result<Vec<Choice>> {
         let options: Vec<Vec<(DType, f64)>> = tensors.iter().map(|t| self.options(t)).collect();
+        let entry = |tensor: &Matrix<'_>, &(dtype, loss): &(DType, f64)| knapsack::Choice {
+            bytes: self.bytes_of(tensor, dtype),
+            loss,
+        };
         let classes: Vec<Vec<knapsack::Choice>> = tensors
             .iter()
             .zip(&options)
-            .map(|(tensor, options)| {
-                let entries = options.iter();
-                entries
-                    .map(|&(dtype, loss)| knapsack::Choice { bytes: self.bytes_of(tensor, dtype), loss })
-                    .collect()
-            })
+            .map(|(tensor, options)| options.iter().map(|option| entry(tensor, option)).collect())
             .collect();
-        let weights: usize = tensors.iter().map(|t| t.values).sum();
-        let chosen = self
-            .bytes_for_data(head_bytes, weights)
-            .and_then(|bytes| choose(&classes, bytes))
-            .ok_or_else(|| self.too_small(head_bytes, fewest_bytes(&classes), weights))?;
+        let room = Room { head_bytes, weights: tensors.iter().map(|t| t.values).sum() };
+        let chosen = self.limit.choose(&classes, room)?;
         let types = tensors.iter().zip(&options).zip(chosen);
         Ok(types
             .map(|((tensor, options), entry)| {
                 let dtype = options[entry].0;
-                Choice { dtype, predicted: self.sensitivity.of(tensor.name, dtype) }
+                Choice { dtype, predicted: self.sensitivity.stored(tensor.name, Storage::Type(dtype)) }
             })
             .collect())
     }
 
     /// The types a tensor may get, with what they cost.
     fn options(&self, tensor: &Matrix<'_>) -> Vec<(DType, f64)> {
-        let measured = self.sensitivity.types(tensor.name);
-        if tensor.open && !measured.is_empty() {
-            return measured.to_vec();
+        let measured = self.sensitivity.of(tensor.name).iter();
+        let types = measured.filter_map(|&(storage, loss)| match storage {
+            Storage::Type(dtype) => Some((dtype, loss)),
+            Storage::Blocks(_) => None,
+        });
+        let types: Vec<(DType, f64)> = types.collect();
+        if tensor.open && !types.is_empty() {
+            return types;
         }
-        vec![(tensor.dtype, self.sensitivity.of(tensor.name, tensor.dtype).unwrap_or(0.0))]
+        let own = Storage::Type(tensor.dtype);
+        vec![(tensor.dtype, self.sensitivity.stored(tensor.name, own).unwrap_or(0.0))]
     }
 
     /// The bytes of a tensor as the limit counts them.
@@ -103,24 +106,47 @@ impl Budget {
             Limit::BitsPerWeight(_) => bytes,
         }
     }
+}
+
+/// What a limit is shared among.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Bytes that the output has besides the tensors' data.
+    pub head_bytes: u64,
+    /// Of all tensors.
+    pub weights: usize,
+}
+
+impl Limit {
+    /// One entry of each class, by its index: those of the least sum of losses within the limit.
+    ///
+    /// # Errors
+    /// A limit below the smallest possible size, which is then named.
+    pub fn choose(self, classes: &[Vec<knapsack::Choice>], room: Room) -> Result<Vec<usize>> {
+        let bytes = self.bytes_for_data(room);
+        let chosen = bytes.and_then(|bytes| knapsack::choose(classes, bytes));
+        chosen.ok_or_else(|| self.too_small(room.head_bytes + fewest_bytes(classes), room))
+    }
 
     /// What is left for the tensors; `None` if not even the head fits.
-    fn bytes_for_data(&self, head_bytes: u64, weights: usize) -> Option<u64> {
-        match self.limit {
-            Limit::FileBytes(bytes) => bytes.checked_sub(head_bytes),
-            Limit::BitsPerWeight(bits) => Some((bits * weights as f64 / 8.0) as u64),
+    fn bytes_for_data(self, room: Room) -> Option<u64> {
+        match self {
+            Limit::FileBytes(bytes) => bytes.checked_sub(room.head_bytes),
+            Limit::BitsPerWeight(bits) => Some((bits * room.weights as f64 / 8.0) as u64),
         }
     }
 
-    fn too_small(&self, head_bytes: u64, fewest: u64, weights: usize) -> Error {
-        let smallest = match self.limit {
-            Limit::FileBytes(_) => format!("{} bytes", fewest + head_bytes),
+    /// What is said where the smallest output has `fewest` bytes, the head among them.
+    pub fn too_small(self, fewest: u64, room: Room) -> Error {
+        let smallest = match self {
+            Limit::FileBytes(_) => format!("{fewest} bytes"),
             // Rounded up: what is named must fit.
             Limit::BitsPerWeight(_) => {
-                format!("{:.3} bits per weight", (fewest as f64 * 8e3 / weights as f64).ceil() / 1e3)
+                let data = (fewest - room.head_bytes) as f64;
+                format!("{:.3} bits per weight", (data * 8e3 / room.weights as f64).ceil() / 1e3)
             }
         };
-        Error::BudgetTooSmall { limit: self.limit.to_string(), smallest }
+        Error::BudgetTooSmall { limit: self.to_string(), smallest }
     }
 }
 

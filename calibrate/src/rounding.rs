@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use plmconv_formats::gguf::{Metadata, Value};
 use plmconv_formats::{DType, Imatrix, Layout, Model, Role, TensorKey};
 use plmconv_quant::feedback::{self, ColumnFactor, Effort, RowFactor};
+use plmconv_quant::grid::{Blocks, Grid};
 use plmconv_quant::importance::{mean_squares, raise_unreached};
 use sha2::{Digest, Sha256};
 
@@ -19,6 +20,7 @@ use crate::digest::{file_digest, model_digest};
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Notice};
 use crate::statistics::Statistics;
+use crate::storage::Storage;
 
 /// Rows of the embedding that are rounded at a time: they do not influence each other.
 const FREE_ROWS: usize = 1024;
@@ -245,13 +247,13 @@ impl Rounding {
     pub fn guided<'a>(
         &'a self,
         key: TensorKey,
-        dtype: DType,
+        storage: Storage,
         [rows, cols]: [usize; 2],
         whole: bool,
     ) -> Option<Guided<'a>> {
         let (statistics, effort) = self.statistics.as_ref().zip(self.effort)?;
         let measured = Measured::of(key, self.layout)?;
-        let known = feedback::supports(dtype) && statistics.has_curvature(&measured.name);
+        let known = storage.takes_feedback(cols) && statistics.has_curvature(&measured.name);
         let with_outputs = whole
             && measured.same_rows
             && !self.without.contains(&Direction::Rows)
@@ -311,7 +313,7 @@ impl Guided<'_> {
         }
     }
 
-    /// Encodes the group of rows that begins at `first_row`; `values` is used up.
+    /// Encodes the group of rows that begins at `first_row` in a type of ggml; `values` is used up.
     ///
     /// # Errors
     /// Statistics that cannot be read or have no factor, values that the type cannot hold.
@@ -319,6 +321,24 @@ impl Guided<'_> {
         let factors = self.factors().map_err(Error::with_matrix("statistics of", &self.measured))?;
         let rows = factors.rows.get(first_row / self.group_rows);
         feedback::encode_group(dtype, values, &factors.columns, rows, self.effort, out)?;
+        self.finish_group();
+        Ok(())
+    }
+
+    /// The same on an integer grid.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_blocks(
+        &self,
+        grid: &Grid,
+        first_row: usize,
+        values: &mut [f32],
+        out: &mut Blocks,
+    ) -> Result<()> {
+        let factors = self.factors().map_err(Error::with_matrix("statistics of", &self.measured))?;
+        let rows = factors.rows.get(first_row / self.group_rows);
+        feedback::encode_group_in_blocks(grid, values, &factors.columns, rows, self.effort, out)?;
         self.finish_group();
         Ok(())
     }

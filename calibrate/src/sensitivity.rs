@@ -1,4 +1,4 @@
-//! How much the output would diverge if a matrix alone were stored in some type: measured on rows of it.
+//! How much the output would diverge if a matrix alone were stored in some way: measured on rows of it.
 //!
 //! The rows are rounded as the file's would be, and the rounding error `E` is weighed by the two Fisher factors that
 //! calibration measured: to second order a token's KL divergence grows by `trace(G E H Eᵀ) / (2 trace(G) tokens)` (see
@@ -14,7 +14,7 @@ use plmconv_formats::model::Tensor;
 use plmconv_quant::block_symmetric::BlockSymmetric;
 use plmconv_quant::codec;
 use plmconv_quant::feedback::{self, ColumnFactor, RowFactor};
-use plmconv_validate::Arithmetic;
+use plmconv_quant::grid::{self, Blocks, Grid};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
@@ -22,46 +22,35 @@ use crate::monitor::{Monitor, Task};
 use crate::noise::activation_noise;
 use crate::rounding::Rounding;
 use crate::statistics::Statistics;
+use crate::storage::{Menu, Storage};
 
 /// Values of a matrix that are rounded for the measurement: whole rows, spread evenly.
 const SAMPLE_VALUES: usize = 1 << 16;
 
-/// Types that a budget chooses from: those of stock llama.cpp that this build encodes, besides the matrix's own.
-const TYPES: [DType; 13] = [
-    DType::Q2K,
-    DType::Q3K,
-    DType::Iq4Xs,
-    DType::Iq4Nl,
-    DType::Q4_0,
-    DType::Q4K,
-    DType::Q4_1,
-    DType::Q5K,
-    DType::Q5_0,
-    DType::Q5_1,
-    DType::Q6K,
-    DType::Q8_0,
-    DType::F16,
-];
-
-/// Of each matrix, by GGUF name, the divergence in nats per token that each type would cause.
+/// Of each matrix, by GGUF name, the divergence in nats per token that each way to store it would cause.
 #[derive(Debug, Default)]
 pub struct Sensitivity {
-    losses: BTreeMap<String, Vec<(DType, f64)>>,
+    losses: BTreeMap<String, Vec<(Storage, f64)>>,
 }
 
 impl Sensitivity {
-    /// Measures all matrices of `tensors`, each in all types that its rows fit.
+    /// Measures all matrices of `tensors`, each stored in all ways of `menu` that its rows fit.
     ///
     /// # Errors
     /// Rounding without statistics, statistics that lack a matrix, unreadable rows; a monitor that says stop.
-    pub fn measure(tensors: &[Tensor], rounding: &Rounding, monitor: &dyn Monitor) -> Result<Sensitivity> {
+    pub fn measure(
+        tensors: &[Tensor],
+        rounding: &Rounding,
+        menu: Menu,
+        monitor: &dyn Monitor,
+    ) -> Result<Sensitivity> {
         let matrices: Vec<&Tensor> = tensors.iter().filter(|t| !t.key.role.is_norm()).collect();
         let done = AtomicUsize::new(0);
         let measured = matrices.par_iter().map(|tensor| {
             monitor.check()?;
             let name = tensor.key.gguf_name();
             let losses = Probe::new(tensor, rounding)
-                .and_then(|probe| probe.losses())
+                .and_then(|probe| probe.losses(menu))
                 .map_err(Error::with_matrix("measuring", &name))?;
             monitor.progress(Task::Measuring, done.fetch_add(1, Ordering::Relaxed) + 1, matrices.len());
             Ok((name, losses))
@@ -70,14 +59,14 @@ impl Sensitivity {
         Ok(Sensitivity { losses })
     }
 
-    /// The types measured for a matrix, each with its divergence.
-    pub fn types(&self, name: &str) -> &[(DType, f64)] {
+    /// The ways measured for a matrix, each with its divergence.
+    pub fn of(&self, name: &str) -> &[(Storage, f64)] {
         self.losses.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// The divergence of a matrix in one type, where it was measured.
-    pub fn of(&self, name: &str, dtype: DType) -> Option<f64> {
-        self.types(name).iter().find(|(d, _)| *d == dtype).map(|(_, loss)| *loss)
+    /// The divergence of a matrix stored in one way, where it was measured.
+    pub fn stored(&self, name: &str, storage: Storage) -> Option<f64> {
+        self.of(name).iter().find(|(s, _)| *s == storage).map(|(_, loss)| *loss)
     }
 }
 
@@ -130,18 +119,18 @@ impl<'a> Probe<'a> {
         })
     }
 
-    fn losses(&self) -> Result<Vec<(DType, f64)>> {
-        let fits = |dtype: &DType| self.cols.is_multiple_of(dtype.block_len());
-        let own = self.source.is_float().then_some(self.source);
-        let types = TYPES.into_iter().filter(|d| Some(*d) != own).chain(own).filter(fits);
-        types
-            .filter_map(|dtype| self.loss(dtype).map(|loss| loss.map(|loss| (dtype, loss))).transpose())
+    fn losses(&self, menu: Menu) -> Result<Vec<(Storage, f64)>> {
+        let storages = menu.storages(self.source, self.cols).into_iter();
+        storages
+            .filter_map(|storage| {
+                self.loss(menu, storage).map(|loss| loss.map(|loss| (storage, loss))).transpose()
+            })
             .collect()
     }
 
-    /// `None` for a type that cannot hold the values.
-    fn loss(&self, dtype: DType) -> Result<Option<f64>> {
-        let Some(errors) = self.errors(dtype)? else { return Ok(None) };
+    /// `None` where the values cannot be stored so.
+    fn loss(&self, menu: Menu, storage: Storage) -> Result<Option<f64>> {
+        let Some(errors) = self.errors(storage)? else { return Ok(None) };
         let mut forms = self.inputs.quadratic_forms(&errors);
         if let Some(lookups) = &self.lookups {
             for (form, errors) in forms.iter_mut().zip(errors.chunks_exact(self.cols)) {
@@ -151,28 +140,52 @@ impl<'a> Probe<'a> {
             }
         }
         let loss: f64 = forms.iter().zip(&self.weights).map(|(form, weight)| form.max(0.0) * weight).sum();
-        Ok(Some(loss / 2.0 + self.activations.loss(dtype)))
+        Ok(Some(loss / 2.0 + self.activations.loss(menu.activation_block(storage))))
     }
 
-    /// What rounding the rows changes, or `None` where the type cannot hold them.
-    fn errors(&self, dtype: DType) -> Result<Option<Vec<f32>>> {
-        let len = dtype.encoded_len(self.values.len()).expect("only types that fit the rows are tried");
-        let mut blocks = vec![0; len];
-        let encoded = match (&self.columns, self.effort) {
-            (Some(columns), Some(effort)) if feedback::supports(dtype) => {
-                let mut targets = self.values.clone();
-                feedback::encode_group(dtype, &mut targets, columns, None, effort, &mut blocks)
-            }
-            _ => codec::encode_rows(dtype, &self.values, self.cols, self.importance, &mut blocks),
+    /// What rounding the rows changes, or `None` where they cannot be stored so.
+    fn errors(&self, storage: Storage) -> Result<Option<Vec<f32>>> {
+        let rounded = match storage {
+            Storage::Type(dtype) => self.rounded_to_type(dtype),
+            Storage::Blocks(grid) => self.rounded_to_blocks(grid),
         };
-        match encoded {
+        let mut errors = match rounded {
             Err(plmconv_quant::Error::NotRepresentable { .. }) => return Ok(None),
             other => other?,
-        }
-        let mut errors = vec![0.0; self.values.len()];
-        codec::decode(dtype, &blocks, &mut errors)?;
+        };
         errors.iter_mut().zip(&self.values).for_each(|(e, x)| *e -= x);
         Ok(Some(errors))
+    }
+
+    /// For rounding with feedback, where the storage takes any.
+    fn feedback(&self, storage: Storage) -> Option<(&ColumnFactor, feedback::Effort)> {
+        self.columns.as_ref().zip(self.effort).filter(|_| storage.takes_feedback(self.cols))
+    }
+
+    fn rounded_to_type(&self, dtype: DType) -> std::result::Result<Vec<f32>, plmconv_quant::Error> {
+        let len = dtype.encoded_len(self.values.len()).expect("only types that fit the rows are tried");
+        let mut blocks = vec![0; len];
+        if let Some((columns, effort)) = self.feedback(Storage::Type(dtype)) {
+            let mut targets = self.values.clone();
+            feedback::encode_group(dtype, &mut targets, columns, None, effort, &mut blocks)?;
+        } else {
+            codec::encode_rows(dtype, &self.values, self.cols, self.importance, &mut blocks)?;
+        }
+        let mut rounded = vec![0.0; self.values.len()];
+        codec::decode(dtype, &blocks, &mut rounded)?;
+        Ok(rounded)
+    }
+
+    fn rounded_to_blocks(&self, grid: Grid) -> std::result::Result<Vec<f32>, plmconv_quant::Error> {
+        let (mut blocks, mut rounded) = (Blocks::default(), Vec::new());
+        if let Some((columns, effort)) = self.feedback(Storage::Blocks(grid)) {
+            let mut targets = self.values.clone();
+            feedback::encode_group_in_blocks(&grid, &mut targets, columns, None, effort, &mut blocks)?;
+        } else {
+            grid::quantize(&grid, &self.values, self.cols, self.importance, &mut blocks)?;
+        }
+        grid::dequantize(&grid, &blocks, self.cols, &mut rounded);
+        Ok(rounded)
     }
 }
 
@@ -215,9 +228,9 @@ impl Activations {
         })
     }
 
-    /// The divergence that llama.cpp's rounding of the inputs causes in a type, in nats a token.
-    fn loss(&self, dtype: DType) -> f64 {
-        let Some(block_len) = Arithmetic::Llama.rounding(dtype).block_len() else { return 0.0 };
+    /// The divergence that a runtime causes, in nats a token, by rounding the inputs to 8 bits in blocks of `block_len`.
+    fn loss(&self, block_len: Option<usize>) -> f64 {
+        let Some(block_len) = block_len else { return 0.0 };
         let noise = activation_noise(&self.sizes, &self.active, block_len);
         noise.iter().zip(&self.costs).map(|(noise, cost)| noise * cost).sum()
     }

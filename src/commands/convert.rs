@@ -26,8 +26,9 @@ pub fn run(request: ConvertRequest) -> Result<()> {
             write::run(&plan, &inputs, run)
         }
         ConvertTarget::Runtime(AnyTarget::Onnx(target)) => {
-            let draft = OnnxDraft::new(model, target).at(Place::Model)?;
-            write::write_onnx(draft, Rounding::default(), &inputs, run)
+            let plan = || OnnxDraft::new(model, target)?.finish(Rounding::default(), None);
+            let plan = run.pool()?.install(plan).at(Place::Model)?;
+            write::run_onnx(&plan, &inputs, run)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `plmconv quantize TYPE MODEL`
 
 use anyhow::Result;
-use plmconv_calibrate::Rounding;
+use plmconv_calibrate::{Menu, Rounding};
 use plmconv_formats::Model;
 
 use super::checked::Check;
@@ -10,7 +10,7 @@ use crate::error::{At, Place};
 use crate::guidance::{Guidance, OwnStatistics, sensitivity};
 use crate::input::open_model;
 use crate::interrupt;
-use crate::onnx::OnnxDraft;
+use crate::onnx::{OnnxDraft, OnnxPlan};
 use crate::outputs::Inputs;
 use crate::plan::{Draft, Plan};
 use crate::resolve::QuantizeRequest;
@@ -70,7 +70,7 @@ pub fn plan(
     check(&rounding)?;
     interrupt::check()?;
     let is_budget = matches!(target.format.types, Types::Budget { .. });
-    let sensitivity = is_budget.then(|| sensitivity(model, &rounding, run)).transpose()?;
+    let sensitivity = is_budget.then(|| sensitivity(model, &rounding, Menu::Gguf, run)).transpose()?;
     let plan = run.pool()?.install(|| draft.finish(rounding, sensitivity)).at(Place::GgufMetadata)?;
     interrupt::check()?;
     Ok(plan)
@@ -85,8 +85,24 @@ fn onnx(model: Model, target: Target<Onnx>, job: Job) -> Result<()> {
         true => OwnStatistics::beside(&output, &inputs, false, run)?,
         false => OwnStatistics::none(),
     };
-    let rounding = guidance.rounding(draft.model(), &draft.target().passes, &own, run);
-    own.close(rounding.and_then(|rounding| write::write_onnx(draft, rounding, &inputs, run)))
+    let plan = onnx_plan(draft, guidance, &own, &|_| Ok(()), run);
+    own.close(plan.and_then(|plan| write::run_onnx(&plan, &inputs, run)))
+}
+
+/// The plan of an ONNX draft, as [`plan`].
+pub fn onnx_plan(
+    draft: OnnxDraft,
+    guidance: Guidance,
+    own: &OwnStatistics,
+    check: &CheckRounding<'_>,
+    run: Run,
+) -> Result<OnnxPlan> {
+    let (model, target) = (draft.model(), draft.target());
+    let rounding = guidance.rounding(model, &target.passes, own, run)?;
+    check(&rounding)?;
+    let menu = target.format.limit().map(|_| Menu::Onnx(target.format.menu()));
+    let sensitivity = menu.map(|menu| sensitivity(model, &rounding, menu, run)).transpose()?;
+    run.pool()?.install(|| draft.finish(rounding, sensitivity)).at(Place::Model)
 }
 
 /// Where no tensor is rounded to blocks, nothing is there to be guided.

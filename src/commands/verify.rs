@@ -92,10 +92,8 @@ fn onnx(request: &VerifyRequest, graph: &Path, model: Model) -> Result<Found> {
     };
     target.allow_requantize = true;
     let draft = OnnxDraft::new(model, target)?;
-    let passes = &draft.target().passes;
-    let rounding = guidance.rounding(draft.model(), passes, &OwnStatistics::none(), request.run)?;
-    check_digests(request, &folder.recipe, &rounding)?;
-    let plan = draft.finish(rounding)?;
+    let check = |rounding: &Rounding| check_digests(request, &folder.recipe, rounding);
+    let plan = quantize::onnx_plan(draft, guidance, &OwnStatistics::none(), &check, request.run)?;
     let compare = |bar: &ProgressBar| folder.compare(&plan, &request.except, bar, request.run.console);
     let (differences, bytes) = with_bar(request, plan.source_bytes(), compare)?;
     let tensors = plan.model.tensors.len();

@@ -4,14 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use indicatif::ProgressBar;
-use plmconv_calibrate::Rounding;
 use plmconv_formats::checkpoint;
 use plmconv_formats::onnx::may_replace;
 use rayon::ThreadPool;
 
 use crate::checkpoint::{CheckpointPlan, write as write_folder};
 use crate::error::{At, Place};
-use crate::onnx::{self, OnnxDraft};
+use crate::onnx::{self, OnnxPlan};
 use crate::outputs::Inputs;
 use crate::pipeline::{self, Written};
 use crate::plan::Plan;
@@ -44,16 +43,14 @@ pub fn write_gguf(
     carry_out(&plan.outline(), run, &run.pool()?, |bar| pipeline::run(plan, bar, run.console))
 }
 
-/// Writes what is drafted as an ONNX folder and prints what was written, or prints the plan.
-pub fn write_onnx(draft: OnnxDraft, rounding: Rounding, inputs: &Inputs, run: Run) -> Result<()> {
-    let pool = run.pool()?;
-    let plan = pool.install(|| draft.finish(rounding)).at(Place::Model)?;
+/// Writes what is planned as an ONNX folder and prints what was written, or prints the plan.
+pub fn run_onnx(plan: &OnnxPlan, inputs: &Inputs, run: Run) -> Result<()> {
     run.console.warn_of(&plan.companions.warnings);
     if !run.dry_run {
         inputs.check_folder(&plan.output, plan.overwrite, may_replace)?;
     }
     let outline = plan.outline();
-    let written = carry_out(&outline, run, &pool, |bar| onnx::write(&plan, bar, run.console))?;
+    let written = carry_out(&outline, run, &run.pool()?, |bar| onnx::write(plan, bar, run.console))?;
     let Some((folder, elapsed)) = written else { return Ok(()) };
     folder.commit().at(Place::Output)?;
     report::written::print(&outline, elapsed, run.json, None)

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Result;
 use plmconv_calibrate::statistics::Statistics;
 use plmconv_calibrate::{
-    Calibration, CalibrationText, Destination, Direction, Rounding, Sample, Sensitivity,
+    Calibration, CalibrationText, Destination, Direction, Menu, Rounding, Sample, Sensitivity,
 };
 use plmconv_formats::{Imatrix, Model};
 use plmconv_quant::feedback::Effort;
@@ -141,16 +141,17 @@ pub fn calibrate(model: &Model, text: &CalibrationText, to: Destination<'_>, con
     Ok(())
 }
 
-/// How much each type would harm each matrix of `model`.
+/// How much each way of `menu` to store it would harm each matrix of `model`.
 ///
 /// # Errors
 /// As [`Sensitivity::measure`], with Ctrl-C as what stops it.
-pub fn sensitivity(model: &Model, rounding: &Rounding, run: Run) -> Result<Sensitivity> {
+pub fn sensitivity(model: &Model, rounding: &Rounding, menu: Menu, run: Run) -> Result<Sensitivity> {
     // It looks for a signal between two matrices.
     let _stoppable = interrupt::stoppable();
     let mut tensors = model.tensors.clone();
     if let Some(balance) = rounding.balance() {
         passes::balance::apply(&mut tensors, balance);
     }
-    Ok(run.pool()?.install(|| Sensitivity::measure(&tensors, rounding, &Watch::new(run.console)))?)
+    let watch = Watch::new(run.console);
+    Ok(run.pool()?.install(|| Sensitivity::measure(&tensors, rounding, menu, &watch))?)
 }

@@ -1,6 +1,7 @@
 //! `--to onnx`: a target and a model become a plan, the plan becomes a folder.
 
 mod assembly;
+mod budget;
 mod locate;
 mod plan;
 mod range;

@@ -1,16 +1,18 @@
 //! Every decision of an export, made before a byte is written.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use plmconv_calibrate::Rounding;
-use plmconv_formats::model::Tensor;
+use plmconv_calibrate::{Rounding, Sensitivity};
+use plmconv_formats::model::{Tensor, TensorKey};
 use plmconv_formats::onnx::{
     Companions, Content, DataItem, Export, ExportSpec, Profile, WeightFormat, blocks_name, build, companions,
 };
 use plmconv_formats::{DType, Model, Role};
 use plmconv_quant::Error as QuantError;
 
+use super::budget::{Fitting, storage_of};
 use super::range::ffn_shifts;
 use crate::passes;
 use crate::plan::{refuse_latent_source, refuse_quantized_source};
@@ -31,6 +33,8 @@ pub struct OnnxPlan {
     pub output: PathBuf,
     pub overwrite: bool,
     pub type_name: String,
+    /// With a budget: the divergence in nats per token that each matrix's format alone is predicted to cause.
+    pub predicted: BTreeMap<TensorKey, f64>,
 }
 
 /// A target for a model, checked as far as nothing has to be measured for it.
@@ -41,6 +45,8 @@ pub struct OnnxDraft {
     /// Without what depends on the weights or on what is measured.
     spec: ExportSpec,
     companions: Companions,
+    /// Matrices whose formats a budget chooses.
+    open: Vec<TensorKey>,
 }
 
 impl OnnxDraft {
@@ -66,10 +72,10 @@ impl OnnxDraft {
             (Profile::Hf, suffix) => format!("model_{suffix}.onnx"),
         };
         spec.producer_version.clone_from(&target.made_by);
-        assign_weights(&model, onnx, &mut spec)?;
+        let open = assign_weights(&model, onnx, &mut spec)?;
         let data_files = build(&model, &spec)?.data_bytes.len();
         let companions = companions(&model, &spec, data_files)?;
-        Ok(OnnxDraft { model, target, spec, companions })
+        Ok(OnnxDraft { model, target, spec, companions, open })
     }
 
     /// The model as it comes.
@@ -87,12 +93,12 @@ impl OnnxDraft {
         !self.spec.weights.is_empty()
     }
 
-    /// Decides the rest.
+    /// Decides the rest: a budget's formats by `sensitivity`, which only a budget needs.
     ///
     /// # Errors
-    /// Weights that cannot be read.
-    pub fn finish(self, rounding: Rounding) -> Result<OnnxPlan> {
-        let OnnxDraft { model, target, mut spec, companions } = self;
+    /// Weights that cannot be read, a budget that nothing fits.
+    pub fn finish(self, rounding: Rounding, sensitivity: Option<Sensitivity>) -> Result<OnnxPlan> {
+        let OnnxDraft { model, target, mut spec, mut companions, open } = self;
         let output = target.output_path(model.path());
         let mut model = passes::apply(model, &target.passes)?;
         if let Some(balance) = rounding.balance() {
@@ -102,8 +108,22 @@ impl OnnxDraft {
         if spec.float == DType::F16 {
             spec.ffn_shift = ffn_shifts(&model)?;
         }
+        let mut predicted = BTreeMap::new();
+        if let Some(limit) = target.format.limit() {
+            let sensitivity = &sensitivity.expect("a budget comes with what was measured for it");
+            let fitting = Fitting { model: &model, spec: &spec, open: &open, sensitivity, limit };
+            let formats = fitting.formats()?;
+            spec.weights.extend(open.into_iter().zip(formats));
+            predicted = predictions(&model, &spec, sensitivity);
+        }
         let export = build(&model, &spec)?;
+        if target.format.limit().is_some() {
+            // It may be cut into another number of files.
+            companions.files =
+                plmconv_formats::onnx::companions(&model, &spec, export.data_bytes.len())?.files;
+        }
         Ok(OnnxPlan {
+            predicted,
             model,
             spec,
             export,
@@ -152,7 +172,7 @@ impl OnnxPlan {
             bytes: files.iter().map(|f| f.bytes).sum(),
             source_bytes: self.source_bytes(),
             bits_per_weight: tensor_bytes as f64 * 8.0 / weights as f64,
-            predicted_divergence: None,
+            predicted_divergence: (!self.predicted.is_empty()).then(|| self.predicted.values().sum()),
             files,
             tensors,
         }
@@ -175,7 +195,7 @@ impl OnnxPlan {
             from: tensor.source.dtype().name(),
             to: items.peek().map(|item| stored_as(item)).unwrap_or_default(),
             instead_of: None,
-            predicted_divergence: None,
+            predicted_divergence: self.predicted.get(&tensor.key).copied(),
             bytes: items.map(DataItem::bytes).sum(),
         }
     }
@@ -191,21 +211,33 @@ pub fn stored_as(item: &DataItem) -> String {
     }
 }
 
-fn assign_weights(model: &Model, target: &Onnx, spec: &mut ExportSpec) -> Result<()> {
+/// Gives every matrix the format that the user or the preset says; those that are left to a budget.
+fn assign_weights(model: &Model, target: &Onnx, spec: &mut ExportSpec) -> Result<Vec<TensorKey>> {
     let matrices = || model.tensors.iter().filter(|t| !t.key.role.is_norm());
     for (pattern, _) in &target.overrides {
         if !matrices().any(|t| pattern.is_match(&t.key.gguf_name())) {
             return Err(QuantError::UnmatchedPattern { pattern: pattern.to_string() }.into());
         }
     }
+    let mut open = Vec::new();
     for tensor in matrices() {
         let name = tensor.key.gguf_name();
         let overridden = target.overrides.iter().find(|(pattern, _)| pattern.is_match(&name));
         let embedding = target.token_embedding.filter(|_| tensor.key.role == Role::TokenEmbedding);
-        let weight = embedding.or(overridden.map(|(_, weight)| *weight)).unwrap_or(target.weights);
-        if let WeightType::Bits(bits) = weight {
+        let said = embedding.or(overridden.map(|(_, weight)| *weight));
+        if said.is_none() && target.limit().is_some() {
+            open.push(tensor.key);
+        }
+        if let WeightType::Bits(bits) = said.unwrap_or_else(|| target.by_default(tensor.key.role)) {
             spec.weights.insert(tensor.key, WeightFormat::Block(target.block_format(bits)));
         }
     }
-    Ok(())
+    Ok(open)
+}
+
+/// What each matrix's format alone is predicted to cost, where it was measured.
+fn predictions(model: &Model, spec: &ExportSpec, sensitivity: &Sensitivity) -> BTreeMap<TensorKey, f64> {
+    let keys = model.tensors.iter().map(|tensor| tensor.key);
+    let of = |key: TensorKey| sensitivity.stored(&key.gguf_name(), storage_of(spec.weight(key), spec.float));
+    keys.filter_map(|key| Some((key, of(key)?))).collect()
 }

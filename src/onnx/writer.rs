@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
-use plmconv_calibrate::Guided;
+use plmconv_calibrate::{Guided, Storage};
 use plmconv_formats::atomic::AtomicFolder;
 use plmconv_formats::onnx::{BlockFormat, Content, DataItem, Place, may_replace};
 use plmconv_formats::{DType, Error as FormatError};
 use plmconv_quant::encode_rows;
-use plmconv_quant::grid::{Blocks, Grid, check_range, pack_columns, pack_rows, quantize};
+use plmconv_quant::grid::{Blocks, Grid, pack_columns, pack_rows, quantize};
 
 use super::assembly::Assembly;
 use super::plan::{OnnxPlan, stored_as};
@@ -81,8 +81,8 @@ struct Step<'a> {
 enum WeightRounding<'a> {
     /// Squared errors, weighted by the importance of their column where it is known.
     Nearest(Option<&'a [f32]>),
-    /// Errors are made up for, on a grid that this type of ggml has too.
-    Guided(Arc<Guided<'a>>, DType),
+    /// Errors are made up for.
+    Guided(Arc<Guided<'a>>),
 }
 
 /// The plan's work in file order. Steps are whole pairs of rows: two 4-bit codes of neighbouring rows may share a byte.
@@ -95,7 +95,7 @@ fn steps(plan: &OnnxPlan) -> Result<Vec<Step<'_>>> {
         let rounding = rounding(plan, item)?;
         let rows: Vec<Range<usize>> = match &rounding {
             WeightRounding::Nearest(_) => row_steps(&*item.source, 2).collect(),
-            WeightRounding::Guided(guided, _) => guided.groups().collect(),
+            WeightRounding::Guided(guided) => guided.groups().collect(),
         };
         let transposes = Transposes::of(item).map(Arc::new);
         steps.extend(rows.into_iter().map(|rows| Step {
@@ -122,11 +122,9 @@ fn rounding<'a>(plan: &'a OnnxPlan, item: &DataItem) -> Result<WeightRounding<'a
     }
     let source = &item.source;
     let whole = plan.model.tensor(item.key).is_some_and(|tensor| tensor.source.rows() == source.rows());
-    if let Some(dtype) = grid(format, scale_type).ggml_type()
-        && dtype.encoded_len(source.cols()).is_some()
-        && let Some(guided) = plan.rounding.guided(item.key, dtype, [source.rows(), source.cols()], whole)
-    {
-        return Ok(WeightRounding::Guided(Arc::new(guided), dtype));
+    let storage = Storage::Blocks(grid(format, scale_type));
+    if let Some(guided) = plan.rounding.guided(item.key, storage, [source.rows(), source.cols()], whole) {
+        return Ok(WeightRounding::Guided(Arc::new(guided)));
     }
     Ok(WeightRounding::Nearest(plan.rounding.importance(item.key, source.cols())?))
 }
@@ -244,12 +242,8 @@ impl Buffers {
             WeightRounding::Nearest(importance) => {
                 Ok(quantize(grid, values, cols, *importance, &mut self.blocks)?)
             }
-            WeightRounding::Guided(guided, dtype) => {
-                let bytes = dtype.encoded_len(values.len()).expect("rows are whole blocks, checked before");
-                self.bytes.resize(bytes, 0);
-                guided.encode(*dtype, first_row, values, &mut self.bytes)?;
-                grid.take_apart(&self.bytes, cols, &mut self.blocks);
-                Ok(check_range(grid, &self.blocks, cols)?)
+            WeightRounding::Guided(guided) => {
+                Ok(guided.encode_blocks(grid, first_row, values, &mut self.blocks)?)
             }
         }
     }

@@ -14,7 +14,7 @@ use crate::args::{ConvertArgs, DtypeArg, FormatArg};
 use crate::error::UsageError;
 use crate::outputs::Inputs;
 use crate::run::Run;
-use crate::target::{AnyTarget, Safetensors, Target, Types, WeightType};
+use crate::target::{AnyTarget, OnnxWeights, Safetensors, Target, Types, WeightType};
 
 /// A model in another format, not quantized.
 pub struct ConvertRequest {
@@ -88,7 +88,8 @@ pub(super) fn target(args: &ConvertArgs) -> Result<AnyTarget> {
                     return Err(UsageError::with_hint(message, "choose --dtype f32 or --dtype f16").into());
                 }
             };
-            Ok(AnyTarget::Onnx(onnx_target(&args.output, &args.onnx, float, WeightType::Float)?))
+            let weights = OnnxWeights::Preset(WeightType::Float);
+            Ok(AnyTarget::Onnx(onnx_target(&args.output, &args.onnx, float, weights)?))
         }
     }
 }

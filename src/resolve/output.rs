@@ -12,7 +12,9 @@ use crate::args::{FormatArg, LayoutArg, OnnxArgs, OpsetArg, OutputArgs, ProfileA
 use crate::error::{At, Place, UsageError};
 use crate::outputs::Inputs;
 use crate::passes::Pass;
-use crate::target::{AnyTarget, Arrangement, Gguf, Onnx, Safetensors, Target, Types, WeightType, shard_path};
+use crate::target::{
+    AnyTarget, Arrangement, Gguf, Onnx, OnnxWeights, Safetensors, Target, Types, shard_path,
+};
 
 /// A flag that belongs to one format, and whether it was given.
 pub(super) type FormatFlag = (&'static str, bool);
@@ -37,7 +39,7 @@ pub(super) fn onnx_target(
     args: &OutputArgs,
     onnx: &OnnxArgs,
     float: DType,
-    weights: WeightType,
+    weights: OnnxWeights,
 ) -> Result<Target<Onnx>> {
     let format = Onnx {
         profile: match onnx.profile.unwrap_or(ProfileArg::Latent) {

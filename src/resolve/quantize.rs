@@ -26,7 +26,7 @@ use crate::evaluation::{AskedLimits, DEFAULT_CTX, Text};
 use crate::guidance::{Guidance, Source};
 use crate::outputs::Inputs;
 use crate::run::Run;
-use crate::target::{AnyTarget, Gguf, Onnx, Target, Types, WeightType};
+use crate::target::{AnyTarget, Gguf, Onnx, OnnxWeights, Target, Types, WeightType};
 
 /// A model in fewer bits.
 pub struct QuantizeRequest {
@@ -97,7 +97,7 @@ pub(super) fn target(args: &QuantizeArgs) -> Result<AnyTarget> {
 fn gguf(args: &QuantizeArgs) -> Result<Target<Gguf>> {
     refuse_flags(args.to, &[&onnx_flags(&args.onnx)[..], &block_flags(&args.blocks)].concat())?;
     let limit = limit(args)?;
-    let file_type = file_type(args, limit)?;
+    let file_type = named(args, limit)?.map(FileType::from_name).transpose().map_err(usage)?;
     let policy = policy(args, file_type)?;
     let types = match limit {
         None => Types::Preset(policy),
@@ -120,13 +120,13 @@ fn onnx(args: &QuantizeArgs) -> Result<Target<Onnx>> {
         let (pattern, name) = split_override(text).map_err(usage)?;
         Ok((pattern, weight_type(name, float)?))
     };
-    let mut target = onnx_target(&args.output, &args.onnx, float, onnx_type(&args.file_type)?)?;
+    let mut target = onnx_target(&args.output, &args.onnx, float, onnx_weights(args)?)?;
     target.allow_requantize = args.allow_requantize;
     let format = &mut target.format;
     format.overrides = overrides.iter().map(override_type).collect::<Result<_>>()?;
     format.token_embedding =
         args.token_embedding_type.as_deref().map(|name| weight_type(name, float)).transpose()?;
-    format.block_size = args.blocks.block_size.unwrap_or(format.block_size);
+    format.block_size = args.blocks.block_size;
     format.symmetric = !args.blocks.asymmetric;
     format.quant_format = match args.blocks.quant_format.unwrap_or(QuantFormatArg::Nbits) {
         QuantFormatArg::Nbits => QuantFormat::NBits,
@@ -137,14 +137,8 @@ fn onnx(args: &QuantizeArgs) -> Result<Target<Onnx>> {
 }
 
 /// What only a GGUF has a use for.
-fn own_gguf_flags(args: &QuantizeArgs) -> [FormatFlag; 5] {
-    [
-        ("--pure", args.pure),
-        ("--target-size", args.target_size.is_some()),
-        ("--target-bpw", args.target_bpw.is_some()),
-        ("--resume", args.resume),
-        ("--validate", args.check.validate.is_some()),
-    ]
+fn own_gguf_flags(args: &QuantizeArgs) -> [FormatFlag; 3] {
+    [("--pure", args.pure), ("--resume", args.resume), ("--validate", args.check.validate.is_some())]
 }
 
 /// What only an ONNX graph has a use for.
@@ -173,6 +167,17 @@ fn refuse_idle_limits(args: &CheckArgs) -> Result<()> {
         .into()),
         None => Ok(()),
     }
+}
+
+/// What decides how an ONNX graph's matrices are stored.
+fn onnx_weights(args: &QuantizeArgs) -> Result<OnnxWeights> {
+    let limit = limit(args)?;
+    let name = named(args, limit)?.map(onnx_type).transpose()?;
+    Ok(match (limit, name) {
+        (Some(limit), name) => OnnxWeights::Budget { name, limit },
+        (None, Some(weights)) => OnnxWeights::Preset(weights),
+        (None, None) => unreachable!("only a budget goes without a name"),
+    })
 }
 
 /// The type of most weights of an ONNX graph.
@@ -232,10 +237,10 @@ fn limit(args: &QuantizeArgs) -> Result<Option<Limit>> {
     Ok(Some(limit))
 }
 
-/// The preset the user names; `auto` leaves it to the budget.
-fn file_type(args: &QuantizeArgs, limit: Option<Limit>) -> Result<Option<FileType>> {
+/// The type the user names; `auto` leaves it to the budget.
+fn named(args: &QuantizeArgs, limit: Option<Limit>) -> Result<Option<&str>> {
     if !args.file_type.eq_ignore_ascii_case("auto") {
-        return FileType::from_name(&args.file_type).map(Some).map_err(usage);
+        return Ok(Some(&args.file_type));
     }
     match limit {
         Some(_) => Ok(None),

@@ -26,6 +26,18 @@ pub struct Place {
     pub bytes: u64,
 }
 
+/// Where a tensor of so many bytes may start.
+fn alignment(bytes: u64) -> u64 {
+    if bytes >= PAGE_ALIGNED_FROM { PAGE } else { SMALL_ALIGNMENT }
+}
+
+impl Place {
+    /// Length with the gap behind it, if a tensor of its size follows.
+    pub fn aligned_bytes(self) -> u64 {
+        self.bytes.next_multiple_of(alignment(self.bytes))
+    }
+}
+
 /// One weight to be read, transformed and written.
 #[derive(Clone, Debug)]
 pub struct DataItem {
@@ -75,7 +87,7 @@ pub(super) struct Places {
 
 impl Places {
     pub(super) fn next(&mut self, bytes: u64, max_file: u64) -> Place {
-        let alignment = if bytes >= PAGE_ALIGNED_FROM { PAGE } else { SMALL_ALIGNMENT };
+        let alignment = alignment(bytes);
         let last = self.file_bytes.last().map(|end| end.next_multiple_of(alignment));
         let offset = match last {
             Some(offset) if offset == 0 || offset.saturating_add(bytes) <= max_file => offset,

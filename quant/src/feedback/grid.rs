@@ -3,10 +3,13 @@
 use half::f16;
 use plmconv_formats::DType;
 
+use super::pack::Loose;
 use crate::codec::{IQ4_BOUNDS, IQ4_VALUES};
 
-/// The longest sub-block of any type.
+/// The longest sub-block of any type of ggml.
 pub(super) const MAX_SUB: usize = 32;
+/// The longest block of an integer grid.
+pub(super) const MAX_BLOCK: usize = 256;
 
 /// The levels a code stands for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,19 +27,30 @@ pub(super) enum ScaleForm {
     Half,
     /// An integer of this range times the super-block's half-precision scale.
     Integer { low: i32, high: i32 },
+    /// In half precision, one for each block, beside a code that stands for zero: the offset is the scale times that.
+    HalfAndZeroPoint,
+}
+
+/// How a block is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// As this type of ggml.
+    Ggml(DType),
+    /// [`Loose`](super::pack::Loose): scale, zero point and one byte a code. The grid's middle is added to codes.
+    Loose { middle: i32 },
 }
 
 /// A block type's grid.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grid {
-    pub dtype: DType,
+    pub form: Form,
     /// Values in a sub-block.
     pub sub: usize,
     /// Sub-blocks in a block.
     pub subs: usize,
     pub levels: Levels,
     pub scale: ScaleForm,
-    /// Offsets exist: in half precision, or integers from 0 to this.
+    /// Offsets exist: in half precision, or integers (or zero points) from 0 to this.
     pub max_offset: Option<i32>,
 }
 
@@ -44,8 +58,9 @@ impl Grid {
     /// The grid of `dtype`, if feedback knows it.
     pub fn of(dtype: DType) -> Option<Grid> {
         use DType::*;
+        let form = Form::Ggml(dtype);
         let small = |low, high, offset: bool| Grid {
-            dtype,
+            form,
             sub: 32,
             subs: 1,
             levels: Levels::Integers { low, high },
@@ -53,7 +68,7 @@ impl Grid {
             max_offset: offset.then_some(0),
         };
         let large = |sub, (low, high), (scale_low, scale_high), max_offset| Grid {
-            dtype,
+            form,
             sub,
             subs: 256 / sub,
             levels: Levels::Integers { low, high },
@@ -75,6 +90,46 @@ impl Grid {
             Q6K => large(16, (-32, 31), (-128, 127), None),
             _ => return None,
         })
+    }
+
+    /// An integer grid with a scale for each block. Scales are half-precision numbers whatever type holds them, and the
+    /// lowest code of 8 symmetric bits is not used: blocks of 32 are then those of Q4_0 and Q8_0.
+    pub fn of_blocks(grid: &crate::grid::Grid) -> Grid {
+        let middle = grid.middle();
+        let (low, high, max_offset, scale) = match (grid.symmetric, grid.bits) {
+            (false, _) => (0, grid.max_code(), Some(grid.max_code()), ScaleForm::HalfAndZeroPoint),
+            (true, 8) => (1 - middle, middle - 1, None, ScaleForm::Half),
+            (true, _) => (-middle, middle - 1, None, ScaleForm::Half),
+        };
+        Grid {
+            form: Form::Loose { middle: if grid.symmetric { middle } else { 0 } },
+            sub: grid.block_size,
+            subs: 1,
+            levels: Levels::Integers { low, high },
+            scale,
+            max_offset,
+        }
+    }
+
+    /// Bytes of a block as it is written.
+    pub fn block_bytes(&self) -> usize {
+        match self.form {
+            Form::Ggml(dtype) => dtype.block_bytes(),
+            Form::Loose { .. } => Loose::HEAD + self.sub,
+        }
+    }
+
+    /// Bytes of `values` values, unless these are not whole blocks.
+    pub fn encoded_len(&self, values: usize) -> Option<usize> {
+        values.is_multiple_of(self.block()).then(|| values / self.block() * self.block_bytes())
+    }
+
+    /// What an error calls it: the type of ggml, or that of the scales.
+    pub fn dtype(&self) -> DType {
+        match self.form {
+            Form::Ggml(dtype) => dtype,
+            Form::Loose { .. } => DType::F16,
+        }
     }
 
     /// Values in a block.
@@ -138,7 +193,8 @@ pub(super) fn half(x: f32) -> f32 {
 pub(super) struct Block {
     /// In half precision.
     pub d: f32,
-    /// In half precision: the offsets' unit, or for a block without super-block the offset itself.
+    /// In half precision: the offsets' unit, or for a block without super-block the offset itself; with a zero point
+    /// that.
     pub dmin: f32,
     /// Per sub-block, where [`ScaleForm::Integer`].
     pub scales: Vec<i32>,

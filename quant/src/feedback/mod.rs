@@ -18,7 +18,7 @@ mod sweep;
 mod triangular;
 
 pub use factor::{ColumnFactor, RowFactor};
-pub use sweep::{Effort, encode_group};
+pub use sweep::{Effort, encode_group, encode_group_in_blocks};
 
 use plmconv_formats::DType;
 

@@ -1,12 +1,48 @@
-//! A block's bytes, as ggml lays them out (the tables stand with the codecs).
+//! A block's bytes, as ggml lays them out (the tables stand with the codecs), or loose.
 
 use half::f16;
 use plmconv_formats::DType;
 
-use super::grid::Block;
+use super::grid::{Block, Form};
+use crate::grid::Blocks;
 
-/// Writes `block` as `dtype` into `out`, which has one block's bytes.
-pub(super) fn pack(dtype: DType, block: &Block, out: &mut [u8]) {
+/// Writes `block` in its form into `out`, which has one block's bytes.
+pub(super) fn pack(form: Form, block: &Block, out: &mut [u8]) {
+    match form {
+        Form::Ggml(dtype) => pack_ggml(dtype, block, out),
+        Form::Loose { middle } => Loose::pack(block, middle, out),
+    }
+}
+
+/// A block of an integer grid on its way to [`Blocks`]: half-precision scale, zero point, codes.
+pub(super) struct Loose;
+
+impl Loose {
+    /// Bytes before the codes.
+    pub const HEAD: usize = 3;
+
+    fn pack(block: &Block, middle: i32, out: &mut [u8]) {
+        put_half(out, 0, block.d);
+        // A grid without offsets has its middle for zero.
+        out[2] = if middle > 0 { middle as u8 } else { block.dmin as u8 };
+        out[Loose::HEAD..].iter_mut().zip(&block.codes).for_each(|(out, &code)| *out = (code + middle) as u8);
+    }
+
+    /// Takes blocks of `block_size` codes apart.
+    pub fn take_apart(bytes: &[u8], block_size: usize, out: &mut Blocks) {
+        out.codes.clear();
+        out.scales.clear();
+        out.zero_points.clear();
+        for block in bytes.chunks_exact(Loose::HEAD + block_size) {
+            let (head, codes) = block.split_at(Loose::HEAD);
+            out.scales.push(f16::from_le_bytes([head[0], head[1]]).to_f32());
+            out.zero_points.push(head[2]);
+            out.codes.extend_from_slice(codes);
+        }
+    }
+}
+
+fn pack_ggml(dtype: DType, block: &Block, out: &mut [u8]) {
     out.fill(0);
     match dtype {
         DType::Q4_0 => small(block, 8, None, out),

@@ -1,6 +1,6 @@
 //! The choice of a sub-block's scale and offset.
 
-use super::grid::{Grid, MAX_SUB};
+use super::grid::{Grid, ScaleForm};
 
 /// `scale * level - offset`, before it is made to fit the block's form.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -17,6 +17,8 @@ pub(super) fn fit(grid: &Grid, x: &[f32], importance: &[f32]) -> Affine {
         return Affine::default();
     }
     if grid.max_offset.is_some() {
+        // A zero point is a code, so zero is always within reach.
+        let high = if grid.scale == ScaleForm::HalfAndZeroPoint && high < 0.0 { 0.0 } else { high };
         // Not `min`, which returns either of two zeros: their sign would reach the bytes.
         fit_affine(grid, x, importance, if low < 0.0 { low } else { 0.0 }, high)
     } else {
@@ -102,29 +104,29 @@ fn fit_symmetric(grid: &Grid, x: &[f32], importance: &[f32], peak: f32) -> Affin
     best.1
 }
 
-/// One sub-block rounded with feedback among its own values.
-pub(super) struct Rounded {
+/// One sub-block of at most `N` values, rounded with feedback among its own values.
+pub(super) struct Rounded<const N: usize> {
     pub loss: f32,
-    pub codes: [i32; MAX_SUB],
+    pub codes: [i32; N],
     /// Each value's error over its pivot: what the later columns are charged with.
-    pub errors: [f32; MAX_SUB],
+    pub errors: [f32; N],
 }
 
 /// Rounds `x` from left to right, each error made up for in the values to its right. `factor` is the corner of
 /// the column factor that belongs to `x`, rows of `stride`. Gives up once the loss exceeds `limit`.
 #[inline]
-pub(super) fn round(
+pub(super) fn round<const N: usize>(
     grid: &Grid,
     x: &[f32],
     factor: &[f32],
     stride: usize,
     fit: Affine,
     limit: f32,
-) -> Rounded {
+) -> Rounded<N> {
     let len = x.len();
-    let mut rest = [0f32; MAX_SUB];
+    let mut rest = [0f32; N];
     rest[..len].copy_from_slice(x);
-    let mut out = Rounded { loss: 0.0, codes: [0; MAX_SUB], errors: [0.0; MAX_SUB] };
+    let mut out = Rounded { loss: 0.0, codes: [0; N], errors: [0.0; N] };
     let inverse = if fit.scale != 0.0 { 1.0 / fit.scale } else { 0.0 };
     for j in 0..len {
         let row = &factor[j * stride..j * stride + len];

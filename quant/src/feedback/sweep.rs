@@ -3,10 +3,11 @@
 use plmconv_formats::DType;
 
 use super::factor::{ColumnFactor, RowFactor};
-use super::grid::{Block, Grid, MAX_SUB, ScaleForm, half};
-use super::pack::pack;
+use super::grid::{Block, Grid, MAX_BLOCK, MAX_SUB, ScaleForm, half};
+use super::pack::{Loose, pack};
 use super::search::{Affine, Rounded, fit, round};
 use crate::Error;
+use crate::grid::{self, Blocks};
 
 /// Columns handled at a time: one block of the types with super-blocks.
 const STEP: usize = 256;
@@ -36,18 +37,28 @@ pub fn encode_group(
     effort: Effort,
     out: &mut [u8],
 ) -> Result<(), Error> {
-    let cols = columns.cols();
     let grid = Grid::of(dtype).ok_or(Error::CannotEncode { dtype })?;
-    let row_bytes = dtype.encoded_len(cols).filter(|_| cols > 0);
-    let row_bytes = row_bytes.ok_or(Error::RowLength { dtype, cols, block_len: grid.block() })?;
-    if !values.len().is_multiple_of(cols) || rows.is_some_and(|r| r.rows() != values.len() / cols) {
-        return Err(Error::PartialRow { values: values.len(), cols });
-    }
-    let expected = values.len() / cols * row_bytes;
-    if out.len() != expected {
-        return Err(Error::EncodedLength { dtype, values: values.len(), expected, found: out.len() });
-    }
-    Sweep { grid, columns, rows, effort, cols, row_bytes }.run(values, out)
+    Sweep::new(grid, columns, rows, effort)?.encode(values, out)
+}
+
+/// The same on an integer grid with a scale, and if it is asymmetric a zero point, for each block. Symmetric blocks of 32
+/// get the codes and scales of Q4_0 or Q8_0.
+///
+/// # Errors
+/// As [`encode_group`].
+pub fn encode_group_in_blocks(
+    grid: &grid::Grid,
+    values: &mut [f32],
+    columns: &ColumnFactor,
+    rows: Option<&RowFactor>,
+    effort: Effort,
+    out: &mut Blocks,
+) -> Result<(), Error> {
+    let sweep = Sweep::new(Grid::of_blocks(grid), columns, rows, effort)?;
+    let mut bytes = vec![0; values.len() / sweep.cols * sweep.row_bytes];
+    sweep.encode(values, &mut bytes)?;
+    Loose::take_apart(&bytes, grid.block_size, out);
+    grid::check_range(grid, out, columns.cols())
 }
 
 struct Sweep<'a> {
@@ -59,14 +70,43 @@ struct Sweep<'a> {
     row_bytes: usize,
 }
 
-impl Sweep<'_> {
-    fn run(&self, values: &mut [f32], out: &mut [u8]) -> Result<(), Error> {
+impl<'a> Sweep<'a> {
+    fn new(
+        grid: Grid,
+        columns: &'a ColumnFactor,
+        rows: Option<&'a RowFactor>,
+        effort: Effort,
+    ) -> Result<Sweep<'a>, Error> {
+        let cols = columns.cols();
+        let row_bytes = grid.encoded_len(cols).filter(|_| cols > 0);
+        let error = Error::RowLength { dtype: grid.dtype(), cols, block_len: grid.block() };
+        Ok(Sweep { grid, columns, rows, effort, cols, row_bytes: row_bytes.ok_or(error)? })
+    }
+
+    fn encode(&self, values: &mut [f32], out: &mut [u8]) -> Result<(), Error> {
+        let (cols, found) = (self.cols, out.len());
+        if !values.len().is_multiple_of(cols) || self.rows.is_some_and(|r| r.rows() != values.len() / cols) {
+            return Err(Error::PartialRow { values: values.len(), cols });
+        }
+        let expected = values.len() / cols * self.row_bytes;
+        if found != expected {
+            let dtype = self.grid.dtype();
+            return Err(Error::EncodedLength { dtype, values: values.len(), expected, found });
+        }
+        match self.grid.sub {
+            0..=MAX_SUB => self.run::<MAX_SUB>(values, out),
+            33..=128 => self.run::<128>(values, out),
+            _ => self.run::<MAX_BLOCK>(values, out),
+        }
+    }
+
+    fn run<const N: usize>(&self, values: &mut [f32], out: &mut [u8]) -> Result<(), Error> {
         let block_len = self.columns.block_len();
         for (index, start) in (0..self.cols).step_by(block_len).enumerate() {
             let end = (start + block_len).min(self.cols);
             for first in (start..end).step_by(STEP) {
                 let step = first..(first + STEP).min(end);
-                let mut errors = self.round_step(values, out, index, start, step.clone())?;
+                let mut errors = self.round_step::<N>(values, out, index, start, step.clone())?;
                 if let Some(rows) = self.rows {
                     charge_rows_below(rows, &mut errors, step.len());
                 }
@@ -77,7 +117,7 @@ impl Sweep<'_> {
     }
 
     /// Rounds the columns `step` of all rows; returns their errors over pivots, `[rows, step]`.
-    fn round_step(
+    fn round_step<const N: usize>(
         &self,
         values: &mut [f32],
         out: &mut [u8],
@@ -95,15 +135,16 @@ impl Sweep<'_> {
         }
         let mut errors = vec![0.0; count * width];
         let mut rounded = vec![0.0; width];
-        let per_row = self.grid.dtype.encoded_len(width).expect("steps are whole blocks");
-        let offset = self.grid.dtype.encoded_len(step.start).expect("steps are whole blocks");
+        let per_row = self.grid.encoded_len(width).expect("steps are whole blocks");
+        let offset = self.grid.encoded_len(step.start).expect("steps are whole blocks");
         for i in 0..count {
             let target = &targets[i * width..(i + 1) * width];
             let bytes = &mut out[i * self.row_bytes + offset..][..per_row];
             let line = Line { sweep: self, corner, stride, importance };
-            let finite = line.round(target, &mut rounded, &mut errors[i * width..(i + 1) * width], bytes);
+            let finite =
+                line.round::<N>(target, &mut rounded, &mut errors[i * width..(i + 1) * width], bytes);
             if !finite {
-                return Err(Error::NotRepresentable { dtype: self.grid.dtype, row: i });
+                return Err(Error::NotRepresentable { dtype: self.grid.dtype(), row: i });
             }
             let Some(rows) = self.rows else { continue };
             rounded.iter_mut().zip(target).for_each(|(q, t)| *q = t - *q);
@@ -172,10 +213,16 @@ struct Line<'a> {
 
 impl Line<'_> {
     /// Rounds `target` into `rounded`, `errors` and `bytes`. False if a scale is beyond half precision.
-    fn round(&self, target: &[f32], rounded: &mut [f32], errors: &mut [f32], bytes: &mut [u8]) -> bool {
+    fn round<const N: usize>(
+        &self,
+        target: &[f32],
+        rounded: &mut [f32],
+        errors: &mut [f32],
+        bytes: &mut [u8],
+    ) -> bool {
         let grid = &self.sweep.grid;
         let mut rest = target.to_vec();
-        let mut blocks = bytes.chunks_exact_mut(grid.dtype.block_bytes());
+        let mut blocks = bytes.chunks_exact_mut(grid.block_bytes());
         for first in (0..target.len()).step_by(grid.block()) {
             let mut block = self.open_block(&rest, first);
             for sub in 0..grid.subs {
@@ -183,7 +230,7 @@ impl Line<'_> {
                 let x = &rest[at..at + grid.sub];
                 let corner = &self.corner[at * (self.stride + 1)..];
                 let (chosen, result) =
-                    self.choose(&mut block, x, &self.importance[at..at + grid.sub], corner);
+                    self.choose::<N>(&mut block, x, &self.importance[at..at + grid.sub], corner);
                 block.codes.extend_from_slice(&result.codes[..grid.sub]);
                 for (j, &code) in result.codes[..grid.sub].iter().enumerate() {
                     rounded[at + j] = chosen.scale * grid.level(code) - chosen.offset;
@@ -198,7 +245,7 @@ impl Line<'_> {
             if !(block.d.is_finite() && block.dmin.is_finite()) {
                 return false;
             }
-            pack(grid.dtype, &block, blocks.next().expect("as many blocks as bytes for them"));
+            pack(grid.form, &block, blocks.next().expect("as many blocks as bytes for them"));
         }
         true
     }
@@ -223,10 +270,16 @@ impl Line<'_> {
     }
 
     /// The scale (and offset) under which rounding with feedback costs least.
-    fn choose(&self, block: &mut Block, x: &[f32], importance: &[f32], corner: &[f32]) -> (Affine, Rounded) {
+    fn choose<const N: usize>(
+        &self,
+        block: &mut Block,
+        x: &[f32],
+        importance: &[f32],
+        corner: &[f32],
+    ) -> (Affine, Rounded<N>) {
         let grid = &self.sweep.grid;
         let start = fit(grid, x, importance);
-        let mut best = (Affine::default(), None::<Rounded>);
+        let mut best = (Affine::default(), None::<Rounded<N>>);
         let mut attempt = |fit: Affine| -> bool {
             let limit = best.1.as_ref().map_or(f32::INFINITY, |r| r.loss);
             let result = round(grid, x, corner, self.stride, fit, limit);
@@ -241,6 +294,13 @@ impl Line<'_> {
                 self.half_candidates(start).for_each(|fit| {
                     if attempt(fit) {
                         (block.d, block.dmin) = (fit.scale, fit.offset);
+                    }
+                });
+            }
+            ScaleForm::HalfAndZeroPoint => {
+                self.zero_point_candidates(start).for_each(|(fit, zero_point)| {
+                    if attempt(fit) {
+                        (block.d, block.dmin) = (fit.scale, zero_point as f32);
                     }
                 });
             }
@@ -282,6 +342,21 @@ impl Line<'_> {
         })
     }
 
+    /// Scales with the zero points near the offset that suits them.
+    fn zero_point_candidates(&self, start: Affine) -> impl Iterator<Item = (Affine, i32)> {
+        let wide = self.sweep.effort == Effort::Max;
+        let (reach, zero_points) = if wide { (16, 2) } else { (6, 1) };
+        let max = self.sweep.grid.max_offset.unwrap_or(0);
+        nearest_first(reach).flat_map(move |s| {
+            let scale = half(start.scale * (1.0 + 0.015 * s as f32));
+            let nearest = if scale > 0.0 { (start.offset / scale).round() as i32 } else { 0 };
+            nearest_first(zero_points).map(move |o| {
+                let zero_point = (nearest.min(max) + o).clamp(0, max);
+                (Affine { scale, offset: scale * zero_point as f32 }, zero_point)
+            })
+        })
+    }
+
     fn integer_candidates(&self, block: &Block, start: Affine) -> impl Iterator<Item = (i32, i32)> + use<> {
         let ScaleForm::Integer { low, high } = self.sweep.grid.scale else {
             unreachable!("only called for integer scales")
@@ -316,7 +391,7 @@ fn nearest_first(reach: i32) -> impl Iterator<Item = i32> + Clone {
     (0..=2 * reach).map(|i| if i % 2 == 1 { i / 2 + 1 } else { -(i / 2) })
 }
 
-const _: () = assert!(STEP.is_multiple_of(MAX_SUB));
+const _: () = assert!(STEP.is_multiple_of(MAX_BLOCK));
 
 #[cfg(test)]
 mod tests;

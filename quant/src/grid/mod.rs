@@ -1,7 +1,6 @@
 //! Integer grids with one float scale (and, if asymmetric, one integer zero point) per block of a row: what
 //! ONNX's MatMulNBits, GatherBlockQuantized and blocked DequantizeLinear read.
 
-mod ggml;
 mod pack;
 mod search;
 

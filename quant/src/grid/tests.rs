@@ -155,20 +155,3 @@ proptest! {
         prop_assert!(left <= zero * 1.0001, "worse than all zeros: {left} > {zero}");
     }
 }
-
-#[test]
-fn blocks_of_ggml_keep_their_values() {
-    let values = sample(4 * 64);
-    for (grid, dtype) in [(grid(4, true), DType::Q4_0), (grid(8, true), DType::Q8_0)] {
-        assert_eq!(grid.ggml_type(), Some(dtype));
-        let mut bytes = vec![0; dtype.encoded_len(values.len()).expect("whole blocks")];
-        crate::encode_rows(dtype, &values, 64, None, &mut bytes).expect("encodes");
-        let (mut blocks, mut found, mut expected) = (Blocks::default(), Vec::new(), vec![0.0; values.len()]);
-        grid.take_apart(&bytes, 64, &mut blocks);
-        dequantize(&grid, &blocks, 64, &mut found);
-        crate::decode(dtype, &bytes, &mut expected).expect("decodes");
-        assert_eq!(found, expected, "{dtype}");
-    }
-    assert_eq!(grid(4, false).ggml_type(), None);
-    assert_eq!(Grid { block_size: 64, ..grid(4, true) }.ggml_type(), None);
-}

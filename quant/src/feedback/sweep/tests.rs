@@ -123,6 +123,91 @@ fn without_correlation_values_are_rounded_to_the_nearest() {
     }
 }
 
+/// `Grid`s as ONNX has them, but for the type of scales.
+fn block_grids() -> impl Iterator<Item = grid::Grid> {
+    let sizes = [16, 32, 64, 128, 256].into_iter();
+    sizes.flat_map(|block_size| {
+        [(4, true), (4, false), (8, true), (8, false)].map(|(bits, symmetric)| grid::Grid {
+            bits,
+            block_size,
+            symmetric,
+            scale_type: DType::F32,
+        })
+    })
+}
+
+fn in_blocks(
+    grid: &grid::Grid,
+    values: &[f32],
+    columns: &ColumnFactor,
+    rows: Option<&RowFactor>,
+) -> (Blocks, Vec<f32>) {
+    let (mut blocks, mut back) = (Blocks::default(), Vec::new());
+    let effort = Effort::Normal;
+    encode_group_in_blocks(grid, &mut values.to_vec(), columns, rows, effort, &mut blocks)
+        .expect("valid input");
+    grid::dequantize(grid, &blocks, columns.cols(), &mut back);
+    (blocks, back)
+}
+
+#[test]
+fn each_direction_of_feedback_lowers_the_loss_of_every_grid() {
+    let (rows, cols) = (12, 512);
+    // One row is below zero throughout: its zero point is at the end of the codes.
+    let mut values = noise(rows * cols, 3);
+    values[..cols].iter_mut().for_each(|x| *x = -x.abs() - 0.5);
+    let (h, inputs) = covariance(cols, 700, 5);
+    let (g, outputs) = covariance(rows, 60, 9);
+    let columns = ColumnFactor::new(&inputs).expect("a covariance");
+    let group = &RowFactor::per_group(&outputs).expect("a covariance")[0];
+    let importance: Vec<f32> = (0..cols).map(|j| h[j * cols + j]).collect();
+    for grid in block_grids() {
+        let harm = |back: &[f32]| -> f64 {
+            let error: Vec<f32> = back.iter().zip(&values).map(|(a, b)| a - b).collect();
+            loss(&error, rows, cols, &g, &h)
+        };
+        let (mut blocks, mut back) = (Blocks::default(), Vec::new());
+        grid::quantize(&grid, &values, cols, Some(&importance), &mut blocks).expect("valid input");
+        grid::dequantize(&grid, &blocks, cols, &mut back);
+        let plain = harm(&back);
+        let one = harm(&in_blocks(&grid, &values, &columns, None).1);
+        let both = harm(&in_blocks(&grid, &values, &columns, Some(group)).1);
+        assert!(one < 0.8 * plain, "{grid:?}: columns {one:e} against {plain:e}");
+        assert!(both < 0.8 * one, "{grid:?}: both {both:e} against columns alone {one:e}");
+    }
+}
+
+#[test]
+fn symmetric_blocks_of_32_are_those_of_ggml() {
+    let (rows, cols) = (4, 512);
+    let values = noise(rows * cols, 21);
+    let (_, inputs) = covariance(cols, 600, 5);
+    let (_, outputs) = covariance(rows, 60, 9);
+    let columns = ColumnFactor::new(&inputs).expect("a covariance");
+    let group = &RowFactor::per_group(&outputs).expect("a covariance")[0];
+    for (bits, dtype) in [(4, DType::Q4_0), (8, DType::Q8_0)] {
+        let grid = grid::Grid { bits, block_size: 32, symmetric: true, scale_type: DType::F32 };
+        let ours = in_blocks(&grid, &values, &columns, Some(group)).1;
+        assert_eq!(ours, decoded(dtype, &encoded(dtype, &values, &columns, Some(group)), values.len()));
+    }
+}
+
+#[test]
+fn zeros_are_zeros_on_every_grid_and_rows_of_whole_blocks_are_asked_for() {
+    let (_, inputs) = covariance(512, 40, 1);
+    let columns = ColumnFactor::new(&inputs).expect("a covariance");
+    for grid in block_grids() {
+        let (blocks, back) = in_blocks(&grid, &[0.0; 2 * 512], &columns, None);
+        assert!(back.iter().all(|&x| x == 0.0), "{grid:?}");
+        assert!(blocks.codes.iter().all(|&code| i32::from(code) <= grid.max_code()), "{grid:?}");
+    }
+    let narrow = ColumnFactor::new(&BlockSymmetric::zeros(96, 96)).expect("zeros are a covariance");
+    let grid = grid::Grid { bits: 4, block_size: 64, symmetric: true, scale_type: DType::F32 };
+    let (mut values, mut blocks) = (vec![0.0; 96], Blocks::default());
+    let found = encode_group_in_blocks(&grid, &mut values, &narrow, None, Effort::Normal, &mut blocks);
+    assert!(matches!(found, Err(Error::RowLength { .. })));
+}
+
 #[test]
 fn zeros_and_a_group_cut_into_blocks_are_encoded() {
     let (_, inputs) = covariance(512, 40, 1);
