@@ -91,7 +91,7 @@ GGUF types: q4 (= q4_k_m), q8 (= q8_0), q2 q3 q5 q6, f32 f16 bf16 q8_0 q4_0 q4_1
             q3_k_m q3_k_l q4_k_s q4_k_m q5_k_s q5_k_m q6_k iq4_nl iq4_xs iq3_m
             iq3_s iq3_xs* iq3_xxs* iq2_m* iq2_s* iq2_xs* iq2_xxs* iq1_m* iq1_s* q2_0 q1_0 tq1_0 tq2_0
             (*: useless without --imatrix, --calibrate, --self or --stats, as q2_k_s; mxfp4 and nvfp4 by --tensor-type)
-ONNX types: q4 q8
+ONNX types: q4 (the embedding, which is the head, in 8 bits) q8 auto
 Every GGUF tensor's bytes equal those of llama.cpp's convert_hf_to_gguf.py followed by llama-quantize, unless
 --calibrate, --self or --stats is given: rounding then makes up for its own errors, at the same size and in the same formats.
 
