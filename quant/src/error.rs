@@ -3,6 +3,7 @@
 use plmconv_formats::DType;
 
 /// Why values could not be encoded or decoded, or types could not be assigned.
+#[allow(missing_docs, reason = "each variant has its message")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("type {dtype} cannot be encoded by this build")]

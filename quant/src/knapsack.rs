@@ -9,6 +9,7 @@
 /// One way to store a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
+    /// What it takes of the limit.
     pub bytes: u64,
     /// What it costs, on a scale that all classes share.
     pub loss: f64,

@@ -158,6 +158,7 @@ impl fmt::Display for Level {
 }
 
 /// Why a name is not a level of this CPU.
+#[allow(missing_docs, reason = "each variant has its message")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LevelError {
     #[error("unknown instruction set `{0}`; there are generic, neon, avx2 and avx512")]

@@ -12,6 +12,7 @@ use crate::Error;
 /// The discriminant is llama.cpp's `llama_ftype`, the value of `general.file_type` in a GGUF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u32)]
+#[allow(missing_docs, reason = "their names are llama-quantize's")]
 pub enum FileType {
     F32 = 0,
     F16 = 1,

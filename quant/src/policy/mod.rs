@@ -42,6 +42,7 @@ pub struct ModelShape {
 /// How to choose types.
 #[derive(Clone, Debug)]
 pub struct Policy {
+    /// The mixture that exceptions are made from.
     pub file_type: FileType,
     /// Every tensor the preset's base type: no mixture.
     pub pure: bool,
@@ -83,9 +84,11 @@ impl fmt::Display for Reason {
 /// The type of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assigned {
+    /// How it is stored.
     pub dtype: DType,
     /// The type first chosen, where the row length is not whole blocks of it.
     pub fallback_from: Option<DType>,
+    /// Why it got that type.
     pub reason: Reason,
     /// The result is useless without an importance for this very tensor.
     pub needs_importance: bool,
