@@ -438,6 +438,24 @@ fn without_onnx_runtime_an_export_is_refused_with_a_hint() {
 }
 
 #[test]
+fn no_arithmetic_is_chosen_for_onnx_runtime() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let export = exported(dir.path());
+    let refused = || {
+        predicate::str::contains("in its own arithmetic").and(predicate::str::contains("--accuracy-level 1"))
+    };
+    for asked in ["exact", "llama"] {
+        validate(&export).args(["--arithmetic", asked]).assert().code(2).stderr(refused());
+    }
+    let mut command = plmconv();
+    command.arg("perplexity").arg(&export).arg("--text").arg(own_text()).args(["--arithmetic", "llama"]);
+    command.assert().code(2).stderr(refused());
+    let mut command = plmconv();
+    command.arg("generate").arg(&export).args(["It was", "--arithmetic", "exact"]);
+    command.assert().code(2).stderr(refused());
+}
+
+#[test]
 fn an_export_is_no_reference_and_one_of_several_has_to_be_named() {
     let dir = tempfile::tempdir().expect("tempdir");
     let export = exported(dir.path());

@@ -168,7 +168,7 @@ pub struct EvaluatorArgs {
     #[arg(long, value_name = "KERNEL")]
     pub kernel: Option<String>,
     /// Whose arithmetic is computed: `llama` rounds activations and the cache as llama.cpp's CPU code does, `exact`
-    /// nothing, so that weights alone count [default: llama for a GGUF that is run or judged, else exact]
+    /// nothing, so that weights alone count; not for an ONNX export [default: llama for a GGUF that is run or judged, else exact]
     #[arg(long, value_enum, value_name = "WHOSE")]
     pub arithmetic: Option<ArithmeticArg>,
     /// Compute every product in f32

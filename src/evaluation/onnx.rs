@@ -44,20 +44,22 @@ impl OnnxSession {
         self.tensor_bytes() as f64 * 8.0 / values.max(1) as f64
     }
 
-    /// The coarsest way that at least a quarter of the layers' matrices are stored.
+    /// The coarsest way that at least a quarter of the layers' matrices are stored. Blocks of so many bits count
+    /// together, since a budget mixes their sizes; the most common of them gives the name.
     fn prevailing_name(&self) -> &str {
-        let mut kinds: Vec<(&str, u64, usize)> = Vec::new();
-        for weight in self.weights.iter().filter(|weight| weight.name.contains(".layers.")) {
-            let values: usize = weight.shape.iter().product();
-            match kinds.iter_mut().find(|(name, ..)| *name == weight.stored_as) {
-                Some((_, bytes, sum)) => (*bytes, *sum) = (*bytes + weight.bytes, *sum + values),
-                None => kinds.push((&weight.stored_as, weight.bytes, values)),
-            }
+        let layers = || self.weights.iter().filter(|weight| weight.name.contains(".layers."));
+        let values = |weight: &Weight| weight.shape.iter().product::<usize>();
+        let mut kinds: Vec<(&str, usize)> = Vec::new();
+        let mut names: Vec<(&str, usize)> = Vec::new();
+        for weight in layers() {
+            count(&mut kinds, kind(&weight.stored_as), values(weight));
+            count(&mut names, &weight.stored_as, values(weight));
         }
-        let all: usize = kinds.iter().map(|(.., values)| values).sum();
-        let common = kinds.into_iter().filter(|(.., values)| 4 * values >= all);
-        let bits = |(_, bytes, values): &(&str, u64, usize)| *bytes as f64 / *values as f64;
-        common.min_by(|a, b| bits(a).total_cmp(&bits(b))).map_or("F32", |(name, ..)| name)
+        let all: usize = kinds.iter().map(|(_, values)| values).sum();
+        let common = kinds.into_iter().filter(|(_, values)| 4 * values >= all);
+        let coarsest = common.min_by_key(|(kind, _)| bits(kind)).map_or("F32", |(kind, _)| kind);
+        let named = names.into_iter().filter(|(name, _)| kind(name) == coarsest);
+        named.max_by_key(|(_, values)| *values).map_or(coarsest, |(name, _)| name)
     }
 
     pub fn describe(&self) -> Description {
@@ -68,6 +70,24 @@ impl OnnxSession {
             bits_per_weight: self.bits_per_weight(),
             tensor_bytes: self.tensor_bytes(),
         }
+    }
+}
+
+/// `Q4 x64 asymmetric` → `Q4`; a float type is itself.
+fn kind(stored_as: &str) -> &str {
+    stored_as.split(' ').next().unwrap_or(stored_as)
+}
+
+/// Bits of a code or a float: the digits of a kind's name.
+fn bits(kind: &str) -> u32 {
+    kind.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(u32::MAX)
+}
+
+/// Adds to what is counted under a name.
+fn count<'a>(counts: &mut Vec<(&'a str, usize)>, name: &'a str, values: usize) {
+    match counts.iter_mut().find(|(other, _)| *other == name) {
+        Some((_, sum)) => *sum += values,
+        None => counts.push((name, values)),
     }
 }
 

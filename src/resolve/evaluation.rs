@@ -112,10 +112,23 @@ impl EvaluatorRequest {
         Ok(EvaluatorRequest { options, arithmetic, console: console(args) })
     }
 
+    /// For an ONNX export, whose numbers are those of ONNX Runtime. Whoever asks for others would take these for them.
+    ///
+    /// # Errors
+    /// The user asked for an arithmetic.
+    pub(super) fn refuse_arithmetic(&self) -> Result<()> {
+        let Some(asked) = self.arithmetic else { return Ok(()) };
+        let hint = "leave it out; an export with `--accuracy-level 1` rounds no activations";
+        let message =
+            format!("--arithmetic {}: ONNX Runtime runs an ONNX export, in its own arithmetic", asked.name());
+        Err(UsageError::with_hint(message, hint).into())
+    }
+
     /// For a model that may be an ONNX export.
     fn for_model(args: &EvaluatorArgs, model: &Path) -> Result<EvaluatorRequest> {
         let request = EvaluatorRequest::new(args)?;
         if find_graph(model)?.is_some() {
+            request.refuse_arithmetic()?;
             unused::warn_of_evaluator(args, request.console);
         }
         Ok(request)

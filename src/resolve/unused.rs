@@ -80,9 +80,10 @@ pub(super) fn warn_of_inspect(args: &InspectArgs, console: Console) {
     warn(&flags, "without --sparsity", console);
 }
 
-/// Where ONNX Runtime runs all that is run.
+/// Where ONNX Runtime runs all that is run. `--exact` tells it how to fuse.
 pub(super) fn warn_of_evaluator(args: &EvaluatorArgs, console: Console) {
-    warn(&evaluator_flags(args), "on an ONNX export, which ONNX Runtime runs", console);
+    let flags = [("--kernel", args.kernel.is_some()), ("--attention", args.attention.is_some())];
+    warn(&flags, "on an ONNX export, which ONNX Runtime runs", console);
 }
 
 fn evaluator_flags(args: &EvaluatorArgs) -> [Flag; 4] {
@@ -97,10 +98,4 @@ fn evaluator_flags(args: &EvaluatorArgs) -> [Flag; 4] {
 /// Where there is no text to be written.
 pub(super) fn warn_of_seed(seed: Option<u64>, why: &str, console: Console) {
     warn(&[("--seed", seed.is_some())], why, console);
-}
-
-/// The candidate of a validation is run by ONNX Runtime, its reference by the evaluator.
-pub(super) fn warn_of_arithmetic(args: &EvaluatorArgs, console: Console) {
-    let flag = ("--arithmetic", args.arithmetic.is_some());
-    warn(&[flag], "on an ONNX candidate, which ONNX Runtime runs", console);
 }

@@ -61,11 +61,12 @@ impl ValidateRequest {
             )
             .into());
         }
+        if is_export {
+            evaluator.refuse_arithmetic()?;
+        }
         let text = args.text.as_deref().map(Text::read).transpose()?;
-        match (is_export, is_stored) {
-            (true, true) => unused::warn_of_evaluator(&args.evaluator, evaluator.console),
-            (true, false) => unused::warn_of_arithmetic(&args.evaluator, evaluator.console),
-            (false, _) => {}
+        if is_export && is_stored {
+            unused::warn_of_evaluator(&args.evaluator, evaluator.console);
         }
         if text.is_some() {
             unused::warn_of_seed(args.seed, "with --text", evaluator.console);
