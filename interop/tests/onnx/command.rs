@@ -37,7 +37,7 @@ fn a_float_export_passes() {
 }
 
 #[test]
-fn four_bits_pass_by_the_limits_of_their_type() {
+fn four_bits_pass_by_the_limits_of_their_size() {
     let workspace = Workspace::new();
     let export = workspace.quantize("q4", &["--profile", "hf"]);
     let mut command = plmconv();
@@ -49,7 +49,7 @@ fn four_bits_pass_by_the_limits_of_their_type() {
         .arg("--text")
         .arg(own_text());
     let text = run(command.args(["--ctx", "64"]));
-    assert!(text.starts_with("PASS") && text.contains("limits of Q4 x32"), "{text}");
+    assert!(text.starts_with("PASS") && text.contains("limits for 5.65 bits per weight"), "{text}");
 }
 
 #[test]
