@@ -39,9 +39,8 @@ struct Fit {
 #[inline(always)]
 pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let grid = &*grid::IQ1;
-    let blocks = values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0);
-    for (index, (x, block)) in blocks.enumerate() {
-        encode_block(kernel, grid, x, parts::importance_of(importance, index), block);
+    for (x, importance, block) in parts::super_blocks(values, importance, out) {
+        encode_block(kernel, grid, x, importance, block);
     }
 }
 

@@ -34,9 +34,8 @@ static MAGNITUDES: [[u8; 8]; 1024] = points::spread(&points::IQ2_S, &TWO_BIT);
 #[inline(always)]
 pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let grid = &*grid::IQ2_S;
-    let blocks = values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0);
-    for (index, (x, block)) in blocks.enumerate() {
-        encode_block(kernel, grid, x, parts::importance_of(importance, index), block);
+    for (x, importance, block) in parts::super_blocks(values, importance, out) {
+        encode_block(kernel, grid, x, importance, block);
     }
 }
 
@@ -62,10 +61,7 @@ fn encode_block<K: Nearest>(
         let start = largest / 5.0;
         let mut fit =
             best_fit::<K, SUB, 8, { search::lanes(RULE) }>(kernel, grid, RULE, &block, largest, start);
-        if fit.scale < 0.0 {
-            fit.scale = -fit.scale;
-            signs = signs.map(|signs| !signs);
-        }
+        parts::turn_around(&mut fit.scale, &mut signs, u8::MAX);
         scales[sub] = fit.scale;
         for group in 0..2 {
             let (index, at) = (grid.index(fit.points[group]), 2 * sub + group);

@@ -27,9 +27,8 @@ static MAGNITUDES: [[u8; 8]; 512] = points::spread(&points::IQ2_XS, &TWO_BIT);
 #[inline(always)]
 pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let grid = &*grid::IQ2_XS;
-    let blocks = values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0);
-    for (index, (x, block)) in blocks.enumerate() {
-        encode_block(kernel, grid, x, parts::importance_of(importance, index), block);
+    for (x, importance, block) in parts::super_blocks(values, importance, out) {
+        encode_block(kernel, grid, x, importance, block);
     }
 }
 
@@ -55,10 +54,7 @@ fn encode_block<K: Nearest>(
         let start = largest / 5.0;
         let mut fit =
             best_fit::<K, SUB, 8, { search::lanes(RULE) }>(kernel, grid, RULE, &block, largest, start);
-        if fit.scale < 0.0 {
-            fit.scale = -fit.scale;
-            signs = signs.map(|signs| !signs & 127);
-        }
+        parts::turn_around(&mut fit.scale, &mut signs, parts::EVEN_SIGNS);
         scales[sub] = fit.scale;
         for group in 0..2 {
             let code = grid.index(fit.points[group]) | u16::from(signs[group]) << 9;

@@ -25,9 +25,8 @@ static MAGNITUDES: [[u8; 8]; 256] = points::spread(&points::IQ2_XXS, &TWO_BIT);
 #[inline(always)]
 pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let grid = &*grid::IQ2_XXS;
-    let blocks = values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0);
-    for (index, (x, block)) in blocks.enumerate() {
-        encode_block(kernel, grid, x, parts::importance_of(importance, index), block);
+    for (x, importance, block) in parts::super_blocks(values, importance, out) {
+        encode_block(kernel, grid, x, importance, block);
     }
 }
 
@@ -49,17 +48,13 @@ fn encode_block<K: Nearest>(
         let mut signs = parts::take_even_signs(&mut block);
         subs[sub] = [0; 8];
         let Some(mut fit) = fit(kernel, grid, &block) else { continue };
-        if fit.scale < 0.0 {
-            fit.scale = -fit.scale;
-            signs = signs.map(|signs| !signs & 127);
-        }
+        parts::turn_around(&mut fit.scale, &mut signs, parts::EVEN_SIGNS);
         scales[sub] = fit.scale;
         let (indices, packed) = subs[sub].split_at_mut(4);
         for (index, point) in indices.iter_mut().zip(fit.points) {
             *index = grid.index(point) as u8;
         }
-        let signs = signs.iter().rev().fold(0, |packed, signs| packed << 7 | u32::from(*signs));
-        packed.copy_from_slice(&signs.to_le_bytes());
+        packed.copy_from_slice(&parts::pack_even_signs(&signs).to_le_bytes());
     }
     match parts::quantize_scales(&scales, 15) {
         None => out.fill(0),
@@ -94,7 +89,7 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
             let packed = u32::from_le_bytes([sub[4], sub[5], sub[6], sub[7]]);
             let scale = d * (0.5 + (packed >> 28) as f32) * 0.25;
             for (group, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                let signs = parts::even_signs((packed >> (7 * group)) as u8 & 127);
+                let signs = parts::even_signs((packed >> (7 * group)) as u8 & parts::EVEN_SIGNS);
                 parts::write_signed(scale, &MAGNITUDES[usize::from(sub[group])], signs, out);
             }
         }

@@ -30,9 +30,8 @@ static MAGNITUDES: [[u8; 4]; 256] = points::spread(&points::IQ3_XXS, &[4, 12, 20
 #[inline(always)]
 pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let grid = &*grid::IQ3_XXS;
-    let blocks = values.as_chunks::<SUPER_BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0);
-    for (index, (x, block)) in blocks.enumerate() {
-        encode_block(kernel, grid, x, parts::importance_of(importance, index), block);
+    for (x, importance, block) in parts::super_blocks(values, importance, out) {
+        encode_block(kernel, grid, x, importance, block);
     }
 }
 
@@ -58,16 +57,12 @@ fn encode_block<K: Nearest>(
         let start = largest / 15.0;
         let mut fit =
             best_fit::<K, SUB, 4, { search::lanes(RULE) }>(kernel, grid, RULE, &block, largest, start);
-        if fit.scale < 0.0 {
-            fit.scale = -fit.scale;
-            signs = signs.map(|signs| !signs & 127);
-        }
+        parts::turn_around(&mut fit.scale, &mut signs, parts::EVEN_SIGNS);
         scales[sub] = fit.scale;
         for (index, point) in out[2 + 8 * sub..][..8].iter_mut().zip(fit.points) {
             *index = grid.index(point) as u8;
         }
-        let signs = signs.iter().rev().fold(0, |packed, signs| packed << 7 | u32::from(*signs));
-        out[SIGNS_AND_SCALES + 4 * sub..][..4].copy_from_slice(&signs.to_le_bytes());
+        out[SIGNS_AND_SCALES + 4 * sub..][..4].copy_from_slice(&parts::pack_even_signs(&signs).to_le_bytes());
     }
     match parts::quantize_scales(&scales, 15) {
         None => out.fill(0),
@@ -90,7 +85,7 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
             let packed = u32::from_le_bytes(*packed);
             let scale = d * (0.5 + (packed >> 28) as f32) * 0.5;
             for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                let signs = parts::even_signs((packed >> (7 * (group / 2))) as u8 & 127);
+                let signs = parts::even_signs((packed >> (7 * (group / 2))) as u8 & parts::EVEN_SIGNS);
                 let point = &MAGNITUDES[usize::from(indices[group])];
                 parts::write_signed(scale, point, signs >> (4 * (group % 2)), out);
             }

@@ -15,10 +15,17 @@ pub(super) enum Unweighted {
     EvenImportance,
 }
 
-/// `[cols]` of importance from the column on in which super-block `index` begins.
+/// Super-blocks of whole rows, each with the importance from its first column on and its place in `out`.
 #[inline(always)]
-pub(super) fn importance_of(importance: Option<&[f32]>, index: usize) -> Option<&[f32]> {
-    importance.map(|all| &all[index * SUPER_BLOCK % all.len()..])
+pub(super) fn super_blocks<'a, const BYTES: usize>(
+    values: &'a [f32],
+    importance: Option<&'a [f32]>,
+    out: &'a mut [u8],
+) -> impl Iterator<Item = (&'a [f32; SUPER_BLOCK], Option<&'a [f32]>, &'a mut [u8; BYTES])> {
+    let blocks = values.as_chunks().0.iter().zip(out.as_chunks_mut().0);
+    blocks.enumerate().map(move |(index, (x, block))| {
+        (x, importance.map(|all| &all[index * SUPER_BLOCK % all.len()..]), block)
+    })
 }
 
 #[inline(always)]
@@ -69,6 +76,9 @@ pub(super) fn largest(x: &[f32]) -> f32 {
     x[1..].iter().fold(x[0], |max, &x| if max > x { max } else { x })
 }
 
+/// The signs that are stored of eight whose number of minus signs is even.
+pub(super) const EVEN_SIGNS: u8 = 127;
+
 /// Replaces values by their magnitudes; a byte of signs for every eight values, a bit set for a negative one.
 #[inline(always)]
 pub(super) fn take_signs<const V: usize>(x: &mut [f32; V]) -> [u8; 4] {
@@ -96,9 +106,24 @@ pub(super) fn take_even_signs<const V: usize>(block: &mut SubBlock<V>) -> [u8; 4
             x[cheapest] = -x[cheapest];
             *signs ^= 1 << cheapest;
         }
-        *signs &= 127;
+        *signs &= EVEN_SIGNS;
     }
     signs
+}
+
+/// Makes a negative scale positive: `stored` of each byte's signs are turned around instead.
+#[inline(always)]
+pub(super) fn turn_around(scale: &mut f32, signs: &mut [u8; 4], stored: u8) {
+    if *scale < 0.0 {
+        *scale = -*scale;
+        *signs = signs.map(|signs| !signs & stored);
+    }
+}
+
+/// Four times seven signs, the first lowest.
+#[inline(always)]
+pub(super) fn pack_even_signs(signs: &[u8; 4]) -> u32 {
+    signs.iter().rev().fold(0, |packed, signs| packed << 7 | u32::from(*signs))
 }
 
 /// The eight signs that seven stand for.
