@@ -28,7 +28,7 @@ pub use verification::VerifyArgs;
 #[command(name = "plmconv", version = VERSION, arg_required_else_help = true, max_term_width = 100, after_help = "\
 Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 failure (a bad file, a full disk), 2 usage,
 3 parity or verification failed, 128 + n ended by signal n (130 is Ctrl-C).")]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }

@@ -1,24 +1,23 @@
 //! A model as a Hugging Face folder: back from a GGUF, or in another float type.
 
 use std::fs::File;
-use std::io::Write;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use indicatif::ProgressBar;
 use plmconv_formats::atomic::AtomicFolder;
 use plmconv_formats::checkpoint::{Checkpoint, CheckpointTensor, SHARD_BYTES, may_replace};
 use plmconv_formats::model::Tensor;
-use plmconv_formats::{DType, Error as FormatError, Model};
+use plmconv_formats::{DType, Model};
 use plmconv_quant::encode_rows;
-use plmconv_validate::readback::check_sample;
 
-use crate::error::ReadBack;
 use crate::passes;
+use crate::pipeline::folder::write as write_file;
 use crate::pipeline::stream::{Rows, Writer, in_order, row_steps};
 use crate::plan::refuse_latent_source;
 use crate::progress::Console;
+use crate::readback;
 use crate::report::outline::{FileLine, Outline, TensorLine};
 use crate::target::{Safetensors, Target};
 
@@ -116,8 +115,8 @@ pub fn write(plan: &CheckpointPlan, bar: &ProgressBar, console: Console) -> Resu
         bar.inc((rows.len() * tensor.source.row_bytes()) as u64);
         Ok(())
     })?;
-    plan.model.inputs.iter().try_for_each(|input| input.check())?;
-    check(&folder, plan).map_err(|error| ReadBack::new(&error))?;
+    plan.model.check_unchanged()?;
+    readback::checkpoint(&folder, plan)?;
     Ok(folder)
 }
 
@@ -141,26 +140,4 @@ fn steps(plan: &CheckpointPlan) -> Vec<Step<'_>> {
             row_steps(&*tensor.source, 1).map(move |rows| Step { place, tensor, rows })
         })
         .collect()
-}
-
-fn write_file(folder: &AtomicFolder, name: &Path, bytes: &[u8]) -> Result<File> {
-    let mut file = folder.create_file(name)?;
-    file.write_all(bytes).map_err(FormatError::io(folder.target().join(name)))?;
-    Ok(file)
-}
-
-/// Opens the folder as its readers will.
-fn check(folder: &AtomicFolder, plan: &CheckpointPlan) -> Result<()> {
-    for file in &plan.checkpoint.files {
-        let found = std::fs::read(folder.path().join(&file.path)).map_err(FormatError::io(&file.path))?;
-        ensure!(found == file.bytes, "{}: not the bytes that were written", file.path.display());
-    }
-    for shard in &plan.checkpoint.shards {
-        let file = plmconv_formats::safetensors::SafetensorsFile::open(folder.path().join(&shard.name))?;
-        ensure!(file.file_bytes == shard.bytes, "{}: {} bytes", shard.name.display(), file.file_bytes);
-        file.tensors.iter().filter_map(|tensor| tensor.data.as_ref()).try_for_each(check_sample)?;
-    }
-    let again = Model::open(folder.path())?;
-    ensure!(again.tensors.len() == plan.model.tensors.len(), "{} tensors", again.tensors.len());
-    Ok(())
 }

@@ -1,5 +1,6 @@
 //! The only place that sequences stages: read rows, turn them into blocks, write them where the plan says.
 
+pub mod folder;
 pub mod stream;
 
 use std::ops::Range;
@@ -94,16 +95,21 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<Written> 
     }
 
     plan.check_unchanged()?;
-    if plan.is_split {
-        let heads = plan.shards.iter().map(|shard| shard.directory.head.as_slice());
-        let shards = outputs.iter().map(|output| (output.file(), output.target()));
-        stamp_set(shards.zip(heads).map(|((file, path), head)| (file, path, head)))?;
-    }
     let directories = plan.shards.iter().map(|shard| &shard.directory);
-    readback::model(&outputs.iter().zip(directories).collect::<Vec<_>>())?;
+    let files: Vec<readback::Written<'_>> = outputs.iter().zip(directories).collect();
+    if plan.is_split {
+        stamp(&files)?;
+    }
+    readback::model(&files)?;
     let targets = plan.shards.iter().map(|shard| shard.path.clone()).collect();
     let earlier = if plan.is_split { earlier_shards(&plan.output, plan.shards.len()) } else { Vec::new() };
     Ok(Written { set: AtomicSet::new(outputs, earlier)?, targets })
+}
+
+/// Gives complete shards the id of their set.
+pub fn stamp(shards: &[readback::Written<'_>]) -> Result<()> {
+    let shards = shards.iter().map(|(file, directory)| (file.file(), file.target(), &*directory.head));
+    Ok(stamp_set(shards)?)
 }
 
 /// Makes everything the plan says, as [`run`] does, for a sink that keeps nothing.

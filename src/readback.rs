@@ -11,12 +11,17 @@ use plmconv_formats::atomic::AtomicFolder;
 use plmconv_formats::describe::special_token_ids;
 use plmconv_formats::gguf::Metadata;
 use plmconv_formats::onnx::{External, OnnxFile};
+use plmconv_formats::safetensors::SafetensorsFile;
 use plmconv_formats::source::{InputFile, StoredTensor};
 use plmconv_formats::{DType, Error as FormatError, Model};
-use plmconv_validate::readback::{Written, check_sample, gguf};
+use plmconv_validate::readback::{check_sample, gguf};
 
+pub use plmconv_validate::readback::Written;
+
+use crate::checkpoint::CheckpointPlan;
 use crate::error::ReadBack;
 use crate::onnx::OnnxPlan;
+use crate::pipeline::folder::check as check_file;
 
 /// Reads back a model.
 ///
@@ -53,9 +58,7 @@ fn check_onnx(folder: &AtomicFolder, plan: &OnnxPlan) -> Result<()> {
     let companions =
         plan.companions.files.iter().map(|companion| (companion.path.as_path(), &companion.bytes));
     for (name, bytes) in std::iter::once((Path::new(&graph_path), model)).chain(companions) {
-        let path = folder.path().join(name);
-        let found = std::fs::read(&path).map_err(FormatError::io(&path))?;
-        ensure!(found == *bytes, "{}: not the bytes that were written", folder.target().join(name).display());
+        check_file(folder, name, bytes)?;
     }
     let mut files = HashMap::new();
     for (name, bytes) in plan.data_paths() {
@@ -78,6 +81,28 @@ fn check_onnx(folder: &AtomicFolder, plan: &OnnxPlan) -> Result<()> {
             StoredTensor::new(Arc::clone(file), initializer.name, dtype, &initializer.shape, *offset)?;
         check_sample(&tensor)?;
     }
+    Ok(())
+}
+
+/// Reads back a Hugging Face folder.
+///
+/// # Errors
+/// [`ReadBack`], also for a folder that this program itself would refuse as a model.
+pub fn checkpoint(folder: &AtomicFolder, plan: &CheckpointPlan) -> Result<()> {
+    check_checkpoint(folder, plan).map_err(|e| ReadBack::new(&e).into())
+}
+
+fn check_checkpoint(folder: &AtomicFolder, plan: &CheckpointPlan) -> Result<()> {
+    for companion in &plan.checkpoint.files {
+        check_file(folder, &companion.path, &companion.bytes)?;
+    }
+    for shard in &plan.checkpoint.shards {
+        let file = SafetensorsFile::open(folder.path().join(&shard.name))?;
+        ensure!(file.file_bytes == shard.bytes, "{}: {} bytes", shard.name.display(), file.file_bytes);
+        file.tensors.iter().filter_map(|tensor| tensor.data.as_ref()).try_for_each(check_sample)?;
+    }
+    let again = Model::open(folder.path())?;
+    ensure!(again.tensors.len() == plan.model.tensors.len(), "{} tensors", again.tensors.len());
     Ok(())
 }
 

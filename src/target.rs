@@ -149,6 +149,11 @@ impl<F> Target<F> {
             made_by: env!("CARGO_PKG_VERSION").into(),
         }
     }
+
+    /// The folder the user named, without a separator at its end, so that files beside it can be named after it.
+    fn folder(&self) -> Option<PathBuf> {
+        self.output.as_ref().map(|path| path.components().collect())
+    }
 }
 
 impl Target<Gguf> {
@@ -212,17 +217,15 @@ impl Types {
 impl Target<Safetensors> {
     /// The folder the user named, else `<name>-hf` in the current folder, after the model at `source`.
     pub fn output_path(&self, source: &Path) -> PathBuf {
-        let default = || PathBuf::from(format!("{}-hf", model_name(source)));
-        self.output.as_ref().map_or_else(default, |path| path.components().collect())
+        self.folder().unwrap_or_else(|| format!("{}-hf", model_name(source)).into())
     }
 }
 
 impl Target<Onnx> {
     /// The folder the user named, else `<name>-onnx-<TYPE>` in the current folder, after the model at `source`.
     pub fn output_path(&self, source: &Path) -> PathBuf {
-        let default = || PathBuf::from(format!("{}-onnx-{}", model_name(source), self.format.type_name()));
-        // Without a separator at its end, so that files beside it can be named after it.
-        self.output.as_ref().map_or_else(default, |path| path.components().collect())
+        let default = || format!("{}-onnx-{}", model_name(source), self.format.type_name()).into();
+        self.folder().unwrap_or_else(default)
     }
 }
 

@@ -18,7 +18,7 @@ pub fn run(request: ConvertRequest) -> Result<()> {
     match target {
         ConvertTarget::Checkpoint(target) => {
             let plan = CheckpointPlan::new(model, &target).at(Place::Model)?;
-            write::write_checkpoint(&plan, &inputs, run)
+            write::run_checkpoint(&plan, &inputs, run)
         }
         ConvertTarget::Runtime(AnyTarget::Gguf(target)) => {
             let plan = || Draft::new(model, target, false)?.finish(Rounding::default(), None);

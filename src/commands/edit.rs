@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use indicatif::ProgressBar;
 use plmconv_formats::atomic::{AtomicFile, AtomicSet};
-use plmconv_formats::gguf::{Directory, GgufFile, SET_ID, ShardName, UNKNOWN_SET_ID, Value, stamp_set};
+use plmconv_formats::gguf::{ALIGNMENT_KEY, Directory, GgufFile, SET_ID, UNKNOWN_SET_ID, Value};
 use plmconv_formats::source::RowSource;
 use plmconv_validate::readback;
 
 use crate::error::{At, Place, ReadBack};
+use crate::pipeline::stamp;
 use crate::report;
 use crate::resolve::EditRequest;
+use crate::target::shard_path;
 
 /// Bytes of a tensor that are copied at a time.
 const COPIED_BYTES: usize = 4 << 20;
@@ -34,11 +36,7 @@ fn targets(request: &EditRequest, shards: &[GgufFile]) -> Result<Vec<PathBuf>> {
     };
     let targets: Vec<PathBuf> = match shards.len() {
         1 => vec![output.clone()],
-        count => {
-            let stem = output.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let name = |number| ShardName { stem: stem.clone(), number, count }.file_name();
-            (1..=count).map(|number| output.with_file_name(name(number))).collect()
-        }
+        count => (0..count).map(|index| shard_path(output, index, count)).collect(),
     };
     if !request.dry_run {
         match targets.len() {
@@ -65,11 +63,10 @@ fn write(request: &EditRequest, shards: &mut [GgufFile], targets: &[PathBuf]) ->
     for shard in shards.iter() {
         shard.fingerprints().try_for_each(|fingerprint| fingerprint.check()).at(Place::Model)?;
     }
-    if is_stamped {
-        let heads = files.iter().zip(&directories);
-        stamp_set(heads.map(|(file, directory)| (file.file(), file.target(), directory.head.as_slice())))?;
-    }
     let written: Vec<readback::Written<'_>> = files.iter().zip(&directories).collect();
+    if is_stamped {
+        stamp(&written)?;
+    }
     readback::gguf(&written).map_err(|e| ReadBack::new(&e.into()))?;
     AtomicSet::new(files, Vec::new())?.commit().at(Place::Output)?;
     bar.finish_and_clear();
@@ -84,7 +81,7 @@ fn copy(
     bar: &ProgressBar,
 ) -> Result<(AtomicFile, Directory)> {
     let mut metadata = shard.metadata.clone();
-    metadata.remove("general.alignment");
+    metadata.remove(ALIGNMENT_KEY);
     let tensors = shard.tensors.iter().map(|t| (t.name.clone(), t.data.dtype(), t.shape.clone()));
     let directory = Directory::new(&metadata, tensors).at(Place::Model)?;
     let file = AtomicFile::create(target, overwrite).at(Place::Output)?;

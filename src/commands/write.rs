@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use indicatif::ProgressBar;
-use plmconv_formats::checkpoint;
-use plmconv_formats::onnx::may_replace;
+use plmconv_formats::atomic::AtomicFolder;
+use plmconv_formats::{checkpoint as checkpoint_folder, onnx as onnx_export};
 use rayon::ThreadPool;
 
-use crate::checkpoint::{CheckpointPlan, write as write_folder};
+use crate::checkpoint::{self, CheckpointPlan};
 use crate::error::{At, Place};
 use crate::onnx::{self, OnnxPlan};
 use crate::outputs::Inputs;
@@ -47,26 +47,30 @@ pub fn write_gguf(
 pub fn run_onnx(plan: &OnnxPlan, inputs: &Inputs, run: Run) -> Result<()> {
     run.console.warn_of(&plan.companions.warnings);
     if !run.dry_run {
-        inputs.check_folder(&plan.output, plan.overwrite, may_replace)?;
+        inputs.check_folder(&plan.output, plan.overwrite, onnx_export::may_replace)?;
     }
-    let outline = plan.outline();
-    let written = carry_out(&outline, run, &run.pool()?, |bar| onnx::write(plan, bar, run.console))?;
-    let Some((folder, elapsed)) = written else { return Ok(()) };
-    folder.commit().at(Place::Output)?;
-    report::written::print(&outline, elapsed, run.json, None)
+    write_folder(&plan.outline(), run, |bar| onnx::write(plan, bar, run.console))
 }
 
-/// Writes a Hugging Face folder and prints what was written, or prints the plan.
-pub fn write_checkpoint(plan: &CheckpointPlan, inputs: &Inputs, run: Run) -> Result<()> {
+/// Writes what is planned as a Hugging Face folder and prints what was written, or prints the plan.
+pub fn run_checkpoint(plan: &CheckpointPlan, inputs: &Inputs, run: Run) -> Result<()> {
     run.console.warn_of(&plan.checkpoint.warnings);
     if !run.dry_run {
-        inputs.check_folder(&plan.output, plan.overwrite, checkpoint::may_replace)?;
+        inputs.check_folder(&plan.output, plan.overwrite, checkpoint_folder::may_replace)?;
     }
-    let outline = plan.outline();
-    let written = carry_out(&outline, run, &run.pool()?, |bar| write_folder(plan, bar, run.console))?;
+    write_folder(&plan.outline(), run, |bar| checkpoint::write(plan, bar, run.console))
+}
+
+/// Gives the folder that `work` fills its name, and prints what was written, or prints the plan.
+fn write_folder(
+    outline: &Outline,
+    run: Run,
+    work: impl FnOnce(&ProgressBar) -> Result<AtomicFolder> + Send,
+) -> Result<()> {
+    let written = carry_out(outline, run, &run.pool()?, work)?;
     let Some((folder, elapsed)) = written else { return Ok(()) };
     folder.commit().at(Place::Output)?;
-    report::written::print(&outline, elapsed, run.json, None)
+    report::written::print(outline, elapsed, run.json, None)
 }
 
 /// Does what was planned, under a bar and on the workers: what came of it and the time it took. A dry run prints the

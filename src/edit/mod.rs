@@ -3,7 +3,8 @@
 mod value;
 
 use anyhow::Result;
-use plmconv_formats::gguf::{Metadata, Value};
+use plmconv_formats::gguf::{Metadata, Value, is_layout};
+use plmconv_quant::policy::nearest_names;
 
 use crate::error::UsageError;
 
@@ -63,9 +64,8 @@ fn set(metadata: &mut Metadata, key: &str, before: Option<Value>, after: Value) 
     Change { key: key.to_string(), before, after: Some(after) }
 }
 
-/// Keys that say how one file is laid out.
 fn refuse_layout(key: &str) -> Result<()> {
-    if key != "general.alignment" && !key.starts_with("split.") {
+    if !is_layout(key) {
         return Ok(());
     }
     let hint = "it says where the file's tensors lie; plmconv lays out what it writes itself";
@@ -81,13 +81,9 @@ pub fn value_of<'a>(metadata: &'a Metadata, key: &str) -> Result<&'a Value> {
 }
 
 fn unknown_key(metadata: &Metadata, key: &str) -> anyhow::Error {
-    let mut known: Vec<(usize, &str)> =
-        metadata.iter().map(|(known, _)| (strsim::damerau_levenshtein(known, key), known)).collect();
-    known.sort_unstable();
-    let nearest: Vec<&str> = known.iter().take(3).map(|(_, key)| *key).collect();
-    let hint = match nearest[..] {
-        [] => "the file has no metadata".to_string(),
-        _ => format!("nearest: {}", nearest.join(", ")),
+    let hint = match metadata.is_empty() {
+        true => "the file has no metadata".to_string(),
+        false => format!("nearest: {}", nearest_names(key, metadata.iter().map(|(known, _)| known))),
     };
     UsageError::with_hint(format!("the file has no metadata `{key}`"), hint).into()
 }

@@ -29,8 +29,9 @@ struct Sizes {
     open: BTreeMap<TensorKey, u64>,
     /// Weights of the others, and of norms.
     other_weights: u64,
-    /// All files of the folder.
-    total: u64,
+    /// The graph and its data.
+    export: u64,
+    data_files: usize,
 }
 
 impl Fitting<'_> {
@@ -48,25 +49,22 @@ impl Fitting<'_> {
         let fewest = |class: &Vec<Choice>| (0..class.len()).min_by_key(|&entry| class[entry].bytes);
         let smallest: Vec<usize> = classes.iter().map(|class| fewest(class).unwrap_or_default()).collect();
         let sizes = self.sizes(&formats(&smallest))?;
-        let least = sizes.total;
-        let mut room = Room {
-            head_bytes: least.saturating_sub(sizes.open.values().sum()),
-            weights: self.model.tensors.iter().map(Tensor::values).sum(),
-        };
+        let weights = self.model.tensors.iter().map(Tensor::values).sum();
         let Limit::FileBytes(limit) = self.limit else {
             // What is not open takes its share of the bits, whatever is chosen.
             let others = vec![Choice { bytes: sizes.other_weights, loss: 0.0 }];
             let all: Vec<Vec<Choice>> = classes.into_iter().chain([others]).collect();
-            room.head_bytes = 0;
-            let chosen = self.limit.choose(&all, room)?;
+            let chosen = self.limit.choose(&all, Room { head_bytes: 0, weights })?;
             return Ok(formats(&chosen[..self.open.len()]));
         };
+        let least = self.total(&sizes)?;
+        let mut room = Room { head_bytes: least.saturating_sub(sizes.open.values().sum()), weights };
         if least > limit {
             return Err(self.limit.too_small(least, room).into());
         }
         // The graph's length and the gaps between weights follow from the choice itself, by a little.
         while let Ok(chosen) = self.limit.choose(&classes, room) {
-            let excess = self.sizes(&formats(&chosen))?.total.saturating_sub(limit);
+            let excess = self.total(&self.sizes(&formats(&chosen))?)?.saturating_sub(limit);
             if excess == 0 {
                 return Ok(formats(&chosen));
             }
@@ -98,18 +96,23 @@ impl Fitting<'_> {
         let mut spec = self.spec.clone();
         spec.weights.extend(self.open.iter().copied().zip(formats.iter().copied()));
         let export = build(self.model, &spec)?;
-        let beside = companions(self.model, &spec, export.data_bytes.len())?;
         let mut sizes = Sizes {
             open: self.open.iter().map(|key| (*key, 0)).collect(),
             other_weights: 0,
-            total: export.total_bytes()
-                + beside.files.iter().map(|file| file.bytes.len() as u64).sum::<u64>(),
+            export: export.total_bytes(),
+            data_files: export.data_bytes.len(),
         };
         for item in &export.items {
             let bytes: u64 = places(item).map(|place| self.counted(place)).sum();
             *sizes.open.get_mut(&item.key).unwrap_or(&mut sizes.other_weights) += bytes;
         }
         Ok(sizes)
+    }
+
+    /// Bytes of all files of the folder. For each call the tokenizer is read again.
+    fn total(&self, sizes: &Sizes) -> Result<u64> {
+        let beside = companions(self.model, self.spec, sizes.data_files)?;
+        Ok(sizes.export + beside.files.iter().map(|file| file.bytes.len() as u64).sum::<u64>())
     }
 
     /// A file is as long as its weights and the gaps that align them.

@@ -1,9 +1,8 @@
 //! Writes an ONNX export: the graph, then every weight at the place that the graph already names.
 
 use std::fs::File;
-use std::io::Write;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -17,6 +16,7 @@ use plmconv_quant::grid::{Blocks, Grid, pack_columns, pack_rows, quantize};
 
 use super::assembly::Assembly;
 use super::plan::{OnnxPlan, stored_as};
+use crate::pipeline::folder::write as write_file;
 use crate::pipeline::stream::{Rows, Sink, Writer, in_order, row_steps};
 use crate::progress::Console;
 use crate::readback;
@@ -33,9 +33,9 @@ pub fn write(plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<Ato
 /// Writes all of the folder's files.
 pub fn fill(folder: &AtomicFolder, plan: &OnnxPlan, bar: &ProgressBar, console: Console) -> Result<()> {
     let data = DataFiles::create(folder, plan)?;
-    write_small(folder, plan.graph_path(), &plan.export.model)?;
+    write_file(folder, plan.graph_path(), &plan.export.model)?;
     for companion in &plan.companions.files {
-        write_small(folder, &companion.path, &companion.bytes)?;
+        write_file(folder, &companion.path, &companion.bytes)?;
     }
     produce(plan, &data, bar, console)
 }
@@ -60,12 +60,6 @@ pub fn produce(plan: &OnnxPlan, sink: &dyn Sink, bar: &ProgressBar, console: Con
 fn put(sink: &dyn Sink, place: Place, at: u64, bytes: &[u8]) -> Result<()> {
     assert!(at + bytes.len() as u64 <= place.bytes, "a weight stays in its place");
     sink.put(place.file, bytes, place.offset + at)
-}
-
-fn write_small(folder: &AtomicFolder, name: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
-    let name = name.as_ref();
-    folder.create_file(name)?.write_all(bytes).map_err(FormatError::io(folder.target().join(name)))?;
-    Ok(())
 }
 
 /// Some rows of one weight.

@@ -1,6 +1,6 @@
 //! What the commands that write a model have in common: the format, the passes, and where the output goes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use plmconv_formats::onnx::{Opset, Profile};
@@ -120,8 +120,7 @@ pub(super) fn refuse_flags(format: FormatArg, flags: &[FormatFlag]) -> Result<()
 /// # Errors
 /// It belongs to an input, exists (without leave to overwrite), or cannot be written there.
 pub(super) fn check_destination(target: &AnyTarget, model: &Path, inputs: &Inputs) -> Result<()> {
-    let snapshot = hub::snapshot(model).at(Place::Model)?;
-    let source = snapshot.as_deref().unwrap_or(model);
+    let source = &source_of(model)?;
     match target {
         AnyTarget::Gguf(target) => {
             let output = target.output_path(source).at(Place::Output)?;
@@ -140,7 +139,11 @@ pub(super) fn check_destination(target: &AnyTarget, model: &Path, inputs: &Input
 
 /// The same for a Hugging Face folder.
 pub(super) fn check_checkpoint(target: &Target<Safetensors>, model: &Path, inputs: &Inputs) -> Result<()> {
+    inputs.check_folder(&target.output_path(&source_of(model)?), target.overwrite, checkpoint::may_replace)
+}
+
+/// Where a model is read from: in the hub's cache a snapshot.
+fn source_of(model: &Path) -> Result<PathBuf> {
     let snapshot = hub::snapshot(model).at(Place::Model)?;
-    let output = target.output_path(snapshot.as_deref().unwrap_or(model));
-    inputs.check_folder(&output, target.overwrite, checkpoint::may_replace)
+    Ok(snapshot.unwrap_or_else(|| model.to_path_buf()))
 }

@@ -48,7 +48,6 @@ impl Metadata {
     /// the same metadata has a layout of its own.
     #[must_use]
     pub fn without_layout(&self) -> Metadata {
-        let is_layout = |key: &str| key == ALIGNMENT_KEY || key.starts_with("split.");
         let kept = self.pairs.iter().filter(|(key, _)| !is_layout(key));
         Metadata { pairs: kept.cloned().collect() }
     }
@@ -101,6 +100,11 @@ impl Metadata {
     pub fn strings(&self, key: &str) -> Option<Vec<&str>> {
         self.array(key)?.values.iter().map(Value::as_str).collect()
     }
+}
+
+/// Whether a key says how one file is laid out.
+pub fn is_layout(key: &str) -> bool {
+    key == ALIGNMENT_KEY || key.starts_with("split.")
 }
 
 /// An integer of any width, signed or not: tools differ in what they write.

@@ -11,7 +11,7 @@ mod write;
 
 pub use gguf_rs_lib::format::metadata::{MetadataArray, MetadataValue as Value};
 pub use gguf_rs_lib::format::types::GGUFValueType as ValueType;
-pub use metadata::{Metadata, i32_array, integer, string_array};
+pub use metadata::{Metadata, i32_array, integer, is_layout, string_array};
 pub use read::{GgufFile, TensorInfo};
 pub(crate) use split::is_unfinished_shard;
 pub use split::{SET_ID, ShardName, UNKNOWN_SET_ID, earlier_shards, expected_set_id, stamp_set};

@@ -260,7 +260,7 @@ fn encodable() -> impl Iterator<Item = DType> {
 }
 
 /// The three names most like `name`, best first, comma separated.
-fn nearest_names<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub fn nearest_names<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     let mut scored: Vec<(f64, &str)> =
         known.map(|known| (strsim::normalized_damerau_levenshtein(name, known), known)).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
