@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use assert_cmd::Command;
-use common::{copy_of_tiny_plm, digests, fixtures, names, plmconv, tiny_plm};
+use common::{copy_of_tiny_plm, digests, fixtures, json, names, plmconv, statistics, tiny_plm};
 use plmconv_formats::gguf::GgufFile;
 use predicates::prelude::*;
 use serde_json::Value;
@@ -15,14 +15,7 @@ use serde_json::Value;
 const Q4_K_M_BYTES: u64 = 4_228_512;
 
 /// Statistics of the tiny PLM, measured once for all tests.
-static STATS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let stats = Path::new(env!("CARGO_TARGET_TMPDIR")).join("budget-statistics.gguf");
-    let text = common::calibration_text();
-    let mut command = plmconv();
-    command.arg("calibrate").arg(tiny_plm()).arg("--text").arg(text).arg("--force").arg("-o").arg(&stats);
-    command.args(["--calibration-ctx", "64", "--calibration-chunks", "12"]).assert().success();
-    stats
-});
+static STATS: LazyLock<PathBuf> = LazyLock::new(|| statistics("budget-statistics"));
 
 /// `quantize TYPE` with statistics; without error feedback, which only takes longer here.
 fn quantize(file_type: &str, extra: &[&str]) -> Command {
@@ -30,11 +23,6 @@ fn quantize(file_type: &str, extra: &[&str]) -> Command {
     command.args(["quantize", file_type, "--effort", "fast", "--stats"]).arg(&*STATS).arg(tiny_plm());
     command.args(extra);
     command
-}
-
-fn json(command: &mut Command) -> Value {
-    let output = command.arg("--json").assert().success().get_output().stdout.clone();
-    serde_json::from_slice(&output).expect("JSON")
 }
 
 #[test]

@@ -6,30 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use assert_cmd::Command;
-use common::{names, plmconv, tiny_plm};
+use common::{json, names, plmconv, statistics, tiny_plm};
 use predicates::prelude::*;
 use serde_json::Value;
 
 /// Statistics of the tiny PLM, measured once for all tests.
-static STATS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let stats = Path::new(env!("CARGO_TARGET_TMPDIR")).join("onnx-budget-statistics.gguf");
-    let mut command = plmconv();
-    command.arg("calibrate").arg(tiny_plm()).arg("--text").arg(common::calibration_text());
-    command.args(["--force", "--calibration-ctx", "64", "--calibration-chunks", "12", "-o"]).arg(&stats);
-    command.assert().success();
-    stats
-});
+static STATS: LazyLock<PathBuf> = LazyLock::new(|| statistics("onnx-budget-statistics"));
 
 fn quantize(file_type: &str, more: &[&str]) -> Command {
     let mut command = plmconv();
     command.args(["quantize", file_type, "--to", "onnx", "--effort", "fast", "--stats"]).arg(&*STATS);
     command.arg(tiny_plm()).args(more);
     command
-}
-
-fn json(command: &mut Command) -> Value {
-    let output = command.arg("--json").assert().success().get_output().stdout.clone();
-    serde_json::from_slice(&output).expect("JSON")
 }
 
 /// Bytes of all files of a folder.

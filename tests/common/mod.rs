@@ -13,6 +13,7 @@ use assert_cmd::Command;
 use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::hex;
 use plmconv_formats::source::RowSource;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub fn plmconv() -> Command {
@@ -30,6 +31,22 @@ pub fn tiny_plm() -> PathBuf {
 /// Prose of our own, some two thousand tokens long: what it is does not change with the documentation.
 pub fn calibration_text() -> PathBuf {
     fixtures().join("text/calibration.txt")
+}
+
+/// Statistics of the tiny PLM, from windows of 64 tokens: measured once for all tests of a file, which `name` tells apart.
+pub fn statistics(name: &str) -> PathBuf {
+    let stats = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).with_extension("gguf");
+    let mut command = plmconv();
+    command.arg("calibrate").arg(tiny_plm()).arg("--text").arg(calibration_text());
+    command.args(["--force", "--calibration-ctx", "64", "--calibration-chunks", "12", "-o"]).arg(&stats);
+    command.assert().success();
+    stats
+}
+
+/// What a command writes as JSON on stdout.
+pub fn json(command: &mut Command) -> Value {
+    let output = command.arg("--json").assert().success().get_output().stdout.clone();
+    serde_json::from_slice(&output).expect("JSON")
 }
 
 /// A writable copy of the tiny PLM, to be damaged.
