@@ -51,6 +51,27 @@ build() {
     PEERS="$target/native/release"
 }
 
+# Sets `texts` and `models`, by full paths, from arguments TEXT... -- FOLDER...
+take_texts_and_models() {
+    texts=() models=()
+    while [ $# -gt 0 ] && [ "$1" != -- ]; do
+        texts+=("$(realpath "$1")")
+        shift
+    done
+    local model
+    for model in "${@:2}"; do models+=("$(realpath "$model")"); done
+}
+
+# validate CANDIDATE MODEL TEXT OPTIONS...: what $plmconv says of it, as JSON in $scratch/report.json.
+validate() {
+    # Exit code 3 says that the divergence is above a limit: a result like any other here.
+    "$plmconv" validate "$1" --against "$2" --text "$3" --ctx "${CTX:-256}" --chunks "${CHUNKS:-60}" --json --quiet \
+        "${@:4}" >"$scratch/report.json" 2>"$scratch/report.log" || [ $? -eq 3 ] || {
+        cat "$scratch/report.log" >&2
+        return 1
+    }
+}
+
 # The weights of a model folder, one a line.
 weights() { find -L "$1" -maxdepth 1 -name '*.safetensors' | sort; }
 

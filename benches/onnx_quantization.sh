@@ -11,13 +11,7 @@ source "$(dirname "$0")/common.sh"
 expect_arguments 4+ $#
 : "${ORT_DYLIB_PATH:?names the library of ONNX Runtime}"
 calibration="$(realpath "$1")"
-shift
-texts=() models=()
-while [ $# -gt 0 ] && [ "$1" != -- ]; do
-    texts+=("$(realpath "$1")")
-    shift
-done
-for model in "${@:2}"; do models+=("$(realpath "$model")"); done
+take_texts_and_models "${@:2}"
 enter_repository
 cargo build --release --quiet --features ort --target-dir target/ort >&2
 plmconv=target/ort/release/plmconv
@@ -30,9 +24,7 @@ judge() {
     bytes="$(find "$scratch/out" -type f -printf '%s\n' | awk '{ sum += $1 } END { print sum }')"
     local text
     for text in "${texts[@]}"; do
-        # Exit code 3 says that the divergence is above a limit: a result like any other here.
-        "$plmconv" validate "$scratch/out" --against "$model" --text "$text" --ctx "${CTX:-256}" \
-            --chunks "${CHUNKS:-60}" --json --quiet >"$scratch/report.json" 2>/dev/null || [ $? -eq 3 ]
+        validate "$scratch/out" "$model" "$text"
         python3 -c 'import json, sys; print(*sys.argv[1:], "%.5f |" % json.load(sys.stdin)["kl_divergence"]["mean"])' \
             "| ${model##*/} | $* | $bytes | ${text##*/} |" <"$scratch/report.json"
     done

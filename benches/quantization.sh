@@ -17,13 +17,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 expect_arguments 4+ $#
 calibration="$(realpath "$1")"
-shift
-texts=() models=()
-while [ $# -gt 0 ] && [ "$1" != -- ]; do
-    texts+=("$(realpath "$1")")
-    shift
-done
-for model in "${@:2}"; do models+=("$(realpath "$model")"); done
+take_texts_and_models "${@:2}"
 enter_repository
 find_plmconv
 # Its instruction set does not matter here: nothing is timed in it.
@@ -45,9 +39,7 @@ judge() {
     [[ " $* " == *" latent "* ]] && latent=(--flash-attention)
     "$llama_divergence" "$scratch/f32.gguf" "$file" "${texts[@]/#/--text=}" --ctx "${CTX:-256}" \
         --chunks "${CHUNKS:-60}" "${latent[@]}" >"$scratch/peer.jsonl"
-    # Exit code 3 says that the divergence is above a limit: a result like any other here.
-    "$plmconv" validate "$file" --against "$model" --text "${texts[0]}" --ctx "${CTX:-256}" \
-        --chunks "${CHUNKS:-60}" --json >"$scratch/report.json" || [ $? -eq 3 ]
+    validate "$file" "$model" "${texts[0]}"
     python3 benches/quantization.py line "${model##*/}" "$kind" "$label" "$type" "${size_of:-$type}" "$file" "$start" "$end" \
         "$scratch/peer.jsonl" "$scratch/report.json" >>"$scratch/results.jsonl"
     echo "${model##*/}: $label, $type" >&2
