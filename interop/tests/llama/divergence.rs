@@ -85,7 +85,7 @@ fn compare(model: &Path, file_types: &[&str], more: &[&str], flash_attention: bo
         let judged = judged_by_plmconv(&file).as_llama_cpp_computes;
         let measured = divergence_in_llama_cpp(&file, flash_attention);
         let said = format!("{name}: {measured:.7} in llama.cpp, {judged:.7} by plmconv");
-        println!("{said} ({:+.1} %)", 100.0 * (judged / measured - 1.0));
+        eprintln!("{said} ({:+.1} %)", 100.0 * (judged / measured - 1.0));
         if (judged / measured - 1.0).abs() > 0.05 {
             apart.push(said);
         }
