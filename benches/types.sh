@@ -15,7 +15,7 @@ imatrix="${IMATRIX:+$(realpath "$IMATRIX")}"
 enter_repository
 find_plmconv
 make_scratch
-"$plmconv" types --json | python3 -c 'import json, sys; print(*(t["name"] for t in json.load(sys.stdin)), sep="\n")' |
+"$plmconv" types --json | python3 -c 'import json, sys; print(*(t["name"] for t in json.load(sys.stdin)["types"]), sep="\n")' |
     while read -r type; do
         quantize=("$plmconv" quantize "$type" "$model" --force --quiet -o "$scratch/file.gguf")
         "${quantize[@]}" >/dev/null 2>&1 || "${quantize[@]}" ${imatrix:+--imatrix "$imatrix"} >/dev/null

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::log::{self, LogFormat, Severity, log_with_hint};
 use crate::terminal::is_hidden;
 
 pub use edit::EditArgs;
@@ -29,6 +30,9 @@ pub use verification::VerifyArgs;
 Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 failure (a bad file, a full disk), 2 usage,
 3 parity or verification failed, 128 + n ended by signal n (130 is Ctrl-C).")]
 struct Cli {
+    /// Form of the lines on stderr
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormatArg,
     #[command(subcommand)]
     command: Command,
 }
@@ -39,10 +43,12 @@ const VERSION: &str = match option_env!("PLMCONV_COMMIT") {
     None => env!("CARGO_PKG_VERSION"),
 };
 
-/// The command of these arguments, the first of which is the program's name. Where they name none, prints
-/// what is wrong or the help that was asked for, and ends the process.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Command {
-    Cli::try_parse_from(arguments).unwrap_or_else(|error| end_with(&error)).command
+/// The command of these arguments, the first of which is the program's name, and the form of what is told. Where they
+/// name no command, prints what is wrong or the help that was asked for, and ends the process.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> (Command, LogFormat) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = Cli::try_parse_from(&arguments).unwrap_or_else(|error| end_with(&error, &arguments));
+    (cli.command, cli.log_format.into())
 }
 
 /// As [`parse`], for a command line that the user did not type.
@@ -58,13 +64,46 @@ pub fn parse_quietly(arguments: impl IntoIterator<Item = OsString>) -> Result<Co
 }
 
 /// Prints clap's message and ends the process. An argument may be a name that a shell took from a folder.
-fn end_with(error: &clap::Error) -> ! {
+fn end_with(error: &clap::Error, arguments: &[OsString]) -> ! {
+    let text = || error.render().to_string().trim_end().to_string();
+    if error.use_stderr() && asks_for_json(arguments) {
+        let text = text();
+        let (message, hint) = text.split_once("\n\n").unwrap_or((&text, ""));
+        let hint = Some(hint).filter(|hint| !hint.is_empty());
+        log_with_hint(Severity::Error, message.trim_start_matches("error: "), hint);
+        std::process::exit(error.exit_code());
+    }
     // With colours it would be printed as the argument has it.
-    if std::env::args_os().any(|argument| argument.to_string_lossy().contains(is_hidden)) {
-        tell!("{}", error.render().to_string().trim_end());
+    if arguments.iter().any(|argument| argument.to_string_lossy().contains(is_hidden)) {
+        tell!("{}", text());
         std::process::exit(error.exit_code());
     }
     error.exit()
+}
+
+/// Whether arguments that cannot be parsed as a whole ask for JSON.
+fn asks_for_json(arguments: &[OsString]) -> bool {
+    let asks = arguments.windows(2).any(|two| two[0] == "--log-format" && two[1] == "json")
+        || arguments.iter().any(|argument| argument == "--log-format=json");
+    log::choose(if asks { LogFormat::Json } else { LogFormat::Text });
+    asks
+}
+
+/// The form of the lines on stderr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormatArg {
+    Text,
+    /// One object a line: `level` and `message`, with an error's `hint`; progress once a minute
+    Json,
+}
+
+impl From<LogFormatArg> for LogFormat {
+    fn from(format: LogFormatArg) -> LogFormat {
+        match format {
+            LogFormatArg::Text => LogFormat::Text,
+            LogFormatArg::Json => LogFormat::Json,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,52 +145,52 @@ pub struct QuantizeArgs {
     /// The format to write
     #[arg(long, value_enum, default_value = "gguf")]
     pub to: FormatArg,
-    /// GGUF: give every matrix the target's base type instead of llama-quantize's mixture
-    #[arg(long)]
-    pub pure: bool,
-    /// Type of the token embedding, which is also the output head
-    #[arg(long, value_name = "TYPE", alias = "output-tensor-type")]
-    pub token_embedding_type: Option<String>,
-    /// Type of the tensors whose GGUF name matches a regex; repeatable, the first match wins
-    #[arg(long, value_name = "PATTERN=TYPE")]
-    pub tensor_type: Vec<String>,
-    /// A file with one PATTERN=TYPE per line (`#` begins a comment)
-    #[arg(long, value_name = "FILE")]
-    pub tensor_type_file: Option<PathBuf>,
-    /// Run this text through the model first and let it guide the rounding; repeatable
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["stats", "imatrix"])]
-    pub calibrate: Vec<PathBuf>,
-    /// The same on N tokens that the model writes itself, alone or in addition to --calibrate
-    #[arg(long = "self", value_name = "N", conflicts_with_all = ["stats", "imatrix"])]
-    pub self_tokens: Option<NonZeroUsize>,
-    /// Let these statistics, written by `plmconv calibrate`, guide the rounding
-    #[arg(long, value_name = "STATS", conflicts_with = "imatrix")]
-    pub stats: Option<PathBuf>,
-    /// Use llama.cpp's importance matrix (.gguf or .dat) exactly as llama-quantize does
-    #[arg(long, value_name = "FILE")]
-    pub imatrix: Option<PathBuf>,
-    /// Choose each matrix's type for the least divergence in a file no larger than this, e.g. 1.1G, 950M or bytes
-    #[arg(long, value_name = "SIZE", conflicts_with_all = BUDGET_CONFLICTS)]
-    pub target_size: Option<String>,
-    /// The same within this many bits per weight, e.g. 4.5
-    #[arg(long, value_name = "BITS", conflicts_with_all = BUDGET_CONFLICTS, conflicts_with = "target_size")]
-    pub target_bpw: Option<f64>,
-    /// How long to search with --calibrate, --self or --stats [default: normal]
-    #[arg(long, value_enum)]
-    pub effort: Option<EffortArg>,
-    /// Leave a part of guided rounding out, to see what it brings; repeatable
-    #[arg(long, value_enum, value_name = "PART")]
-    pub without: Vec<PartArg>,
-    #[command(flatten)]
-    pub sample: SampleArgs,
-    /// Continue from what the same command had finished when Ctrl-C ended it; otherwise start from the beginning
-    #[arg(long)]
-    pub resume: bool,
-    /// Quantize a file that is already quantized, at a loss of quality
-    #[arg(long)]
-    pub allow_requantize: bool,
     #[command(flatten)]
     pub output: OutputArgs,
+    /// GGUF: give every matrix the target's base type instead of llama-quantize's mixture
+    #[arg(long, help_heading = TYPES, hide_short_help = true)]
+    pub pure: bool,
+    /// Type of the token embedding, which is also the output head
+    #[arg(long, value_name = "TYPE", alias = "output-tensor-type", help_heading = TYPES, hide_short_help = true)]
+    pub token_embedding_type: Option<String>,
+    /// Type of the tensors whose GGUF name matches a regex; repeatable, the first match wins
+    #[arg(long, value_name = "PATTERN=TYPE", help_heading = TYPES)]
+    pub tensor_type: Vec<String>,
+    /// A file with one PATTERN=TYPE per line (`#` begins a comment)
+    #[arg(long, value_name = "FILE", help_heading = TYPES, hide_short_help = true)]
+    pub tensor_type_file: Option<PathBuf>,
+    /// Run this text through the model first and let it guide the rounding; repeatable
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["stats", "imatrix"], help_heading = GUIDED)]
+    pub calibrate: Vec<PathBuf>,
+    /// The same on N tokens that the model writes itself, alone or in addition to --calibrate
+    #[arg(long = "self", value_name = "N", conflicts_with_all = ["stats", "imatrix"], help_heading = GUIDED)]
+    pub self_tokens: Option<NonZeroUsize>,
+    /// Let these statistics, written by `plmconv calibrate`, guide the rounding
+    #[arg(long, value_name = "STATS", conflicts_with = "imatrix", help_heading = GUIDED)]
+    pub stats: Option<PathBuf>,
+    /// Use llama.cpp's importance matrix (.gguf or .dat) exactly as llama-quantize does
+    #[arg(long, value_name = "FILE", help_heading = GUIDED)]
+    pub imatrix: Option<PathBuf>,
+    /// Choose each matrix's type for the least divergence in a file no larger than this, e.g. 1.1G, 950M or bytes
+    #[arg(long, value_name = "SIZE", conflicts_with_all = BUDGET_CONFLICTS, help_heading = TYPES)]
+    pub target_size: Option<String>,
+    /// The same within this many bits per weight, e.g. 4.5
+    #[arg(long, value_name = "BITS", conflicts_with_all = BUDGET_CONFLICTS, conflicts_with = "target_size", help_heading = TYPES)]
+    pub target_bpw: Option<f64>,
+    /// How long to search with --calibrate, --self or --stats [default: normal]
+    #[arg(long, value_enum, help_heading = GUIDED, hide_short_help = true)]
+    pub effort: Option<EffortArg>,
+    /// Leave a part of guided rounding out, to see what it brings; repeatable
+    #[arg(long, value_enum, value_name = "PART", help_heading = GUIDED, hide_short_help = true)]
+    pub without: Vec<PartArg>,
+    /// Continue from what the same command had finished when Ctrl-C ended it; otherwise start from the beginning
+    #[arg(long, help_heading = GUIDED, hide_short_help = true)]
+    pub resume: bool,
+    /// Quantize a file that is already quantized, at a loss of quality
+    #[arg(long, help_heading = TYPES, hide_short_help = true)]
+    pub allow_requantize: bool,
+    #[command(flatten)]
+    pub sample: SampleArgs,
     #[command(flatten)]
     pub check: CheckArgs,
     #[command(flatten)]
@@ -159,6 +198,11 @@ pub struct QuantizeArgs {
     #[command(flatten)]
     pub blocks: OnnxBlockArgs,
 }
+
+/// Groups of `--help`; what most people want comes first, and `-h` shows little more.
+const TYPES: &str = "Types";
+const GUIDED: &str = "Guided rounding";
+const GGUF_FILE: &str = "GGUF";
 
 /// A budget chooses types itself, by statistics of the model as it comes and in the layout `plm`.
 const BUDGET_CONFLICTS: [&str; 3] = ["pure", "imatrix", "passes"];
@@ -171,10 +215,10 @@ pub struct CheckArgs {
     #[arg(long, value_name = "TEXT", conflicts_with = "dry_run")]
     pub validate: Option<PathBuf>,
     /// Tokens of a window of the validation [default: 512]
-    #[arg(long, value_name = "N", requires = "validate")]
+    #[arg(long, value_name = "N", requires = "validate", hide_short_help = true)]
     pub validate_ctx: Option<usize>,
     /// At most this many windows of the validation [default: all]
-    #[arg(long, value_name = "N", requires = "validate")]
+    #[arg(long, value_name = "N", requires = "validate", hide_short_help = true)]
     pub validate_chunks: Option<usize>,
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -199,8 +243,6 @@ pub struct CalibrateArgs {
     /// Add up the statistics of several runs on the same model instead
     #[arg(long, value_name = "STATS", num_args = 1.., conflicts_with_all = ["model", "text", "self_tokens"])]
     pub merge: Vec<PathBuf>,
-    #[command(flatten)]
-    pub sample: SampleArgs,
     /// File to write
     #[arg(short, long, value_name = "STATS")]
     pub output: PathBuf,
@@ -213,22 +255,28 @@ pub struct CalibrateArgs {
     /// Worker threads [default: all cores]
     #[arg(short = 'j', long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
-    /// Print neither progress nor warnings, only errors
+    /// Write the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Tell neither progress nor warnings, only the result and errors
     #[arg(short, long)]
     pub quiet: bool,
+    #[command(flatten)]
+    pub sample: SampleArgs,
 }
 
 /// Which part of the calibration text is used.
 #[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Calibration text")]
 pub struct SampleArgs {
     /// Tokens of a window of calibration text [default: 256]
-    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one, hide_short_help = true)]
     pub calibration_ctx: Option<usize>,
     /// Windows of calibration text, spread evenly over it; of what the model writes all are used [default: 128]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = at_least_one, hide_short_help = true)]
     pub calibration_chunks: Option<usize>,
     /// Chooses the tokens drawn from the model's predictions, for --self and for the gradients [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", hide_short_help = true)]
     pub seed: Option<u64>,
 }
 
@@ -265,8 +313,6 @@ pub struct InspectArgs {
     pub sparsity: Option<PathBuf>,
     #[command(flatten)]
     pub windows: WindowArgs,
-    #[command(flatten)]
-    pub evaluator: EvaluatorArgs,
     /// Print one value of a GGUF's metadata and nothing else; texts as they are
     #[arg(long, value_name = "KEY", conflicts_with = "sparsity")]
     pub key: Option<String>,
@@ -276,6 +322,8 @@ pub struct InspectArgs {
     /// Show every tensor, and long metadata values whole
     #[arg(short, long)]
     pub verbose: bool,
+    #[command(flatten)]
+    pub evaluator: EvaluatorArgs,
 }
 
 /// What the commands that write a model have in common.
@@ -291,17 +339,17 @@ pub struct OutputArgs {
     #[arg(long)]
     pub dry_run: bool,
     /// GGUF: split into shards of at most this size, e.g. 512M, 2G or bytes (powers of ten, as gguf-split counts)
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = GGUF_FILE, hide_short_help = true)]
     pub split_max_size: Option<String>,
     /// GGUF: architecture, `plm`, or `latent` for a small cache in stock llama.cpp (see below) [default: plm]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, help_heading = GGUF_FILE)]
     pub layout: Option<LayoutArg>,
     /// Function-preserving rewrites before quantizing, comma separated: fold-latent-norm, turn-latent, turn-values,
     /// turn-keys, rescale-neurons, sort-neurons
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = GGUF_FILE, hide_short_help = true)]
     pub passes: Vec<String>,
     /// GGUF: llama.cpp's name for the pre-tokenizer, if it cannot be derived (e.g. qwen2)
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = GGUF_FILE, hide_short_help = true)]
     pub tokenizer_pre: Option<String>,
     #[command(flatten)]
     pub run: RunArgs,
@@ -316,7 +364,7 @@ pub struct RunArgs {
     /// Write the result as JSON
     #[arg(long)]
     pub json: bool,
-    /// Print neither progress nor warnings, only errors
+    /// Tell neither progress nor warnings, only the result and errors
     #[arg(short, long, conflicts_with = "verbose")]
     pub quiet: bool,
     /// A line for each tensor

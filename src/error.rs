@@ -12,6 +12,7 @@ use plmconv_quant::Error as QuantError;
 pub use place::{At, Place};
 
 use crate::interrupt;
+use crate::log::{Severity, log_with_hint};
 use crate::verification::Verification;
 
 /// A mistake in what the user typed; ends with exit code 2.
@@ -110,10 +111,7 @@ pub struct TokenizerMismatch;
 
 /// Prints the sentence and the hint to stderr and says which code the process ends with.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    tell!("error: {}", sentence(error));
-    if let Some(hint) = hint::of(error) {
-        tell!("hint: {hint}");
-    }
+    log_with_hint(Severity::Error, &sentence(error), hint::of(error).as_deref());
     exit_code(error)
 }
 

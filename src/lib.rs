@@ -18,6 +18,7 @@ mod guidance;
 mod input;
 mod interrupt;
 mod layouts;
+mod log;
 pub mod onnx;
 mod outputs;
 mod passes;
@@ -54,7 +55,8 @@ pub fn run() -> ExitCode {
 /// Runs the command of these arguments, the first of which is the program's name. Ends the process where they are
 /// none.
 pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
-    let command = args::parse(arguments);
+    let (command, log_format) = args::parse(arguments);
+    log::choose(log_format);
     // What writes nothing has nothing to clean up.
     let writes_nothing = matches!(
         command,

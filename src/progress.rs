@@ -1,13 +1,17 @@
-//! Progress and log lines, on stderr only.
+//! What is told while a command works, on stderr only.
+
+mod heartbeat;
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use plmconv_calibrate::{Monitor, Notice, Task};
 use plmconv_formats::Warning;
+use serde::Serialize;
 
 use crate::interrupt;
+use crate::log::{self, LogFormat, Severity, log};
 
 /// How much the user wants to be told.
 #[derive(Clone, Copy, Debug)]
@@ -16,60 +20,62 @@ pub struct Console {
     pub verbose: bool,
 }
 
-impl Console {
-    /// A bar over `bytes` with throughput and time left; drawn only where stderr is a terminal.
-    pub fn bar(self, bytes: u64, what: &'static str) -> ProgressBar {
-        if self.quiet || !std::io::stderr().is_terminal() {
-            return ProgressBar::with_draw_target(Some(bytes), ProgressDrawTarget::hidden());
-        }
-        let style = ProgressStyle::with_template(
-            "{msg} {bar:32} {percent:>3} %  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left",
-        )
-        .expect("the template is constant");
-        ProgressBar::new(bytes).with_style(style).with_message(what)
-    }
+/// What a bar counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    Bytes,
+    /// Windows or tokens.
+    Items,
+    /// Steps of like size, which say nothing to the user.
+    Steps,
+}
 
-    /// A bar over steps of like size.
-    pub fn steps(self, what: &'static str) -> ProgressBar {
-        if self.quiet || !std::io::stderr().is_terminal() {
-            return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+impl Unit {
+    fn template(self) -> &'static str {
+        match self {
+            Unit::Bytes => {
+                "{msg} {bar:32} {percent:>3} %  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left"
+            }
+            Unit::Items => "{msg} {bar:32} {pos} of {len}  {eta} left",
+            Unit::Steps => "{msg} {bar:32} {percent:>3} %  {eta} left",
         }
-        let style = ProgressStyle::with_template("{msg} {bar:32} {percent:>3} %  {eta} left")
-            .expect("the template is constant");
-        ProgressBar::new(0).with_style(style).with_message(what)
+    }
+}
+
+impl Console {
+    /// A bar with the time left, drawn where stderr is a terminal; elsewhere a line a minute.
+    pub fn bar(self, total: u64, unit: Unit, what: &'static str) -> ProgressBar {
+        if !self.quiet && std::io::stderr().is_terminal() && log::format() == LogFormat::Text {
+            let style = ProgressStyle::with_template(unit.template()).expect("the templates are constant");
+            return ProgressBar::new(total).with_style(style).with_message(what);
+        }
+        let bar = ProgressBar::hidden();
+        bar.set_length(total);
+        if !self.quiet {
+            heartbeat::watch(&bar, what, unit);
+        }
+        bar
     }
 
     /// A line about what was done.
     pub fn note(self, line: &str) {
         if !self.quiet {
-            tell!("{line}");
+            log(Severity::Info, line);
         }
-    }
-
-    /// A bar over windows or tokens; drawn only where stderr is a terminal.
-    pub fn window_bar(self, count: usize, what: &'static str) -> ProgressBar {
-        let count = Some(count as u64);
-        if self.quiet || !std::io::stderr().is_terminal() {
-            return ProgressBar::with_draw_target(count, ProgressDrawTarget::hidden());
-        }
-        let style = ProgressStyle::with_template("{msg} {bar:32} {pos} of {len}  {eta} left")
-            .expect("the template is constant");
-        ProgressBar::with_draw_target(count, ProgressDrawTarget::stderr())
-            .with_style(style)
-            .with_message(what)
     }
 
     /// A line that only `-v` shows; drawn above the bar.
     pub fn detail(self, bar: &ProgressBar, line: impl FnOnce() -> String) {
         if self.verbose {
-            bar.suspend(|| tell!("{}", line()));
+            bar.suspend(|| log(Severity::Debug, &line()));
         }
     }
 
     /// A warning.
     pub fn warn(self, line: &str) {
         if !self.quiet {
-            tell!("warning: {line}");
+            log(Severity::Warning, line);
         }
     }
 
@@ -102,13 +108,12 @@ impl Monitor for Watch {
     fn progress(&self, task: Task, done: usize, total: usize) {
         let mut bar = self.bar.lock().unwrap_or_else(PoisonError::into_inner);
         if bar.as_ref().is_none_or(|(current, _)| *current != task) {
-            let new = match task {
-                Task::Writing => self.console.window_bar(total, "writing a text"),
-                Task::Calibrating => self.console.steps("calibrating"),
-                Task::Measuring => self.console.steps("measuring"),
+            let (unit, what) = match task {
+                Task::Writing => (Unit::Items, "writing a text"),
+                Task::Calibrating => (Unit::Steps, "calibrating"),
+                Task::Measuring => (Unit::Steps, "measuring"),
             };
-            new.set_length(total as u64);
-            *bar = Some((task, new));
+            *bar = Some((task, self.console.bar(total as u64, unit, what)));
         }
         if let Some((_, bar)) = &*bar {
             bar.set_position(done as u64);

@@ -1,6 +1,7 @@
 //! How a command runs that streams a model.
 
 use std::num::NonZeroUsize;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use rayon::ThreadPool;
@@ -15,6 +16,8 @@ pub struct Run {
     pub json: bool,
     /// Print the plan and write nothing.
     pub dry_run: bool,
+    /// When the command began: planning may take longer than writing.
+    pub started: Instant,
     pub console: Console,
 }
 

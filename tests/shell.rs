@@ -38,11 +38,12 @@ fn every_shell_gets_completions_of_every_command() {
 
 #[test]
 fn types_are_listed_from_the_smallest_on() {
-    let json: Vec<serde_json::Value> = serde_json::from_str(&stdout(&["types", "--json"])).expect("JSON");
+    let json = common::json(plmconv().arg("types"));
+    let json = json["types"].as_array().expect("a list");
     let bits: Vec<f64> = json.iter().filter_map(|line| line["bits_per_weight"].as_f64()).collect();
     assert!(bits.is_sorted() && bits.len() == json.len() && bits[bits.len() - 1] == 32.0, "{bits:?}");
     let text = stdout(&["types"]);
-    for line in &json {
+    for line in json {
         let name = line["name"].as_str().expect("a name");
         assert!(text.lines().any(|shown| shown.split_whitespace().next() == Some(name)), "{name}: {text}");
     }

@@ -55,7 +55,7 @@ impl<'a> Calibration<'a> {
     }
 
     /// Tokens that run through the model.
-    pub fn tokens(&self) -> usize {
+    fn tokens(&self) -> usize {
         self.from.chunks * self.from.chunk_size
     }
 

@@ -53,16 +53,16 @@ pub struct ValidateArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
     /// Write the checks as JUnit XML
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Reports")]
     pub junit: Option<PathBuf>,
     /// Write a summary in Markdown, e.g. for $GITHUB_STEP_SUMMARY
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Reports")]
     pub markdown: Option<PathBuf>,
     /// Write one self-contained page with plots
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Reports")]
     pub html: Option<PathBuf>,
     /// Write the result as JSON
-    #[arg(long)]
+    #[arg(long, help_heading = "Reports")]
     pub json: bool,
     #[command(flatten)]
     pub evaluator: EvaluatorArgs,
@@ -121,6 +121,9 @@ pub struct GenerateArgs {
     /// Put the prompt through the model's chat template
     #[arg(long)]
     pub chat: bool,
+    /// Write the result as JSON, once it is complete
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub evaluator: EvaluatorArgs,
 }
@@ -162,7 +165,7 @@ fn limit(text: &str) -> Result<f64, String> {
 #[command(next_help_heading = "Evaluator")]
 pub struct EvaluatorArgs {
     /// Worker threads, without effect on the numbers [default: all cores]
-    #[arg(short = 'j', long, value_name = "N")]
+    #[arg(short = 'j', long, value_name = "N", help_heading = None::<&str>)]
     pub threads: Option<NonZeroUsize>,
     /// Instruction set: auto, generic, avx2, avx512 or neon [default: auto]
     #[arg(long, value_name = "KERNEL")]
@@ -177,8 +180,8 @@ pub struct EvaluatorArgs {
     /// Which form of latent attention is computed; both are the same function [default: expanded]
     #[arg(long, value_enum)]
     pub attention: Option<AttentionArg>,
-    /// Print neither progress nor warnings, only errors
-    #[arg(short, long)]
+    /// Tell neither progress nor warnings, only the result and errors
+    #[arg(short, long, help_heading = None::<&str>)]
     pub quiet: bool,
 }
 

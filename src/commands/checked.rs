@@ -42,7 +42,7 @@ impl Check {
     /// # Errors
     /// As writing, or [`ParityFailure`]: the file then has another name.
     pub fn run(&self, mut plan: Plan, inputs: &Inputs) -> Result<()> {
-        let Some((written, elapsed)) = write_gguf(&plan, inputs, true, self.run)? else { return Ok(()) };
+        let Some(written) = write_gguf(&plan, inputs, true, self.run)? else { return Ok(()) };
         let reject = |written: Written| {
             let named = plan.shards.iter().map(|shard| with_suffix(&shard.path, REJECTED));
             named.into_iter().try_for_each(|path| inputs.refuse(&path))?;
@@ -65,7 +65,7 @@ impl Check {
         }
         let path = plan.shards[0].path.clone();
         report.candidate.path = path.display().to_string();
-        report::written::print(&plan.outline(), elapsed, self.run.json, Some(&report))?;
+        report::written::print(&plan.outline(), self.run, Some(&report))?;
         if report.passed {
             return Ok(());
         }

@@ -11,6 +11,7 @@ use plmconv_validate::readback;
 
 use crate::error::{At, Place, ReadBack};
 use crate::pipeline::stamp;
+use crate::progress::Unit;
 use crate::report;
 use crate::resolve::EditRequest;
 use crate::target::shard_path;
@@ -48,7 +49,7 @@ fn targets(request: &EditRequest, shards: &[GgufFile]) -> Result<Vec<PathBuf>> {
 }
 
 fn write(request: &EditRequest, shards: &mut [GgufFile], targets: &[PathBuf]) -> Result<()> {
-    let bar = request.console.bar(shards.iter().map(|shard| shard.file_bytes).sum(), "copying");
+    let bar = request.console.bar(shards.iter().map(|shard| shard.file_bytes).sum(), Unit::Bytes, "copying");
     let in_place = request.output.is_none();
     let is_stamped = shards[0].metadata.get(SET_ID).is_some();
     let (mut files, mut directories) = (Vec::new(), Vec::new());

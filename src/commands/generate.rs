@@ -8,6 +8,7 @@ use plmconv_validate::generate::{GenerateOptions, generate};
 
 use crate::error::{At, Place};
 use crate::evaluation::{chat, open_runnable};
+use crate::report;
 use crate::report::stream::Stream;
 use crate::resolve::{EvaluatorRequest, GenerateRequest};
 
@@ -23,6 +24,11 @@ pub fn run(request: &GenerateRequest) -> Result<()> {
         stop: (0..tokenizer.vocab_size() as u32).filter(|id| tokenizer.ends_generation(*id)).collect(),
         vocabulary: Some(model.meaningful_ids()),
     };
+    if request.json {
+        let tokens =
+            generate(model.runner(), &prompt, &options, |_| ControlFlow::Continue(())).at(Place::Prompt)?;
+        return report::generation::print(tokenizer, &prompt, &tokens);
+    }
     let mut stream = Stream::new(tokenizer);
     // A closed pipe is a reader that has seen enough.
     let on_token = |token| match stream.push(token) {

@@ -5,6 +5,7 @@ use plmconv_validate::perplexity::perplexity;
 
 use crate::error::{At, Place};
 use crate::evaluation::{open_runnable, tokens_of};
+use crate::progress::Unit;
 use crate::report;
 use crate::resolve::{EvaluatorRequest, PerplexityRequest};
 
@@ -14,7 +15,7 @@ pub fn run(request: &PerplexityRequest) -> Result<()> {
     let model = open_runnable(model, options, arithmetic, console)?;
     let tokens = tokens_of(model.tokenizer(), &text.text, console)?;
     let windows = text.windows(&tokens, model.tokenizer())?;
-    let bar = console.window_bar(windows.count(), "scoring");
+    let bar = console.bar(windows.count() as u64, Unit::Items, "scoring");
     let found = perplexity(model.runner(), &windows, None, |p| bar.set_position(p.windows_done as u64))
         .at(Place::Windows)?;
     bar.finish_and_clear();

@@ -9,6 +9,7 @@ use plmconv_validate::sparsity::Sparsity;
 
 use crate::error::{At, Place};
 use crate::evaluation::{OpenModel, tokens_of};
+use crate::progress::Unit;
 use crate::report;
 use crate::resolve::{EvaluatorRequest, SparsityRequest};
 
@@ -19,7 +20,7 @@ pub fn run(path: &Path, request: &SparsityRequest, json: bool) -> Result<()> {
     let tokens = tokens_of(&open.tokenizer, &text.text, console)?;
     let windows = text.windows(&tokens, &open.tokenizer)?;
     let loaded = open.load(options)?;
-    let bar = console.window_bar(windows.count(), "counting");
+    let bar = console.bar(windows.count() as u64, Unit::Items, "counting");
     let mut sparsity = Sparsity::new(loaded.evaluator.config());
     let mut observe = |site: Site, values: &[f32]| sparsity.observe(site, values);
     perplexity(&loaded.evaluator, &windows, Some(&mut observe), |p| bar.set_position(p.windows_done as u64))

@@ -14,6 +14,7 @@ use crate::guidance::{Guidance, OwnStatistics, Source};
 use crate::input::open_model;
 use crate::onnx::{OnnxDraft, find_graph};
 use crate::plan::Draft;
+use crate::progress::Unit;
 use crate::recipe::Recipe;
 use crate::resolve::{VerifyRequest, of_recipe, refuse_unasked};
 use crate::target::{AnyTarget, Arrangement};
@@ -106,7 +107,7 @@ fn with_bar<T>(
     work: impl FnOnce(&ProgressBar) -> Result<T>,
 ) -> Result<T> {
     let _stoppable = interrupt::stoppable();
-    let bar = request.run.console.bar(bytes, "verifying");
+    let bar = request.run.console.bar(bytes, Unit::Bytes, "verifying");
     let done = work(&bar)?;
     bar.finish_and_clear();
     Ok(done)

@@ -1,7 +1,5 @@
 //! What quantize and convert share: plan, run, report.
 
-use std::time::{Duration, Instant};
-
 use anyhow::Result;
 use indicatif::ProgressBar;
 use plmconv_formats::atomic::AtomicFolder;
@@ -14,26 +12,20 @@ use crate::onnx::{self, OnnxPlan};
 use crate::outputs::Inputs;
 use crate::pipeline::{self, Written};
 use crate::plan::Plan;
-use crate::progress::Console;
+use crate::progress::{Console, Unit};
 use crate::report;
 use crate::report::outline::Outline;
 use crate::run::Run;
 
 /// Writes what is planned as a GGUF and prints what was written, or prints the plan.
 pub fn run(plan: &Plan, inputs: &Inputs, run: Run) -> Result<()> {
-    let Some((written, elapsed)) = write_gguf(plan, inputs, false, run)? else { return Ok(()) };
+    let Some(written) = write_gguf(plan, inputs, false, run)? else { return Ok(()) };
     written.commit()?;
-    report::written::print(&plan.outline(), elapsed, run.json, None)
+    report::written::print(&plan.outline(), run, None)
 }
 
-/// Writes what is planned as a GGUF that does not have its name yet, with the time it took. A dry run prints the plan
-/// instead.
-pub fn write_gguf(
-    plan: &Plan,
-    inputs: &Inputs,
-    may_be_rejected: bool,
-    run: Run,
-) -> Result<Option<(Written, Duration)>> {
+/// Writes what is planned as a GGUF that does not have its name yet. A dry run prints the plan instead.
+pub fn write_gguf(plan: &Plan, inputs: &Inputs, may_be_rejected: bool, run: Run) -> Result<Option<Written>> {
     run.console.warn_of(&plan.warnings);
     report_fallbacks(plan, run.console);
     report_pair(plan, run.console);
@@ -67,29 +59,26 @@ fn write_folder(
     run: Run,
     work: impl FnOnce(&ProgressBar) -> Result<AtomicFolder> + Send,
 ) -> Result<()> {
-    let written = carry_out(outline, run, &run.pool()?, work)?;
-    let Some((folder, elapsed)) = written else { return Ok(()) };
+    let Some(folder) = carry_out(outline, run, &run.pool()?, work)? else { return Ok(()) };
     folder.commit().at(Place::Output)?;
-    report::written::print(outline, elapsed, run.json, None)
+    report::written::print(outline, run, None)
 }
 
-/// Does what was planned, under a bar and on the workers: what came of it and the time it took. A dry run prints the
-/// plan instead.
+/// Does what was planned, under a bar and on the workers. A dry run prints the plan instead.
 fn carry_out<T: Send>(
     outline: &Outline,
     run: Run,
     pool: &ThreadPool,
     work: impl FnOnce(&ProgressBar) -> Result<T> + Send,
-) -> Result<Option<(T, Duration)>> {
+) -> Result<Option<T>> {
     if run.dry_run {
         report::plan::print(outline, run.json)?;
         return Ok(None);
     }
-    let started = Instant::now();
-    let bar = run.console.bar(outline.source_bytes, "quantizing");
+    let bar = run.console.bar(outline.source_bytes, Unit::Bytes, "quantizing");
     let done = pool.install(|| work(&bar)).at(Place::Output)?;
     bar.finish_and_clear();
-    Ok(Some((done, started.elapsed())))
+    Ok(Some(done))
 }
 
 fn report_fallbacks(plan: &Plan, console: Console) {

@@ -16,7 +16,7 @@ use super::thresholds::{AskedLimits, Limits, limits_for};
 use super::written::write_text;
 use crate::error::{TokenizerMismatch, UsageError};
 use crate::interrupt;
-use crate::progress::Console;
+use crate::progress::{Console, Unit};
 
 /// Metadata key of a stored reference: the tokenizer's digest.
 pub const TOKENIZER_DIGEST: &str = "plmconv.tokenizer_sha256";
@@ -138,7 +138,7 @@ fn run(
         ReferenceSide::Stored(stored) => Side::Stored(stored),
     };
     let detail = Detail { worst_tokens: WORST_TOKENS, per_layer: request.per_layer };
-    let bar = request.console.window_bar(windows.count(), "comparing");
+    let bar = request.console.bar(windows.count() as u64, Unit::Items, "comparing");
     let alone = candidate.weights_alone();
     let candidates: Vec<Runner<'_>> =
         std::iter::once(candidate.runner()).chain(alone.as_ref().map(Runner::from)).collect();

@@ -7,14 +7,14 @@ use plmconv_validate::generate::sample_text;
 
 use super::side::Loaded;
 use crate::interrupt;
-use crate::progress::Console;
+use crate::progress::{Console, Unit};
 
 /// Samples `count` tokens at temperature 1. The same for the same seed.
 ///
 /// # Errors
 /// What running a model may end with, and Ctrl-C where it is listened to.
 pub fn write_text(model: &Loaded, count: usize, seed: u64, console: Console) -> Result<Vec<u32>> {
-    let bar = console.window_bar(count, "writing a text");
+    let bar = console.bar(count as u64, Unit::Items, "writing a text");
     let written = sample_text(&model.evaluator, &model.tokenizer, count, seed, |done| {
         bar.set_position(done as u64);
         if interrupt::is_pending() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

@@ -121,7 +121,9 @@ fn measured(text: &CalibrationText, model: &Model, own: &OwnStatistics, run: Run
     if !own.are_there(path, &text.request(model)?)? {
         // What a killed run left there may be replaced.
         let to = Destination { path, overwrite: Statistics::open(path).is_ok(), resume: own.resume };
+        let started = Instant::now();
         run.pool()?.install(|| calibrate(model, text, to, run.console))?;
+        run.console.note(&format!("calibrated in {:.1} s", started.elapsed().as_secs_f64()));
     }
     own.announce();
     Statistics::open(path).at(Place::Statistics)
@@ -133,12 +135,9 @@ fn measured(text: &CalibrationText, model: &Model, own: &OwnStatistics, run: Run
 /// As [`Calibration`], with Ctrl-C as what stops it.
 pub fn calibrate(model: &Model, text: &CalibrationText, to: Destination<'_>, console: Console) -> Result<()> {
     let calibration = Calibration::new(model, text)?;
-    let (tokens, started) = (calibration.tokens(), Instant::now());
     // From here on there may be finished layers to keep.
     let _stoppable = interrupt::stoppable();
-    calibration.run(to, &Watch::new(console))?;
-    console.note(&format!("calibrated on {tokens} tokens in {:.1} s", started.elapsed().as_secs_f64()));
-    Ok(())
+    Ok(calibration.run(to, &Watch::new(console))?)
 }
 
 /// How much each way of `menu` to store it would harm each matrix of `model`.

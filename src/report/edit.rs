@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::inspect::{MetadataValue, shown};
-use super::print_json;
+use super::print_document;
 use crate::edit::Change;
 use crate::terminal::one_line;
 
@@ -32,7 +32,7 @@ pub fn print(files: &[PathBuf], changes: &[Change], json: bool) -> Result<()> {
             before: change.before.as_ref().map(MetadataValue::Gguf),
             after: change.after.as_ref().map(MetadataValue::Gguf),
         });
-        return print_json(&EditJson { files, changes: changes.collect() });
+        return print_document("edit", &EditJson { files, changes: changes.collect() });
     }
     for file in files {
         say!("{}", file.display());

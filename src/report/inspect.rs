@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 
 use super::graph::{self, GraphJson};
 use super::layers::{Group, grouped};
-use super::{Table, human_bytes, human_shape, print_columns, print_json};
+use super::{Table, human_bytes, human_shape, print_columns, print_document, print_json};
 use crate::layouts::{self, LayoutSizes};
 use crate::terminal::one_line;
 
@@ -165,7 +165,7 @@ impl Inspection {
 
 /// Prints an inspection.
 pub fn print(inspection: &Inspection, json: bool, verbose: bool) -> Result<()> {
-    if json { print_json(&to_json(inspection)) } else { print_text(inspection, verbose) }
+    if json { print_document("inspection", &to_json(inspection)) } else { print_text(inspection, verbose) }
 }
 
 /// Prints one metadata value: a text as it is, all else as JSON.

@@ -10,9 +10,11 @@ macro_rules! say {
     };
 }
 
+pub mod calibration;
 pub mod edit;
 pub mod file;
 pub mod forms;
+pub mod generation;
 mod graph;
 pub mod inspect;
 mod layers;
@@ -34,6 +36,7 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, presets};
 use serde::Serialize;
 
+use crate::log::{Severity, log};
 use crate::terminal::{one_line, visible, visible_json};
 
 /// Writes text for people to stdout.
@@ -45,7 +48,7 @@ fn write(text: Arguments<'_>) {
 fn write_raw(text: &str) {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            tell!("error: stdout: {error}");
+            log(Severity::Error, &format!("stdout: {error}"));
             std::process::exit(1);
         }
         _ => {}
@@ -64,6 +67,23 @@ fn print_json(value: &impl Serialize) -> Result<()> {
     out.flush()?;
     say!();
     Ok(())
+}
+
+/// A result as JSON: an object that says of what form it is.
+#[derive(Serialize)]
+struct Document<'a, T> {
+    /// `plmconv.<kind>/1`; the number grows when a key changes its meaning or goes.
+    schema: String,
+    /// Of plmconv.
+    version: &'static str,
+    #[serde(flatten)]
+    content: &'a T,
+}
+
+/// Prints a result, an object, with the name of its form.
+fn print_document(kind: &str, content: &impl Serialize) -> Result<()> {
+    let schema = format!("plmconv.{kind}/1");
+    print_json(&Document { schema, version: env!("CARGO_PKG_VERSION"), content })
 }
 
 /// Takes JSON as it is made and writes it without control characters.

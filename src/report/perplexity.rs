@@ -6,7 +6,7 @@ use plmconv_validate::Windows;
 use plmconv_validate::perplexity::Perplexity;
 use serde::Serialize;
 
-use super::{figure, print_json};
+use super::{figure, print_document};
 use crate::evaluation::{Loaded, Runnable};
 
 #[derive(Serialize)]
@@ -53,18 +53,21 @@ impl EvaluatorJson {
 pub fn print(model: &Runnable, windows: &Windows<'_>, found: &Perplexity, json: bool) -> Result<()> {
     let evaluator = EvaluatorJson::new(model, found);
     if json {
-        return print_json(&PerplexityJson {
-            model: model.path().display().to_string(),
-            perplexity: found.perplexity.value,
-            standard_error: found.perplexity.error,
-            tokens_scored: found.tokens_scored,
-            tokens: found.tokens,
-            ctx: windows.ctx(),
-            windows: windows.count(),
-            seconds: found.elapsed.as_secs_f64(),
-            tokens_per_second: found.tokens_per_second(),
-            evaluator,
-        });
+        return print_document(
+            "perplexity",
+            &PerplexityJson {
+                model: model.path().display().to_string(),
+                perplexity: found.perplexity.value,
+                standard_error: found.perplexity.error,
+                tokens_scored: found.tokens_scored,
+                tokens: found.tokens,
+                ctx: windows.ctx(),
+                windows: windows.count(),
+                seconds: found.elapsed.as_secs_f64(),
+                tokens_per_second: found.tokens_per_second(),
+                evaluator,
+            },
+        );
     }
     say!("perplexity {} ± {}", figure(found.perplexity.value, 4), figure(found.perplexity.error, 4));
     say!(

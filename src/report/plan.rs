@@ -3,12 +3,12 @@
 use anyhow::Result;
 
 use super::outline::Outline;
-use super::{Table, figure, finite, human_bytes, human_shape, print_json};
+use super::{Table, figure, finite, human_bytes, human_shape, print_document};
 
 /// Prints the plan.
 pub fn print(outline: &Outline, json: bool) -> Result<()> {
     if json {
-        return print_json(outline);
+        return print_document("plan", outline);
     }
     let last = if outline.predicted_divergence.is_some() { "predicted divergence" } else { "" };
     let mut rows = Table::new(&["tensor", "shape", "from", "to", "bytes", last], &[4]);

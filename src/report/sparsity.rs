@@ -6,7 +6,7 @@ use anyhow::Result;
 use plmconv_validate::sparsity::{ALMOST_ALWAYS, LayerSparsity, Sparsity};
 use serde_json::json;
 
-use super::{Table, finite, print_json};
+use super::{Table, finite, print_document};
 
 /// Prints a line per layer and the whole.
 pub fn print(path: &Path, sparsity: &Sparsity, json: bool) -> Result<()> {
@@ -17,16 +17,19 @@ pub fn print(path: &Path, sparsity: &Sparsity, json: bool) -> Result<()> {
     let almost_always: usize = layers.iter().map(|l| l.almost_always).sum();
     if json {
         let lines: Vec<_> = layers.iter().map(line_json).collect();
-        return print_json(&json!({
-            "path": path.display().to_string(),
-            "tokens": sparsity.tokens(),
-            "almost_always_above": ALMOST_ALWAYS,
-            "zeros": zeros,
-            "neurons": neurons,
-            "never": never,
-            "almost_always": almost_always,
-            "layers": lines,
-        }));
+        return print_document(
+            "sparsity",
+            &json!({
+                "path": path.display().to_string(),
+                "tokens": sparsity.tokens(),
+                "almost_always_above": ALMOST_ALWAYS,
+                "zeros": zeros,
+                "neurons": neurons,
+                "never": never,
+                "almost_always": almost_always,
+                "layers": lines,
+            }),
+        );
     }
     say!("{}", path.display());
     say!("FFN activations after squared ReLU, over {} tokens\n", sparsity.tokens());

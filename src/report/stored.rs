@@ -7,21 +7,24 @@ use plmconv_validate::Windows;
 use plmconv_validate::estimate::Estimate;
 use serde_json::json;
 
-use super::{figure, human_bytes, print_json};
+use super::{figure, human_bytes, print_document};
 
 /// Prints the result of a finished run.
 pub fn print(path: &Path, windows: &Windows<'_>, perplexity: Estimate, json: bool) -> Result<()> {
     let bytes = std::fs::metadata(path).map_err(plmconv_formats::Error::io(path))?.len();
     if json {
-        return print_json(&json!({
-            "file": path.display().to_string(),
-            "bytes": bytes,
-            "ctx": windows.ctx(),
-            "windows": windows.count(),
-            "tokens_scored": windows.tokens_scored(),
-            "perplexity": perplexity.value,
-            "standard_error": perplexity.error,
-        }));
+        return print_document(
+            "reference",
+            &json!({
+                "file": path.display().to_string(),
+                "bytes": bytes,
+                "ctx": windows.ctx(),
+                "windows": windows.count(),
+                "tokens_scored": windows.tokens_scored(),
+                "perplexity": perplexity.value,
+                "standard_error": perplexity.error,
+            }),
+        );
     }
     say!("{}", path.display());
     say!(

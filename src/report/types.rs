@@ -3,8 +3,9 @@
 use anyhow::Result;
 use plmconv_quant::policy::FileType;
 use serde::Serialize;
+use serde_json::json;
 
-use super::{Table, print_json};
+use super::{Table, print_document};
 
 /// What a type is for, and the mean KL divergence of llama-quantize's file of it, in nats, where it was measured:
 /// `benches/types.sh` prints it (the tiny PLM in fixtures/, first 60 windows of 256 tokens of wikitext-2, llama.cpp's
@@ -80,7 +81,7 @@ pub fn print(json: bool) -> Result<()> {
     let mut lines = lines();
     lines.sort_by(|a, b| a.bits_per_weight.total_cmp(&b.bits_per_weight));
     if json {
-        return print_json(&lines);
+        return print_document("types", &json!({ "types": lines }));
     }
     say!("GGUF, for llama.cpp and what builds on it\n");
     let mut table = Table::new(&["type", "bits", "block", "divergence", "for"], &[1, 2, 3]);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{human_bytes, print_json};
+use super::{human_bytes, print_document};
 use crate::target::STORED;
 use crate::terminal::one_line;
 use crate::verification::{DataDifference, Difference, DifferentByte, Verification};
@@ -15,7 +15,7 @@ const LISTED: usize = 20;
 /// Prints the result.
 pub fn print(verification: &Verification, json: bool) -> Result<()> {
     if json {
-        return print_json(verification);
+        return print_document("verification", verification);
     }
     let Verification { file, model, recipe, tensors, bytes, elapsed, .. } = verification;
     if verification.identical {

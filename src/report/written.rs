@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use super::outline::Outline;
 use super::validation::ValidationReport;
-use super::{human_bytes, print_json};
+use super::{human_bytes, print_document};
+use crate::run::Run;
 
 #[derive(Serialize)]
 struct WrittenJson<'a> {
@@ -18,7 +18,7 @@ struct WrittenJson<'a> {
     bytes: u64,
     source_bytes: u64,
     bits_per_weight: f64,
-    tensors: usize,
+    tensor_count: usize,
     tensors_by_type: BTreeMap<&'a str, usize>,
     seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -26,28 +26,27 @@ struct WrittenJson<'a> {
 }
 
 /// Prints the result of a finished run, and of the validation after it.
-pub fn print(
-    outline: &Outline,
-    elapsed: Duration,
-    json: bool,
-    validation: Option<&ValidationReport>,
-) -> Result<()> {
+pub fn print(outline: &Outline, run: Run, validation: Option<&ValidationReport>) -> Result<()> {
+    let seconds = run.started.elapsed().as_secs_f64();
     let mut by_type = BTreeMap::new();
     for t in &outline.tensors {
         *by_type.entry(t.to.as_str()).or_insert(0) += 1;
     }
-    if json {
-        return print_json(&WrittenJson {
-            file_type: &outline.file_type,
-            files: outline.files.iter().map(|f| f.path.as_path()).collect(),
-            bytes: outline.bytes,
-            source_bytes: outline.source_bytes,
-            bits_per_weight: outline.bits_per_weight,
-            tensors: outline.tensors.len(),
-            tensors_by_type: by_type,
-            seconds: elapsed.as_secs_f64(),
-            validation,
-        });
+    if run.json {
+        return print_document(
+            "written",
+            &WrittenJson {
+                file_type: &outline.file_type,
+                files: outline.files.iter().map(|f| f.path.as_path()).collect(),
+                bytes: outline.bytes,
+                source_bytes: outline.source_bytes,
+                bits_per_weight: outline.bits_per_weight,
+                tensor_count: outline.tensors.len(),
+                tensors_by_type: by_type,
+                seconds,
+                validation,
+            },
+        );
     }
     for output in &outline.outputs {
         say!("{}", output.display());
@@ -59,7 +58,7 @@ pub fn print(
         outline.bits_per_weight,
         human_bytes(outline.source_bytes),
         types.join(", "),
-        elapsed.as_secs_f64()
+        seconds
     );
     if let Some(validation) = validation {
         say!();

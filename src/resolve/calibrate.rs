@@ -20,6 +20,7 @@ pub struct CalibrateRequest {
     pub task: CalibrateTask,
     pub output: PathBuf,
     pub overwrite: bool,
+    pub json: bool,
     pub console: Console,
 }
 
@@ -49,7 +50,7 @@ impl CalibrateRequest {
         };
         let console = Console { quiet: args.quiet, verbose: false };
         unused::warn_of_calibrate(args, console);
-        Ok(CalibrateRequest { task, output, overwrite: args.force, console })
+        Ok(CalibrateRequest { task, output, overwrite: args.force, json: args.json, console })
     }
 }
 

@@ -64,6 +64,7 @@ pub struct GenerateRequest {
     pub temperature: f32,
     pub seed: u64,
     pub chat: bool,
+    pub json: bool,
     pub evaluator: EvaluatorRequest,
 }
 
@@ -193,6 +194,7 @@ impl GenerateRequest {
             temperature: args.temperature,
             seed: args.seed.unwrap_or(0),
             chat: args.chat,
+            json: args.json,
             evaluator,
         })
     }

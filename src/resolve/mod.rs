@@ -15,6 +15,8 @@ mod unused;
 mod validate;
 mod verify;
 
+use std::time::Instant;
+
 use anyhow::Result;
 
 use crate::args::{Command, RunArgs};
@@ -76,5 +78,5 @@ impl Request {
 /// How a command runs that streams a model.
 fn run(args: &RunArgs, dry_run: bool) -> Run {
     let RunArgs { threads, json, quiet, verbose } = *args;
-    Run { threads, json, dry_run, console: Console { quiet, verbose } }
+    Run { threads, json, dry_run, started: Instant::now(), console: Console { quiet, verbose } }
 }

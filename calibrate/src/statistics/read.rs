@@ -8,7 +8,9 @@ use plmconv_formats::{Fingerprint, TensorKey};
 use plmconv_quant::block_symmetric::BlockSymmetric;
 use plmconv_quant::importance::mean_squares;
 
-use super::{KEY_DIGEST, KEY_LAYOUT, KEY_REQUEST, KEY_VERSION, VERSION};
+use super::{
+    KEY_CHUNK_SIZE, KEY_CHUNKS, KEY_DATASETS, KEY_DIGEST, KEY_LAYOUT, KEY_REQUEST, KEY_VERSION, VERSION,
+};
 use crate::balance::{Balance, Exponents};
 use crate::curvature::{INPUT_BLOCK, OUTPUT_BLOCK};
 use crate::error::{Error, Result};
@@ -55,6 +57,21 @@ impl Statistics {
     /// The file.
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// The names of the texts that were run.
+    pub fn texts(&self) -> Vec<&str> {
+        self.file.metadata.strings(KEY_DATASETS).unwrap_or_default()
+    }
+
+    /// Windows that were run.
+    pub fn windows(&self) -> usize {
+        self.file.metadata.unsigned(KEY_CHUNKS).unwrap_or(0)
+    }
+
+    /// Tokens of a window.
+    pub fn window(&self) -> usize {
+        self.file.metadata.unsigned(KEY_CHUNK_SIZE).unwrap_or(0)
     }
 
     /// Checks that what was read is still there.
