@@ -159,6 +159,13 @@ pub struct QuantizeArgs {
     /// A file with one PATTERN=TYPE per line (`#` begins a comment)
     #[arg(long, value_name = "FILE", help_heading = TYPES, hide_short_help = true)]
     pub tensor_type_file: Option<PathBuf>,
+    /// Give every matrix the type that it has in this GGUF
+    #[arg(long, value_name = "FILE", conflicts_with = "pure", help_heading = TYPES, hide_short_help = true)]
+    pub like: Option<PathBuf>,
+    /// Whose mixtures the types of GGUF stand for
+    #[arg(long, value_enum, value_name = "RELEASE", conflicts_with_all = ["pure", "like"], help_heading = TYPES,
+          hide_short_help = true)]
+    pub mixture: Option<MixtureArg>,
     /// Run this text through the model first and let it guide the rounding; repeatable
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["stats", "imatrix"], help_heading = GUIDED)]
     pub calibrate: Vec<PathBuf>,
@@ -205,7 +212,7 @@ const GUIDED: &str = "Guided rounding";
 const GGUF_FILE: &str = "GGUF";
 
 /// A budget chooses types itself, by statistics of the model as it comes and in the layout `plm`.
-const BUDGET_CONFLICTS: [&str; 3] = ["pure", "imatrix", "passes"];
+const BUDGET_CONFLICTS: [&str; 5] = ["pure", "imatrix", "passes", "like", "mixture"];
 
 /// Validation right after writing.
 #[derive(Debug, Args)]
@@ -386,6 +393,15 @@ pub enum FormatArg {
     Onnx,
     /// A Hugging Face folder; `convert` only
     Safetensors,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MixtureArg {
+    /// Those of llama-quantize
+    Current,
+    /// Those that the files published with PLM have
+    #[value(name = "2025-03")]
+    March2025,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

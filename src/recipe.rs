@@ -5,13 +5,14 @@
 //! preset, statistics, passes, a budget and a pre-tokenizer that the user named are told by nothing else. An ONNX export
 //! always carries one.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use plmconv_calibrate::{Limit, Rounding};
 use plmconv_formats::onnx::QuantFormat;
-use plmconv_formats::{Layout, hex};
-use plmconv_quant::policy::{FileType, Policy};
+use plmconv_formats::{DType, Layout, hex};
+use plmconv_quant::policy::{FileType, Mixtures, Policy};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -185,10 +186,16 @@ impl Arguments {
     fn push_exceptions(&mut self, policy: &Policy) -> bool {
         let before = self.0.len();
         self.push(policy.pure.then_some("--pure"));
+        if policy.mixtures != Mixtures::default() {
+            self.push(["--mixture", policy.mixtures.name()]);
+        }
         if let Some(dtype) = policy.token_embedding_type {
             self.push(["--token-embedding-type", &dtype.name().to_ascii_lowercase()]);
         }
         for (pattern, dtype) in &policy.overrides {
+            self.push(["--tensor-type", &format!("{pattern}={}", dtype.name().to_ascii_lowercase())]);
+        }
+        for (pattern, dtype) in policy.by_name.iter().flat_map(by_pattern) {
             self.push(["--tensor-type", &format!("{pattern}={}", dtype.name().to_ascii_lowercase())]);
         }
         self.0.len() == before
@@ -233,9 +240,24 @@ impl Arguments {
     }
 }
 
+/// Types by name as patterns: one for all layers of a matrix that share a type.
+fn by_pattern(types: &BTreeMap<String, DType>) -> Vec<(String, DType)> {
+    let mut layers: BTreeMap<(&str, DType), Vec<&str>> = BTreeMap::new();
+    let mut patterns = Vec::new();
+    for (name, &dtype) in types {
+        match name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+            Some((layer, part)) => layers.entry((part, dtype)).or_default().push(layer),
+            None => patterns.push((format!("^{}$", regex::escape(name)), dtype)),
+        }
+    }
+    patterns.extend(layers.into_iter().map(|((part, dtype), layers)| {
+        (format!(r"^blk\.({})\.{}$", layers.join("|"), regex::escape(part)), dtype)
+    }));
+    patterns
+}
+
 #[cfg(test)]
 mod tests {
-    use plmconv_formats::DType;
     use plmconv_quant::policy::parse_override;
 
     use super::*;
@@ -268,6 +290,25 @@ mod tests {
         let embedding = Policy { token_embedding_type: Some(DType::Q8_0), ..Policy::preset(FileType::F16) };
         let recipe = recipe_of(&target(Types::Preset(embedding))).expect("an exception");
         assert_eq!(recipe.command(), "quantize f16 --token-embedding-type q8_0");
+    }
+
+    #[test]
+    fn types_by_name_become_patterns_of_like_layers() {
+        let types = [
+            ("token_embd.weight", DType::Q6K),
+            ("blk.0.ffn_up.weight", DType::Q4K),
+            ("blk.1.ffn_up.weight", DType::Q5K),
+            ("blk.10.ffn_up.weight", DType::Q4K),
+        ];
+        let types = types.map(|(name, dtype)| (name.to_string(), dtype)).into();
+        let policy = Policy { by_name: Some(types), ..Policy::preset(FileType::Q4KM) };
+        let recipe = recipe_of(&target(Types::Preset(policy))).expect("exceptions");
+        let expected = [
+            r"quantize q4_k_m --tensor-type ^token_embd\.weight$=q6_k",
+            r"--tensor-type ^blk\.(0|10)\.ffn_up\.weight$=q4_k",
+            r"--tensor-type ^blk\.(1)\.ffn_up\.weight$=q5_k",
+        ];
+        assert_eq!(recipe.command(), expected.join(" "));
     }
 
     #[test]

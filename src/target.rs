@@ -158,7 +158,8 @@ impl<F> Target<F> {
 
 impl Target<Gguf> {
     /// The name the user gave, with its links followed (a split's shards have names of their own), else
-    /// `<name>-<TYPE>.gguf` or `<name>-latent-<TYPE>.gguf` in the current folder, after the model at `source`.
+    /// `<name>-<TYPE>.gguf` or `<name>-latent-<TYPE>.gguf` in the current folder, after the model at `source`. Without a
+    /// type it is `converted`.
     ///
     /// # Errors
     /// A name that cannot be an output's.
@@ -167,7 +168,11 @@ impl Target<Gguf> {
             Layout::Plm => "",
             Layout::Latent => "latent-",
         };
-        let type_name = self.format.types.name();
+        let type_name = match &self.format.types {
+            // `auto` is what a budget makes.
+            Types::Source => "converted",
+            types => types.name(),
+        };
         let default = || PathBuf::from(format!("{}-{layout}{type_name}.gguf", model_name(source)));
         let path = self.output.clone().unwrap_or_else(default);
         Ok(if self.is_split() { path } else { follow_links(&path)? })
@@ -222,9 +227,14 @@ impl Target<Safetensors> {
 }
 
 impl Target<Onnx> {
-    /// The folder the user named, else `<name>-onnx-<TYPE>` in the current folder, after the model at `source`.
+    /// The folder the user named, else `<name>-onnx-<TYPE>` or `<name>-onnx-<PROFILE>-<TYPE>` in the current folder, after
+    /// the model at `source`.
     pub fn output_path(&self, source: &Path) -> PathBuf {
-        let default = || format!("{}-onnx-{}", model_name(source), self.format.type_name()).into();
+        let profile = match self.format.profile {
+            Profile::Latent => String::new(),
+            other => format!("{}-", other.name()),
+        };
+        let default = || format!("{}-onnx-{profile}{}", model_name(source), self.format.type_name()).into();
         self.folder().unwrap_or_else(default)
     }
 }

@@ -101,7 +101,7 @@ fn a_default_name_is_checked_as_early() {
         ("quantize q4 tiny-plm --self 1000000", "tiny-plm-q4_k_m.gguf"),
         ("quantize auto tiny-plm --target-bpw 4 --self 1000000", "tiny-plm-auto.gguf"),
         ("quantize q8 tiny-plm --layout latent --self 1000000", "tiny-plm-latent-q8_0.gguf"),
-        ("convert tiny-plm --to gguf", "tiny-plm-auto.gguf"),
+        ("convert tiny-plm --to gguf", "tiny-plm-converted.gguf"),
     ] {
         std::fs::write(dir.path().join(taken), b"mine").expect("write");
         let assert = command(line).current_dir(dir.path()).assert();

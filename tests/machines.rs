@@ -28,7 +28,10 @@ fn every_result_says_of_what_form_it_is() {
     let run = |kind, args: &[&str]| result(dir.path(), kind, args);
     let plan = run("plan", &["quantize", "q8_0", &model, "--dry-run"]);
     let written = run("written", &["quantize", "q8_0", &model, "-o", "q8.gguf"]);
-    assert_eq!(plan["tensors"].as_array().map(Vec::len), written["tensor_count"].as_u64().map(|n| n as usize));
+    assert_eq!(
+        plan["tensors"].as_array().map(Vec::len),
+        written["tensor_count"].as_u64().map(|n| n as usize)
+    );
     run("inspection", &["inspect", "q8.gguf"]);
     run("edit", &["edit", "q8.gguf", "--set", "general.name=renamed", "--dry-run"]);
     run("verification", &["verify", "q8.gguf", &model]);

@@ -53,6 +53,9 @@ pub enum Error {
     #[error("the pattern `{pattern}` matches no tensor that can be quantized")]
     UnmatchedPattern { pattern: String },
 
+    #[error("the types to take over name none for {tensor}")]
+    UnnamedTensor { tensor: String },
+
     #[error("{tensor} would become {dtype}, which is useless without the importance of its columns")]
     NeedsImportance { tensor: String, dtype: DType },
 

@@ -225,6 +225,7 @@ fn expected_at(place: Place) -> Option<&'static str> {
         Place::Statistics => "`plmconv calibrate` writes statistics",
         Place::Imatrix => "llama-imatrix writes an importance matrix, as .gguf or .dat",
         Place::Reference => "`plmconv reference` writes stored outputs; a model can be a reference too",
+        Place::Like => "`--like` takes the types of a GGUF's tensors",
         Place::TensorTypes => "it is a text file with one PATTERN=TYPE per line",
         _ => return None,
     })
@@ -339,7 +340,7 @@ mod tests {
         FormatError::Io { path: "x".into(), source: ErrorKind::PermissionDenied.into() }
     }
 
-    const ALL: [Place; 14] = [
+    const ALL: [Place; 15] = [
         Place::Model,
         Place::GgufMetadata,
         Place::Output,
@@ -353,6 +354,7 @@ mod tests {
         Place::Reference,
         Place::ReferenceOutput,
         Place::TensorTypes,
+        Place::Like,
         Place::Report,
     ];
 

@@ -36,6 +36,8 @@ pub enum Place {
     ReferenceOutput,
     /// A file of tensor types.
     TensorTypes,
+    /// A model whose types are taken over.
+    Like,
     /// A report beside the one on stdout.
     Report,
 }

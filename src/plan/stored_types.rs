@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use plmconv_formats::{DType, Model};
-use plmconv_quant::policy::{Assigned, FileType, Policy, TensorDesc};
+use plmconv_quant::policy::{Assigned, FileType, Mixtures, Policy, TensorDesc};
 
 use super::types::{described, shape_of, source_types};
 use crate::target::Types;
@@ -25,7 +25,10 @@ impl StoredTypes {
         let named = self.file_type.and_then(FileType::from_id);
         let others = FileType::all().filter(|&other| Some(other) != named);
         let policies = |file_type| {
-            [false, true].map(|pure| Policy { pure, has_importance, ..Policy::preset(file_type) })
+            let preset = Policy { has_importance, ..Policy::preset(file_type) };
+            let pure = Policy { pure: true, ..preset.clone() };
+            let earlier = Policy { mixtures: Mixtures::March2025, ..preset.clone() };
+            [preset, pure, earlier]
         };
         let tensors = described(model);
         let fits = |policy: &Policy| self.is_given_by(policy, &tensors, model);
@@ -94,6 +97,11 @@ mod tests {
         assert_eq!(recognized(stored(&preset, 14)), Some((FileType::Q4KM, false)), "q4_k_s it is not");
         assert_eq!(recognized(stored(&preset, 1 << 30)), Some((FileType::Q4KM, false)));
         assert_eq!(recognized(stored(&pure, 15)), Some((FileType::Q4KM, true)));
+        let earlier = Policy { mixtures: Mixtures::March2025, ..preset.clone() };
+        match stored(&earlier, 15).recognize(&tiny_plm(), false) {
+            Types::Preset(policy) => assert_eq!(policy.mixtures, Mixtures::March2025),
+            other => panic!("{other:?}"),
+        }
         // Both names stand for these types.
         assert_eq!(recognized(stored(&pure, 14)), Some((FileType::Q4KS, true)));
     }

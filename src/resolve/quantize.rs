@@ -1,14 +1,16 @@
 //! `quantize`
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use plmconv_calibrate::statistics::Statistics;
 use plmconv_calibrate::{Direction, Limit};
+use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::onnx::QuantFormat;
 use plmconv_formats::{DType, Imatrix, small_file};
 use plmconv_quant::feedback::Effort;
-use plmconv_quant::policy::{FileType, Policy, parse_override, parse_tensor_type, split_override};
+use plmconv_quant::policy::{FileType, Mixtures, Policy, parse_override, parse_tensor_type, split_override};
 
 use super::calibrate::text_source;
 use super::output::{
@@ -18,8 +20,8 @@ use super::size::parse_size;
 use super::unused;
 use super::validate::limits;
 use crate::args::{
-    CheckArgs, EffortArg, FormatArg, LayoutArg, OnnxBlockArgs, OnnxFloatArg, PartArg, QuantFormatArg,
-    QuantizeArgs,
+    CheckArgs, EffortArg, FormatArg, LayoutArg, MixtureArg, OnnxBlockArgs, OnnxFloatArg, PartArg,
+    QuantFormatArg, QuantizeArgs,
 };
 use crate::error::{At, Place, UsageError};
 use crate::evaluation::{AskedLimits, DEFAULT_CTX, Text};
@@ -53,7 +55,7 @@ impl QuantizeRequest {
         let target = target(args)?;
         refuse_idle_limits(&args.check)?;
         let run = super::run(&args.output.run, args.output.dry_run);
-        let options = [&args.stats, &args.imatrix, &args.tensor_type_file, &args.check.validate];
+        let options = [&args.stats, &args.imatrix, &args.like, &args.tensor_type_file, &args.check.validate];
         let inputs: Inputs = std::iter::once(&args.model)
             .chain(&args.calibrate)
             .chain(options.into_iter().flatten())
@@ -137,8 +139,14 @@ fn onnx(args: &QuantizeArgs) -> Result<Target<Onnx>> {
 }
 
 /// What only a GGUF has a use for.
-fn own_gguf_flags(args: &QuantizeArgs) -> [FormatFlag; 3] {
-    [("--pure", args.pure), ("--resume", args.resume), ("--validate", args.check.validate.is_some())]
+fn own_gguf_flags(args: &QuantizeArgs) -> [FormatFlag; 5] {
+    [
+        ("--pure", args.pure),
+        ("--like", args.like.is_some()),
+        ("--mixture", args.mixture.is_some()),
+        ("--resume", args.resume),
+        ("--validate", args.check.validate.is_some()),
+    ]
 }
 
 /// What only an ONNX graph has a use for.
@@ -257,6 +265,10 @@ fn policy(args: &QuantizeArgs, file_type: Option<FileType>) -> Result<Policy> {
     Ok(Policy {
         // A budget replaces the mixture, so that only the exceptions count.
         file_type: file_type.unwrap_or(FileType::Q4KM),
+        mixtures: match args.mixture {
+            None | Some(MixtureArg::Current) => Mixtures::Current,
+            Some(MixtureArg::March2025) => Mixtures::March2025,
+        },
         pure: args.pure,
         token_embedding_type: token_embedding_type.map_err(usage)?,
         overrides: overrides
@@ -264,8 +276,17 @@ fn policy(args: &QuantizeArgs, file_type: Option<FileType>) -> Result<Policy> {
             .map(|text| parse_override(text))
             .collect::<Result<_, _>>()
             .map_err(usage)?,
+        by_name: args.like.as_deref().map(types_of).transpose()?,
         has_importance: false,
     })
+}
+
+/// The types of a file's matrices, by name.
+fn types_of(path: &Path) -> Result<BTreeMap<String, DType>> {
+    let shards = GgufFile::open_shards(path).at(Place::Like)?;
+    let tensors = shards.iter().flat_map(|shard| &shard.tensors);
+    let matrices = tensors.filter(|tensor| tensor.shape.len() > 1);
+    Ok(matrices.map(|tensor| (tensor.name.clone(), tensor.data.dtype())).collect())
 }
 
 /// What `--tensor-type` said, then the lines of the file.

@@ -57,4 +57,5 @@ fn names_files(args: &QuantizeArgs) -> bool {
         || args.stats.is_some()
         || args.imatrix.is_some()
         || args.tensor_type_file.is_some()
+        || args.like.is_some()
 }

@@ -5,6 +5,27 @@ use plmconv_formats::DType;
 
 use super::{FileType, ModelShape};
 
+/// Whose mixtures a preset stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mixtures {
+    /// llama-quantize's as it is.
+    #[default]
+    Current,
+    /// Those of March 2025, when the makers of PLM published their files: attn_kv_b was a matrix like any other, and
+    /// rows that Q2_K and Q3_K do not divide became IQ4_NL.
+    March2025,
+}
+
+impl Mixtures {
+    /// The name that users say.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mixtures::Current => "current",
+            Mixtures::March2025 => "2025-03",
+        }
+    }
+}
+
 /// What a tensor is to the mixtures; found by name as llama-quantize finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Category {
@@ -22,14 +43,15 @@ pub(super) enum Category {
 }
 
 impl Category {
-    pub(super) fn of(name: &str) -> Category {
+    pub(super) fn of(name: &str, mixtures: Mixtures) -> Category {
         match name {
             "output.weight" => return Category::Output,
             "token_embd.weight" => return Category::TokenEmbedding,
             _ => {}
         }
         let is = |part: &str| name.contains(part);
-        if is("attn_qkv.weight") || is("attn_kv_b.weight") || is("attn_v.weight") {
+        let is_value = mixtures == Mixtures::Current && is("attn_kv_b.weight");
+        if is("attn_qkv.weight") || is_value || is("attn_v.weight") {
             Category::AttentionValue
         } else if is("attn_k.weight") || is("attn_q.weight") {
             Category::AttentionQueryKey
@@ -242,7 +264,8 @@ mod tests {
             ("blk.3.attn_q.weight", Category::AttentionQueryKey),
             ("blk.3.attn_q_b.weight", Category::Other),
         ] {
-            assert_eq!(Category::of(name), category, "{name}");
+            assert_eq!(Category::of(name, Mixtures::Current), category, "{name}");
         }
+        assert_eq!(Category::of("blk.3.attn_kv_b.weight", Mixtures::March2025), Category::Other);
     }
 }

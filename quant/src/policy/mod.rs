@@ -10,6 +10,7 @@ mod latent;
 mod mixture;
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use plmconv_formats::DType;
@@ -17,6 +18,7 @@ use regex::{Regex, RegexBuilder};
 
 use crate::{Error, can_encode};
 pub use file_type::FileType;
+pub use mixture::Mixtures;
 use mixture::{Category, Mixture};
 
 /// A tensor to find a type for.
@@ -44,12 +46,16 @@ pub struct ModelShape {
 pub struct Policy {
     /// The mixture that exceptions are made from.
     pub file_type: FileType,
+    /// Which mixture that name stands for.
+    pub mixtures: Mixtures,
     /// Every tensor the preset's base type: no mixture.
     pub pure: bool,
     /// The token embedding's type, before everything else.
     pub token_embedding_type: Option<DType>,
     /// The first pattern found anywhere in a tensor's name decides; made by [`parse_override`].
     pub overrides: Vec<(Regex, DType)>,
+    /// In place of the mixture: the type of every matrix, by name.
+    pub by_name: Option<BTreeMap<String, DType>>,
     /// Whether an importance matrix is given: some mixtures depend on it.
     pub has_importance: bool,
 }
@@ -67,6 +73,8 @@ pub enum Reason {
     TokenEmbedding,
     /// An override with this pattern.
     Override(String),
+    /// `by_name`.
+    Named,
 }
 
 impl fmt::Display for Reason {
@@ -77,6 +85,7 @@ impl fmt::Display for Reason {
             Reason::Mixture => f.write_str("mixture"),
             Reason::TokenEmbedding => f.write_str("token embedding"),
             Reason::Override(pattern) => write!(f, "pattern {pattern}"),
+            Reason::Named => f.write_str("by name"),
         }
     }
 }
@@ -106,9 +115,11 @@ impl Policy {
     pub fn preset(file_type: FileType) -> Policy {
         Policy {
             file_type,
+            mixtures: Mixtures::default(),
             pure: false,
             token_embedding_type: None,
             overrides: Vec::new(),
+            by_name: None,
             has_importance: false,
         }
     }
@@ -116,11 +127,12 @@ impl Policy {
     /// Types for all tensors of a model, in the order given (which does not influence them).
     ///
     /// # Errors
-    /// When a pattern matches no quantizable tensor, when a type cannot be encoded, or when a type needs an importance
-    /// matrix and none is given.
+    /// When a pattern matches no quantizable tensor, when `by_name` lacks one, when a type cannot be encoded, or when a
+    /// type needs an importance matrix and none is given.
     pub fn assign(&self, tensors: &[TensorDesc], shape: ModelShape) -> Result<Vec<Assigned>, Error> {
         self.check_overrides(tensors)?;
-        let categories: Vec<Category> = tensors.iter().map(|tensor| Category::of(&tensor.name)).collect();
+        let categories: Vec<Category> =
+            tensors.iter().map(|tensor| Category::of(&tensor.name, self.mixtures)).collect();
         let count = |category| categories.iter().filter(|&&found| found == category).count();
         let mut mixture = Mixture {
             file_type: self.file_type,
@@ -154,11 +166,11 @@ impl Policy {
             return Ok(Assigned::kept(kept_type(tensor)));
         }
         let cols = tensor.shape.last().copied().unwrap_or(1);
-        let (chosen, reason) = self.choose(tensor, category, cols, mixture);
+        let (chosen, reason) = self.choose(tensor, category, cols, mixture)?;
         if !can_encode(chosen) {
             return Err(Error::CannotEncode { dtype: chosen });
         }
-        let dtype = fitting(chosen, cols);
+        let dtype = fitting(chosen, cols, self.mixtures);
         let is_table = matches!(category, Category::TokenEmbedding | Category::Output);
         let needs_importance = !is_table && self.is_useless_without_importance(dtype);
         if needs_importance && !self.has_importance {
@@ -184,16 +196,21 @@ impl Policy {
         category: Category,
         cols: usize,
         mixture: &mut Mixture,
-    ) -> (DType, Reason) {
+    ) -> Result<(DType, Reason), Error> {
         let base = self.file_type.base();
         if let (Some(dtype), Category::TokenEmbedding) = (self.token_embedding_type, category) {
-            return (dtype, Reason::TokenEmbedding);
+            return Ok((dtype, Reason::TokenEmbedding));
         }
         if let Some((pattern, dtype)) = self.overrides.iter().find(|(p, _)| p.is_match(&tensor.name)) {
-            return (*dtype, Reason::Override(pattern.as_str().to_owned()));
+            return Ok((*dtype, Reason::Override(pattern.as_str().to_owned())));
+        }
+        if let Some(types) = &self.by_name {
+            let named = types.get(&tensor.name).copied();
+            let missing = || Error::UnnamedTensor { tensor: tensor.name.clone() };
+            return Ok((named.ok_or_else(missing)?, Reason::Named));
         }
         if self.pure || !base.is_quantized() {
-            return (base, Reason::Preset);
+            return Ok((base, Reason::Preset));
         }
         let is_table = matches!(category, Category::TokenEmbedding | Category::Output);
         let dtype = if mixture.latent && !is_table {
@@ -201,7 +218,7 @@ impl Policy {
         } else {
             mixture.choose(category, cols)
         };
-        (dtype, if dtype == base { Reason::Preset } else { Reason::Mixture })
+        Ok((dtype, if dtype == base { Reason::Preset } else { Reason::Mixture }))
     }
 
     fn check_overrides(&self, tensors: &[TensorDesc]) -> Result<(), Error> {
@@ -284,7 +301,7 @@ fn kept_type(tensor: &TensorDesc) -> DType {
 }
 
 /// `chosen`, or the type llama-quantize takes instead where `cols` is not whole blocks of it.
-fn fitting(chosen: DType, cols: usize) -> DType {
+fn fitting(chosen: DType, cols: usize, mixtures: Mixtures) -> DType {
     let fits = |dtype: DType| cols.is_multiple_of(dtype.block_len());
     if fits(chosen) {
         return chosen;
@@ -292,6 +309,7 @@ fn fitting(chosen: DType, cols: usize) -> DType {
     let smaller = match chosen {
         DType::Iq1S | DType::Iq1M | DType::Iq2Xxs | DType::Iq2Xs | DType::Iq2S => DType::Iq4Nl,
         DType::Iq3Xxs | DType::Iq3S | DType::Iq4Xs => DType::Iq4Nl,
+        DType::Q2K | DType::Q3K if mixtures == Mixtures::March2025 => DType::Iq4Nl,
         // Of Q1_0 and NVFP4 llama-quantize knows no fallback and gives up.
         DType::Q1_0 | DType::Q2_0 | DType::Q2K | DType::Q3K | DType::Tq1_0 | DType::Tq2_0 => DType::Q4_0,
         DType::Nvfp4 => DType::Mxfp4,

@@ -65,7 +65,10 @@ fn rows_that_do_not_fit_fall_back() {
         (328, DType::Q6K, DType::F16),
         (7, DType::F32, DType::F32),
     ] {
-        assert_eq!(fitting(chosen, cols), expected, "{chosen} {cols}");
+        assert_eq!(fitting(chosen, cols, Mixtures::Current), expected, "{chosen} {cols}");
+    }
+    for chosen in [DType::Q2K, DType::Q3K] {
+        assert_eq!(fitting(chosen, 320, Mixtures::March2025), DType::Iq4Nl, "{chosen}");
     }
 }
 
@@ -197,4 +200,41 @@ fn narrow_models_of_low_presets_fall_back() {
         assert_eq!(type_of(&policy, &tensors, &format!("blk.20.{part}.weight")).dtype, expected, "{part}");
     }
     assert_eq!(type_of(&policy, &tensors, "token_embd.weight").dtype, DType::Q8_0);
+}
+
+/// The file that the makers of PLM published: 290 tensors, 97 of them F32, 176 Q4_K and 17 Q6_K.
+#[test]
+fn the_published_file_has_the_mixture_of_march_2025() {
+    let policy = Policy { mixtures: Mixtures::March2025, ..Policy::preset(FileType::Q4KM) };
+    let mut tensors = plm(32, 2048);
+    for layer in 0..32 {
+        // The one in the list stands for attn_norm.
+        for norm in ["attn_kv_a_norm", "ffn_norm"] {
+            tensors.push(tensor(&format!("blk.{layer}.{norm}.weight"), &[2048]));
+        }
+    }
+    let assigned = policy.assign(&tensors, SHAPE).unwrap();
+    let count = |dtype| assigned.iter().filter(|assigned| assigned.dtype == dtype).count();
+    assert_eq!((tensors.len(), count(DType::F32), count(DType::Q4K), count(DType::Q6K)), (290, 97, 176, 17));
+    // Today's gives attn_kv_b more bits as well.
+    let assigned = Policy::preset(FileType::Q4KM).assign(&tensors, SHAPE).unwrap();
+    assert_eq!(assigned.iter().filter(|assigned| assigned.dtype == DType::Q6K).count(), 33);
+}
+
+#[test]
+fn types_by_name_replace_the_mixture_and_are_complete() {
+    let tensors = plm(2, 512);
+    let mut types: BTreeMap<String, DType> =
+        tensors.iter().map(|tensor| (tensor.name.clone(), DType::Q5_1)).collect();
+    types.insert("blk.1.attn_q.weight".into(), DType::Q8_0);
+    let mut policy = Policy { by_name: Some(types.clone()), ..Policy::preset(FileType::Q4KM) };
+    assert_eq!(type_of(&policy, &tensors, "blk.1.attn_q.weight").dtype, DType::Q8_0);
+    assert_eq!(type_of(&policy, &tensors, "token_embd.weight").dtype, DType::Q5_1);
+    assert_eq!(type_of(&policy, &tensors, "output_norm.weight").dtype, DType::F32);
+    policy.overrides = vec![parse_override("attn_q=q6_k").unwrap()];
+    assert_eq!(type_of(&policy, &tensors, "blk.1.attn_q.weight").dtype, DType::Q6K);
+    types.remove("blk.0.ffn_up.weight");
+    let incomplete = Policy { by_name: Some(types), ..Policy::preset(FileType::Q4KM) };
+    let error = incomplete.assign(&tensors, SHAPE).unwrap_err();
+    assert!(matches!(&error, Error::UnnamedTensor { tensor } if tensor == "blk.0.ffn_up.weight"), "{error}");
 }

@@ -27,6 +27,8 @@ pub fn render(r: &ValidationReport) -> Result<String> {
     });
     environment.add_filter("bytes", crate::report::human_bytes);
     environment.add_filter("visible", with_spaces);
+    environment.add_filter("one_line", |text: &str| text.replace('\n', "↵"));
+    environment.add_filter("probability", probability);
     environment.add_template("report.html", TEMPLATE)?;
     let plot = |svg: Result<String>| svg.map(Value::from_safe_string);
     let layers = match &r.layers {
@@ -40,6 +42,7 @@ pub fn render(r: &ValidationReport) -> Result<String> {
         along_text => plot(plots::along_text(&r.along_text))?,
         layers => layers,
         lower_bound => LOWER_BOUND,
+        date => chrono::Local::now().format("%Y-%m-%d").to_string(),
     });
     page.map_err(|e| anyhow!("the HTML report: {e}"))
 }
@@ -48,6 +51,14 @@ pub fn render(r: &ValidationReport) -> Result<String> {
 fn share(value: Option<f64>, ideal: f64, limit: f64) -> String {
     let used = (value.unwrap_or(f64::NAN) - ideal) / (limit - ideal);
     figure(if used.is_finite() { 100.0 * used.clamp(0.0, 1.0) } else { 100.0 }, 1)
+}
+
+/// A probability, so that a small one is not taken for none.
+fn probability(value: Option<f64>) -> String {
+    finite(value.unwrap_or(f64::NAN), |value| match value {
+        value if value == 0.0 || value >= 5e-4 => figure(value, 4),
+        value => format!("{value:.1e}"),
+    })
 }
 
 /// A token with its white space made visible, which would not be seen at its edges.

@@ -54,7 +54,7 @@ pub fn along_text(stretches: &[Stretch]) -> Result<String> {
     let plot = draw(
         (0.0..end, 0.0..top),
         ("scored token", "mean KL divergence"),
-        |x| format!("{x}"),
+        |x| mark(*x, end),
         |chart| {
             // A line from one stretch to the next, with gaps where there is no number.
             let point = |s: &Stretch| (s.first as f64 + s.tokens as f64 / 2.0, s.mean);
@@ -75,7 +75,7 @@ pub fn layers(layers: &[LayerReport]) -> Result<String> {
     let plot = draw(
         (-0.5..end, 0.0..top),
         ("layer", "relative squared error"),
-        |x| format!("{x}"),
+        |x| mark(*x, end),
         |chart| {
             chart.draw_series(layers.iter().filter(|l| is_drawn(l.relative_error)).map(|l| {
                 let x = l.layer as f64;
@@ -122,6 +122,7 @@ fn draw(
     series: impl FnOnce(&mut Chart<'_, '_>) -> Result<(), DrawError>,
 ) -> Result<String> {
     let mut svg = String::new();
+    let end = ranges.1.end;
     let drawn = (|| {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         let mut chart = ChartBuilder::on(&area)
@@ -140,7 +141,7 @@ fn draw(
             .x_desc(names.0)
             .y_desc(names.1)
             .x_label_formatter(&|x| x_label(x))
-            .y_label_formatter(&|y| short(*y))
+            .y_label_formatter(&|y| mark(*y, end))
             .draw()?;
         series(&mut chart)?;
         area.present()
@@ -154,8 +155,16 @@ fn power(exponent: &f64) -> String {
     if (exponent - exponent.round()).abs() < 1e-6 { format!("1e{exponent:.0}") } else { String::new() }
 }
 
-fn short(value: f64) -> String {
-    if value == 0.0 || (0.01..1e5).contains(&value) { format!("{value}") } else { format!("{value:.1e}") }
+/// A mark of an axis that ends at `end`: all of an axis in one form, without the digits that rounding leaves.
+fn mark(value: f64, end: f64) -> String {
+    if value == 0.0 {
+        return "0".into();
+    }
+    if !(0.01..1e5).contains(&end) {
+        return format!("{value:.1e}");
+    }
+    let digits = format!("{value:.6}");
+    digits.trim_end_matches('0').trim_end_matches('.').to_string()
 }
 
 #[cfg(test)]
@@ -176,6 +185,14 @@ mod tests {
         let bins = [Bin { from: 1e-3, to: 1e-2, tokens: 3 }, Bin { from: 1e-2, to: 1e-1, tokens: 0 }];
         assert!(histogram(&bins, f64::NAN, f64::INFINITY).is_ok());
         assert!(histogram(&bins, 0.0, -1.0).is_ok());
+    }
+
+    #[test]
+    fn marks_have_no_digits_of_rounding() {
+        assert_eq!(mark(0.060000000000000005, 0.09), "0.06");
+        assert_eq!([mark(0.0, 1e-4), mark(2e-5, 1e-4)], ["0", "2.0e-5"]);
+        assert_eq!([mark(0.008, 0.012), mark(0.01, 0.012)], ["0.008", "0.01"]);
+        assert_eq!(mark(20000.0, 30000.0), "20000");
     }
 
     #[test]
