@@ -8,6 +8,7 @@ use plmconv_calibrate::statistics::Statistics;
 use plmconv_calibrate::{Direction, Limit};
 use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::onnx::QuantFormat;
+use plmconv_formats::source::RowSource;
 use plmconv_formats::{DType, Imatrix, small_file};
 use plmconv_quant::feedback::Effort;
 use plmconv_quant::policy::{FileType, Mixtures, Policy, parse_override, parse_tensor_type, split_override};
