@@ -31,7 +31,15 @@ Results go to stdout, progress and warnings to stderr. Exit codes: 0 done, 1 fai
 3 parity or verification failed, 128 + n ended by signal n (130 is Ctrl-C).")]
 struct Cli {
     /// Form of the lines on stderr
-    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "text")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "text",
+        hide_short_help = true,
+        display_order = 1000
+    )]
     log_format: LogFormatArg,
     #[command(subcommand)]
     command: Command,

@@ -4,10 +4,10 @@ mod hint;
 mod place;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use plmconv_calibrate::{Error as CalibrateError, Leftover};
 use plmconv_quant::Error as QuantError;
+use plmconv_validate::Error as ValidateError;
 
 pub use place::{At, Place};
 
@@ -44,6 +44,7 @@ pub fn interrupted(leftover: Leftover) -> anyhow::Error {
 pub fn leftover(error: &anyhow::Error) -> Option<&Leftover> {
     match error.downcast_ref() {
         Some(CalibrateError::Interrupted(leftover)) => Some(leftover),
+        _ if matches!(error.downcast_ref(), Some(ValidateError::Stopped)) => Some(&Leftover::Nothing),
         _ => None,
     }
 }
@@ -109,10 +110,34 @@ pub struct NotUtf8 {
 #[error("the two sides have different tokenizers, so the same text gives them different tokens")]
 pub struct TokenizerMismatch;
 
+/// How a command failed, in words.
+#[derive(Debug)]
+pub struct Failure {
+    /// One sentence.
+    pub message: String,
+    /// What may help.
+    pub hint: Option<String>,
+    /// That the process would end with.
+    pub exit_code: u8,
+}
+
+impl Failure {
+    /// Arguments that are none.
+    pub fn of_usage(message: String) -> Failure {
+        Failure { message: message.trim_start_matches("error: ").to_string(), hint: None, exit_code: 2 }
+    }
+}
+
+/// An error in words.
+pub fn failure(error: &anyhow::Error) -> Failure {
+    Failure { message: sentence(error), hint: hint::of(error), exit_code: exit_code(error) }
+}
+
 /// Prints the sentence and the hint to stderr and says which code the process ends with.
-pub fn report(error: &anyhow::Error) -> ExitCode {
-    log_with_hint(Severity::Error, &sentence(error), hint::of(error).as_deref());
-    exit_code(error)
+pub fn report(error: &anyhow::Error) -> u8 {
+    let Failure { message, hint, exit_code } = failure(error);
+    log_with_hint(Severity::Error, &message, hint.as_deref());
+    exit_code
 }
 
 /// The chain of causes in one line; a cause that the error before it has already quoted is not said twice, and a
@@ -129,7 +154,7 @@ fn sentence(error: &anyhow::Error) -> String {
     sentence
 }
 
-fn exit_code(error: &anyhow::Error) -> ExitCode {
+fn exit_code(error: &anyhow::Error) -> u8 {
     // A pattern that fits no tensor, a type that needs an importance matrix: found late, still a usage error.
     let policy = matches!(
         error.downcast_ref::<QuantError>(),
@@ -137,13 +162,13 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     );
     let calibration = error.downcast_ref().is_some_and(is_usage);
     if policy || calibration || error.is::<UsageError>() {
-        ExitCode::from(2)
+        2
     } else if error.is::<ParityFailure>() || error.is::<NotReproduced>() {
-        ExitCode::from(3)
+        3
     } else if leftover(error).is_some() {
-        ExitCode::from(interrupt::exit_code())
+        interrupt::exit_code()
     } else {
-        ExitCode::from(1)
+        1
     }
 }
 

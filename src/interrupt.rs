@@ -3,6 +3,7 @@
 //! A run ends at once: its temporaries are removed, nothing more gets its name. Only work that has something to keep
 //! is [`stoppable`]: it looks at [`is_pending`] between two steps and ends by itself; a second signal ends that as well.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -71,6 +72,21 @@ fn receive(signal: i32) {
 /// Whether a signal came.
 pub fn is_pending() -> bool {
     SIGNAL.load(Ordering::SeqCst) != 0
+}
+
+/// Whether work goes on: not after a signal.
+pub fn flow() -> ControlFlow<()> {
+    if is_pending() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
+/// Ends work as a first Ctrl-C does where it is [`stoppable`], for whoever runs it in a process of its own kind.
+pub fn request() {
+    SIGNAL.store(SIGINT, Ordering::SeqCst);
+}
+
+/// Forgets what came.
+pub fn clear() {
+    SIGNAL.store(0, Ordering::SeqCst);
 }
 
 /// Fails if a signal came.

@@ -12,6 +12,7 @@ mod args;
 mod checkpoint;
 mod commands;
 mod edit;
+pub mod embed;
 mod error;
 mod evaluation;
 mod guidance;
@@ -34,7 +35,6 @@ mod target;
 mod verification;
 
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use plmconv_quant::simd::Level;
 
@@ -44,10 +44,11 @@ use crate::resolve::Request;
 /// The environment variable that names the instruction set to use: it changes the speed, and no byte of any output.
 const INSTRUCTIONS: &str = "PLMCONV_SIMD";
 
-/// Parses the arguments, runs the command, and says which code the process ends with.
-pub fn run() -> ExitCode {
-    match choose_instructions().and_then(|()| execute(std::env::args_os())) {
-        Ok(()) => ExitCode::SUCCESS,
+/// Runs the command of these arguments, the first of which is the program's name, and says which code the process ends
+/// with.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    match choose_instructions().and_then(|()| execute(arguments)) {
+        Ok(()) => 0,
         Err(e) => error::report(&e),
     }
 }

@@ -1,6 +1,6 @@
 //! Lines on stderr: for people, or for machines one JSON object each (`--log-format json`).
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 
@@ -10,6 +10,24 @@ pub enum LogFormat {
     #[default]
     Text,
     Json,
+}
+
+/// Lines that are kept instead of printed, while somebody wants them.
+static KEPT: Mutex<Option<Vec<(Severity, String)>>> = Mutex::new(None);
+
+/// From now on keeps lines instead of printing them.
+pub fn keep() {
+    *KEPT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+}
+
+/// Whether nothing is printed now.
+pub fn is_kept() -> bool {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+}
+
+/// The lines since [`keep`], after which they are printed again.
+pub fn take_kept() -> Vec<(Severity, String)> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
 }
 
 /// Of the whole process, like stderr.
@@ -61,6 +79,10 @@ pub fn log(level: Severity, message: &str) {
 
 /// Prints a line, and what may help.
 pub fn log_with_hint(level: Severity, message: &str, hint: Option<&str>) {
+    if let Some(kept) = &mut *KEPT.lock().unwrap_or_else(PoisonError::into_inner) {
+        kept.push((level, message.to_string()));
+        return;
+    }
     match format() {
         LogFormat::Json => log_json(&Line { level, message, hint }),
         LogFormat::Text => {

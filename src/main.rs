@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    plmconv::run()
+    plmconv::run(std::env::args_os()).into()
 }

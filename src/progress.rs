@@ -3,15 +3,18 @@
 mod heartbeat;
 
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use plmconv_calibrate::{Monitor, Notice, Task};
 use plmconv_formats::Warning;
-use serde::Serialize;
+use plmconv_validate::perplexity::Progress;
 
 use crate::interrupt;
 use crate::log::{self, LogFormat, Severity, log};
+
+pub use heartbeat::{Snapshot, snapshots};
 
 /// How much the user wants to be told.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +24,7 @@ pub struct Console {
 }
 
 /// What a bar counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     Bytes,
     /// Windows or tokens.
@@ -32,6 +34,15 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// What it is called outside.
+    pub fn name(self) -> &'static str {
+        match self {
+            Unit::Bytes => "bytes",
+            Unit::Items => "items",
+            Unit::Steps => "steps",
+        }
+    }
+
     fn template(self) -> &'static str {
         match self {
             Unit::Bytes => {
@@ -46,7 +57,7 @@ impl Unit {
 impl Console {
     /// A bar with the time left, drawn where stderr is a terminal; elsewhere a line a minute.
     pub fn bar(self, total: u64, unit: Unit, what: &'static str) -> ProgressBar {
-        if !self.quiet && std::io::stderr().is_terminal() && log::format() == LogFormat::Text {
+        if !self.quiet && is_drawn() {
             let style = ProgressStyle::with_template(unit.template()).expect("the templates are constant");
             return ProgressBar::new(total).with_style(style).with_message(what);
         }
@@ -83,6 +94,17 @@ impl Console {
     pub fn warn_of(self, warnings: &[Warning]) {
         warnings.iter().for_each(|warning| self.warn(&warning.to_string()));
     }
+}
+
+/// Whether a person looks at stderr.
+fn is_drawn() -> bool {
+    std::io::stderr().is_terminal() && log::format() == LogFormat::Text && !log::is_kept()
+}
+
+/// Shows how far an evaluation is, and ends it after a signal.
+pub fn follow(bar: &ProgressBar, progress: Progress) -> ControlFlow<()> {
+    bar.set_position(progress.windows_done as u64);
+    interrupt::flow()
 }
 
 /// Shows a calibration's progress and notices on the console, and stops it after a signal.

@@ -8,6 +8,7 @@ use plmconv_validate::generate::{GenerateOptions, generate};
 
 use crate::error::{At, Place};
 use crate::evaluation::{chat, open_runnable};
+use crate::interrupt;
 use crate::report;
 use crate::report::stream::Stream;
 use crate::resolve::{EvaluatorRequest, GenerateRequest};
@@ -25,8 +26,8 @@ pub fn run(request: &GenerateRequest) -> Result<()> {
         vocabulary: Some(model.meaningful_ids()),
     };
     if request.json {
-        let tokens =
-            generate(model.runner(), &prompt, &options, |_| ControlFlow::Continue(())).at(Place::Prompt)?;
+        let tokens = generate(model.runner(), &prompt, &options, |_| interrupt::flow()).at(Place::Prompt)?;
+        interrupt::check()?;
         return report::generation::print(tokenizer, &prompt, &tokens);
     }
     let mut stream = Stream::new(tokenizer);

@@ -5,7 +5,7 @@ use plmconv_validate::reference::{MODEL_DIGEST, ReferenceOptions, TEXT_DIGEST, w
 
 use crate::error::{At, Place};
 use crate::evaluation::{OpenModel, TOKENIZER_DIGEST, model_digest, text_digest, tokens_of};
-use crate::progress::Unit;
+use crate::progress::{Unit, follow};
 use crate::report;
 use crate::resolve::{EvaluatorRequest, ReferenceRequest};
 
@@ -29,10 +29,8 @@ pub fn run(request: &ReferenceRequest) -> Result<()> {
     // From here on it is run from memory.
     loaded.model.check_unchanged()?;
     let bar = console.bar(windows.count() as u64, Unit::Items, "running");
-    let perplexity = write_reference(&loaded.evaluator, &windows, output, &options, |p| {
-        bar.set_position(p.windows_done as u64);
-    })
-    .at(Place::ReferenceOutput)?;
+    let perplexity = write_reference(&loaded.evaluator, &windows, output, &options, |p| follow(&bar, p))
+        .at(Place::ReferenceOutput)?;
     bar.finish_and_clear();
     report::stored::print(output, &windows, perplexity, *json)
 }

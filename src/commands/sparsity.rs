@@ -9,7 +9,7 @@ use plmconv_validate::sparsity::Sparsity;
 
 use crate::error::{At, Place};
 use crate::evaluation::{OpenModel, tokens_of};
-use crate::progress::Unit;
+use crate::progress::{Unit, follow};
 use crate::report;
 use crate::resolve::{EvaluatorRequest, SparsityRequest};
 
@@ -23,8 +23,7 @@ pub fn run(path: &Path, request: &SparsityRequest, json: bool) -> Result<()> {
     let bar = console.bar(windows.count() as u64, Unit::Items, "counting");
     let mut sparsity = Sparsity::new(loaded.evaluator.config());
     let mut observe = |site: Site, values: &[f32]| sparsity.observe(site, values);
-    perplexity(&loaded.evaluator, &windows, Some(&mut observe), |p| bar.set_position(p.windows_done as u64))
-        .at(Place::Windows)?;
+    perplexity(&loaded.evaluator, &windows, Some(&mut observe), |p| follow(&bar, p)).at(Place::Windows)?;
     bar.finish_and_clear();
     report::sparsity::print(path, &sparsity, json)
 }

@@ -16,7 +16,7 @@ use super::thresholds::{AskedLimits, Limits, limits_for};
 use super::written::write_text;
 use crate::error::{TokenizerMismatch, UsageError};
 use crate::interrupt;
-use crate::progress::{Console, Unit};
+use crate::progress::{Console, Unit, follow};
 
 /// Metadata key of a stored reference: the tokenizer's digest.
 pub const TOKENIZER_DIGEST: &str = "plmconv.tokenizer_sha256";
@@ -142,9 +142,7 @@ fn run(
     let alone = candidate.weights_alone();
     let candidates: Vec<Runner<'_>> =
         std::iter::once(candidate.runner()).chain(alone.as_ref().map(Runner::from)).collect();
-    let (divergences, elapsed) = compare_all(&candidates, side, windows, detail, |p| {
-        bar.set_position(p.windows_done as u64);
-    })?;
+    let (divergences, elapsed) = compare_all(&candidates, side, windows, detail, |p| follow(&bar, p))?;
     bar.finish_and_clear();
     Ok((divergences, (elapsed.total, elapsed.tokens)))
 }

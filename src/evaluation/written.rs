@@ -1,7 +1,5 @@
 //! Texts that a model writes itself.
 
-use std::ops::ControlFlow;
-
 use anyhow::Result;
 use plmconv_validate::generate::sample_text;
 
@@ -17,7 +15,7 @@ pub fn write_text(model: &Loaded, count: usize, seed: u64, console: Console) -> 
     let bar = console.bar(count as u64, Unit::Items, "writing a text");
     let written = sample_text(&model.evaluator, &model.tokenizer, count, seed, |done| {
         bar.set_position(done as u64);
-        if interrupt::is_pending() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        interrupt::flow()
     })?;
     interrupt::check()?;
     bar.finish_and_clear();

@@ -4,7 +4,7 @@ use std::sync::{Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use indicatif::{BinaryBytes, HumanDuration, ProgressBar, WeakProgressBar};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::Unit;
 use crate::log::{self, LogFormat};
@@ -22,15 +22,42 @@ struct Hidden {
 }
 
 /// How far some work is.
-#[derive(Serialize)]
-struct Progress {
-    level: &'static str,
-    task: &'static str,
-    done: u64,
-    total: u64,
-    unit: Unit,
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Snapshot {
+    /// What is done.
+    pub task: &'static str,
+    /// So much of it.
+    pub done: u64,
+    /// Of so much.
+    pub total: u64,
+    /// What both count.
+    #[serde(serialize_with = "by_name")]
+    pub unit: Unit,
     /// `None` before anything is done.
-    seconds_left: Option<u64>,
+    pub seconds_left: Option<u64>,
+}
+
+fn by_name<S: Serializer>(unit: &Unit, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(unit.name())
+}
+
+/// A snapshot among the lines on stderr.
+#[derive(Serialize)]
+struct Line {
+    level: &'static str,
+    #[serde(flatten)]
+    snapshot: Snapshot,
+}
+
+/// How far everything is that runs without a bar.
+pub fn snapshots() -> Vec<Snapshot> {
+    let mut snapshots = Vec::new();
+    HIDDEN.lock().unwrap_or_else(PoisonError::into_inner).retain(|hidden| {
+        let snapshot = hidden.snapshot();
+        snapshots.extend(snapshot);
+        snapshot.is_some()
+    });
+    snapshots
 }
 
 /// Tells how far `bar` is once a minute, until it is finished or dropped.
@@ -42,42 +69,35 @@ pub fn watch(bar: &ProgressBar, what: &'static str, unit: Unit) {
         let _ = std::thread::Builder::new().name("heartbeat".into()).spawn(|| {
             loop {
                 std::thread::sleep(INTERVAL);
-                tell_all();
+                snapshots().iter().for_each(Snapshot::tell);
             }
         });
     });
 }
 
-fn tell_all() {
-    HIDDEN.lock().unwrap_or_else(PoisonError::into_inner).retain(|hidden| match hidden.progress() {
-        Some(progress) => {
-            progress.tell();
-            true
-        }
-        None => false,
-    });
-}
-
 impl Hidden {
     /// `None` when the work is done.
-    fn progress(&self) -> Option<Progress> {
+    fn snapshot(&self) -> Option<Snapshot> {
         let bar = self.bar.upgrade().filter(|bar| !bar.is_finished())?;
         let (done, total) = (bar.position(), bar.length().unwrap_or(0));
         let seconds_left = (done > 0).then(|| bar.eta().as_secs());
-        Some(Progress { level: "progress", task: self.what, done, total, unit: self.unit, seconds_left })
+        Some(Snapshot { task: self.what, done, total, unit: self.unit, seconds_left })
     }
 }
 
-impl Progress {
+impl Snapshot {
     fn tell(&self) {
+        if log::is_kept() {
+            return;
+        }
         match log::format() {
-            LogFormat::Json => log::log_json(self),
+            LogFormat::Json => log::log_json(&Line { level: "progress", snapshot: *self }),
             LogFormat::Text => tell!("{}", self.line()),
         }
     }
 
     fn line(&self) -> String {
-        let Progress { task, done, total, .. } = self;
+        let Snapshot { task, done, total, .. } = self;
         let far = match self.unit {
             Unit::Bytes => format!("{} of {}", BinaryBytes(*done), BinaryBytes(*total)),
             Unit::Items => format!("{done} of {total}"),
@@ -98,7 +118,7 @@ mod tests {
         let bar = ProgressBar::hidden();
         bar.set_length(400);
         let hidden = Hidden { bar: bar.downgrade(), what: "comparing", unit: Unit::Items };
-        let line = || hidden.progress().map(|progress| progress.line());
+        let line = || hidden.snapshot().map(|snapshot| snapshot.line());
         assert_eq!(line().as_deref(), Some("comparing: 0 of 400"));
         bar.set_position(100);
         let told = line().expect("not finished");
@@ -110,7 +130,7 @@ mod tests {
     #[test]
     fn each_unit_has_its_words() {
         let told = |unit, done, total| {
-            Progress { level: "progress", task: "at work", done, total, unit, seconds_left: Some(90) }.line()
+            Snapshot { task: "at work", done, total, unit, seconds_left: Some(90) }.line()
         };
         assert_eq!(told(Unit::Bytes, 1 << 30, 3 << 30), "at work: 1.00 GiB of 3.00 GiB, 2 minutes left");
         assert_eq!(told(Unit::Steps, 1, 8), "at work: 12 %, 2 minutes left");

@@ -31,6 +31,7 @@ pub mod written;
 
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, presets};
@@ -44,8 +45,31 @@ fn write(text: Arguments<'_>) {
     write_raw(&visible(&text.to_string()));
 }
 
+/// What is printed while a [`Capture`] lives.
+static CAPTURED: Mutex<Option<String>> = Mutex::new(None);
+
+/// Keeps what is printed instead of printing it, for a program that runs commands itself.
+pub struct Capture(());
+
+impl Capture {
+    /// From now on.
+    pub fn start() -> Capture {
+        *CAPTURED.lock().unwrap_or_else(PoisonError::into_inner) = Some(String::new());
+        Capture(())
+    }
+
+    /// What was printed since.
+    pub fn finish(self) -> String {
+        CAPTURED.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
+    }
+}
+
 /// Writes to stdout. A reader that has seen enough (`| head`) changes nothing else: the exit code still says how it went.
 fn write_raw(text: &str) {
+    if let Some(captured) = &mut *CAPTURED.lock().unwrap_or_else(PoisonError::into_inner) {
+        captured.push_str(text);
+        return;
+    }
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             log(Severity::Error, &format!("stdout: {error}"));

@@ -13,6 +13,8 @@ use crate::Site;
 pub enum Error {
     #[error(transparent)]
     Format(#[from] plmconv_formats::Error),
+    #[error("interrupted")]
+    Stopped,
     #[error("tensor `{tensor}` is missing")]
     MissingTensor { tensor: TensorKey },
     #[error("tensor `{tensor}` has {found:?} rows and columns, the evaluator needs {expected:?}")]

@@ -1,11 +1,12 @@
 //! Perplexity: llama-perplexity's measure and standard error.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
 use crate::batch::{Hidden, Sequence};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::estimate::{Estimate, Mean};
 use crate::evaluator::{Evaluator, logit_columns};
 use crate::forward::Observer;
@@ -46,15 +47,22 @@ pub struct Progress {
     pub perplexity: Estimate,
 }
 
-/// Runs all windows and scores their second halves; `progress` is called after every batch.
+impl Progress {
+    /// Tells it, and ends the run if that is the answer.
+    pub(crate) fn tell(self, mut progress: impl FnMut(Progress) -> ControlFlow<()>) -> Result<()> {
+        if progress(self).is_break() { Err(Error::Stopped) } else { Ok(()) }
+    }
+}
+
+/// Runs all windows and scores their second halves; `progress` is called after every batch and may end the run.
 ///
 /// # Errors
-/// As [`Evaluator::hidden`] and [`Evaluator::logits`], or those of a runtime.
+/// [`Error::Stopped`]; as [`Evaluator::hidden`] and [`Evaluator::logits`], or those of a runtime.
 pub fn perplexity<'a>(
     runner: impl Into<Runner<'a>>,
     windows: &Windows<'_>,
     mut observer: Option<Observer<'_>>,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Perplexity> {
     let runner = runner.into();
     let start = Instant::now();
@@ -71,11 +79,12 @@ pub fn perplexity<'a>(
         let (seen_active, seen) = outputs.activity().unwrap_or_default();
         active += seen_active;
         neurons += seen;
-        progress(Progress {
+        let so_far = Progress {
             windows_done: batch.end,
             windows: windows.count(),
             perplexity: Estimate::of(&nll).exp(),
-        });
+        };
+        so_far.tell(&mut progress)?;
     }
     Ok(Perplexity {
         perplexity: Estimate::of(&nll).exp(),

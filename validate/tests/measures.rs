@@ -20,7 +20,7 @@ fn exact() -> Options {
 
 fn side_by_side(candidate: &Evaluator, reference: Side<'_>, windows: &Windows<'_>) -> Divergence {
     let detail = Detail { worst_tokens: 3, per_layer: true };
-    compare(candidate, reference, windows, detail, |_| {}).expect("runs").0
+    compare(candidate, reference, windows, detail, |_| ControlFlow::Continue(())).expect("runs").0
 }
 
 /// Negative log-likelihoods straight from the golden logits, windows of 64.
@@ -47,7 +47,8 @@ fn perplexity_is_that_of_the_golden_logits() {
     let variance = expected.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
     let generic = Options { kernel: Level::Generic, threads: 2, ..Options::default() };
     for options in [exact(), Options::default(), generic] {
-        let found = perplexity(&evaluator(options), &windows, None, |_| {}).expect("runs");
+        let found =
+            perplexity(&evaluator(options), &windows, None, |_| ControlFlow::Continue(())).expect("runs");
         assert_eq!(found.tokens_scored, expected.len());
         let (value, wanted) = (found.perplexity.value, mean.exp());
         // Products of 16 bits: what 62 positions do not average out. A whole text agrees to 2e-7.
@@ -118,7 +119,8 @@ fn stored_references_say_what_the_model_says() {
         let path = folder.path().join(name);
         let metadata = vec![(MODEL_DIGEST.to_string(), "abc".to_string())];
         let options = ReferenceOptions { top_k, metadata, overwrite: false };
-        let found = write_reference(&reference, &windows, &path, &options, |_| {}).expect("writes");
+        let found = write_reference(&reference, &windows, &path, &options, |_| ControlFlow::Continue(()))
+            .expect("writes");
         assert!((found.value / expected.perplexity_reference.value - 1.0).abs() < 1e-6);
         Reference::open(&path).expect("opens")
     };
@@ -138,7 +140,8 @@ fn stored_references_say_what_the_model_says() {
     }
     let other = Windows::new(&text[1..], 32, None, None).expect("three windows");
     let stored = store("again", Some(8));
-    let refused = compare(&candidate, Side::Stored(&stored), &other, Detail::default(), |_| {});
+    let refused =
+        compare(&candidate, Side::Stored(&stored), &other, Detail::default(), |_| ControlFlow::Continue(()));
     assert!(matches!(refused, Err(Error::Reference { .. })));
 }
 
@@ -172,7 +175,8 @@ fn sparsity_counts_what_fires() {
             last.extend_from_slice(values);
         }
     };
-    let found = perplexity(&evaluator, &windows, Some(&mut observer), |_| {}).expect("runs");
+    let found =
+        perplexity(&evaluator, &windows, Some(&mut observer), |_| ControlFlow::Continue(())).expect("runs");
     assert_eq!(sparsity.tokens(), 128);
     let layers = sparsity.layers();
     assert_eq!(layers.len(), 6);

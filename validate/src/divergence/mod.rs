@@ -6,7 +6,7 @@ mod matrices;
 mod row;
 mod summary;
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
 use plmconv_formats::Config;
@@ -96,24 +96,24 @@ pub fn compare<'a>(
     reference: Side<'a>,
     windows: &Windows<'_>,
     detail: Detail,
-    progress: impl FnMut(Progress),
+    progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(Divergence, Elapsed)> {
     let (mut found, elapsed) = compare_all(&[candidate.into()], reference, windows, detail, progress)?;
     Ok((found.remove(0), elapsed))
 }
 
 /// Compares each of `candidates` with `reference`, which runs once, over all windows. For a stored reference these are
-/// [`Reference::windows`]. `progress` is called after every batch.
+/// [`Reference::windows`]. `progress` is called after every batch and may end the run.
 ///
 /// # Errors
-/// Different vocabularies, a stored reference of other windows or unreadable, and whatever running a model
+/// [`Error::Stopped`], different vocabularies, a stored reference of other windows or unreadable, and whatever running a model
 /// may end with.
 pub fn compare_all(
     candidates: &[Runner<'_>],
     reference: Side<'_>,
     windows: &Windows<'_>,
     detail: Detail,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(Vec<Divergence>, Elapsed)> {
     let start = Instant::now();
     for candidate in candidates {
@@ -159,11 +159,8 @@ pub fn compare_all(
             };
             summary.add(windows, batch.clone(), &scored);
         }
-        progress(Progress {
-            windows_done: batch.end,
-            windows: windows.count(),
-            perplexity: summaries[0].perplexity_so_far(),
-        });
+        let perplexity = summaries[0].perplexity_so_far();
+        Progress { windows_done: batch.end, windows: windows.count(), perplexity }.tell(&mut progress)?;
     }
     let elapsed = Elapsed { total: start.elapsed(), tokens: windows.count() * windows.ctx() };
     let mut found: Vec<Divergence> = summaries.into_iter().map(Summary::finish).collect();

@@ -1,6 +1,7 @@
 //! Writing reference outputs while the model runs.
 
 use std::io::{Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use plmconv_formats::atomic::AtomicFile;
@@ -56,7 +57,7 @@ pub fn write_reference(
     windows: &Windows<'_>,
     path: &Path,
     options: &ReferenceOptions,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Estimate> {
     let vocab_size = evaluator.config().vocab_size;
     let (count, scored) = (windows.count(), windows.scored().len());
@@ -102,7 +103,8 @@ pub fn write_reference(
                 output.append("logits", &bytes_of(logits.iter().map(|x| x.to_le_bytes())))?;
             }
         }
-        progress(Progress { windows_done: batch.end, windows: count, perplexity: Estimate::of(&nll).exp() });
+        let perplexity = Estimate::of(&nll).exp();
+        Progress { windows_done: batch.end, windows: count, perplexity }.tell(&mut progress)?;
     }
     read_back(&file)?;
     file.commit()?;
