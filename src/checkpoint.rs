@@ -9,13 +9,12 @@ use indicatif::ProgressBar;
 use plmconv_formats::atomic::AtomicFolder;
 use plmconv_formats::checkpoint::{Checkpoint, CheckpointTensor, SHARD_BYTES, may_replace};
 use plmconv_formats::model::Tensor;
-use plmconv_formats::{DType, Model};
+use plmconv_formats::{DType, Layout, Model};
 use plmconv_quant::encode_rows;
 
 use crate::passes;
 use crate::pipeline::folder::write as write_file;
 use crate::pipeline::stream::{Rows, Writer, in_order, row_steps};
-use crate::plan::refuse_latent_source;
 use crate::progress::Console;
 use crate::readback;
 use crate::report::outline::{FileLine, Outline, TensorLine};
@@ -32,11 +31,14 @@ pub struct CheckpointPlan {
 
 impl CheckpointPlan {
     /// # Errors
-    /// A model in the latent layout, files of the model that cannot be read.
+    /// A model in the latent layout that does not say how it was made, files of the model that cannot be read.
     pub fn new(model: Model, target: &Target<Safetensors>) -> Result<CheckpointPlan> {
-        refuse_latent_source(&model)?;
         let output = target.output_path(model.path());
         let dtype = target.format.dtype.unwrap_or_else(|| own_type(&model));
+        let model = match model.config.layout {
+            Layout::Plm => model,
+            Layout::Latent => passes::from_latent(model)?,
+        };
         let model = passes::apply(model, &target.passes)?;
         let shard_bytes = target.format.shard_bytes.unwrap_or(SHARD_BYTES);
         let checkpoint = Checkpoint::new(&model, dtype, shard_bytes)?;

@@ -141,9 +141,27 @@ fn what_does_not_go_together_is_refused() {
     for (args, says) in cases {
         plmconv().args(args).assert().code(2).stderr(predicate::str::contains(says));
     }
+}
+
+#[test]
+fn the_latent_layout_is_undone() {
     let dir = tempfile::tempdir().expect("tempdir");
-    let latent = gguf(dir.path(), &["quantize", "q8", "--layout", "latent"]);
-    let mut command = plmconv();
-    command.arg("convert").arg(latent).args(["--to", "safetensors", "-o"]).arg(dir.path().join("out"));
-    command.assert().code(2).stderr(predicate::str::contains("latent layout"));
+    let latent = |args: &[&str]| gguf(dir.path(), &[args, &["--layout", "latent"]].concat());
+    for dtype in ["bf16", "f32"] {
+        let source = latent(&["convert", "--to", "gguf", "--force", "--dtype", dtype]);
+        let out = dir.path().join(dtype);
+        back(&source, &out, &["--dtype", "bf16"]);
+        assert_eq!(tensors(&out), tensors(&tiny_plm()), "{dtype}");
+        assert_eq!(json(out.join("config.json"))["model_type"], "plm");
+    }
+    // A quantized pair is two roundings of one matrix, and their mean computes what the file does.
+    for file_type in ["q8_0", "q4_k_m"] {
+        let source = latent(&["quantize", file_type, "--force"]);
+        let out = dir.path().join(file_type);
+        back(&source, &out, &[]);
+        let mut command = plmconv();
+        command.arg("validate").arg(&source).arg("--against").arg(&out).args(["--arithmetic", "exact"]);
+        command.args(["--max-kld", "1e-4", "--ctx", "64", "--text"]).arg(fixtures().join("text/own.txt"));
+        command.assert().success();
+    }
 }

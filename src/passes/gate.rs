@@ -82,7 +82,8 @@ impl Factors {
         exp2(self.norm - self.sharpness)
     }
 
-    fn norm_factor(self) -> f32 {
+    /// What the norm is multiplied by.
+    pub fn norm_factor(self) -> f32 {
         exp2(-self.norm)
     }
 }

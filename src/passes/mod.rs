@@ -2,6 +2,7 @@
 //! nothing is read before it is asked for, except what a pass needs to decide.
 
 pub mod balance;
+mod from_latent;
 pub mod gate;
 pub mod mla;
 pub mod neurons;
@@ -11,6 +12,7 @@ pub mod values;
 #[cfg(test)]
 mod tests;
 
+pub use from_latent::from_latent;
 use plmconv_formats::model::{Model, Tensor};
 use plmconv_formats::{Error, Layout, Result, Role, TensorKey};
 

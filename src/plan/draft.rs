@@ -71,7 +71,8 @@ impl Draft {
         let (model, factors) = rewrite(model, &target, &rounding)?;
         if model.config.layout == Layout::Latent {
             let sharpness: Vec<f32> = factors.iter().map(|f| f.b()).collect();
-            metadata = latent_metadata(&metadata, &model.config, &sharpness);
+            let norm_scale: Vec<f32> = factors.iter().map(|f| f.norm_factor()).collect();
+            metadata = latent_metadata(&metadata, &model.config, &sharpness, &norm_scale);
         }
         rounding.describe(&mut metadata);
         if let Some(recipe) = Recipe::of_gguf(&target, &rounding) {

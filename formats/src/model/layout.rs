@@ -26,6 +26,8 @@ pub enum Layout {
 const MARK: &str = "plmconv.layout";
 /// Per layer, how steep the sigmoid is that stands in for ReLU: the gate's pre-activation over the neuron's.
 const SHARPNESS: &str = "plmconv.ffn_sharpness";
+/// Per layer, what the FFN's norm was multiplied by, and its two matrices divided by: a power of two.
+const NORM_SCALE: &str = "plmconv.ffn_norm_scale";
 const LATENT_MARK: &str = "latent";
 
 /// Layer counts, with the vocabulary where it matters, at which llama.cpp's `deepseek2` loader takes the model for
@@ -99,9 +101,9 @@ impl Config {
 
 /// Rewrites the metadata of a `plm` file into those of the same model in the latent layout.
 ///
-/// `sharpness` has one value per layer: see [`sharpness`]. Everything that is not the architecture's (tokenizer,
+/// `sharpness` and `norm_scale` have one value per layer: see the functions of these names. Everything that is not the architecture's (tokenizer,
 /// general keys) stays in its place.
-pub fn latent_metadata(plm: &Metadata, config: &Config, sharpness: &[f32]) -> Metadata {
+pub fn latent_metadata(plm: &Metadata, config: &Config, sharpness: &[f32], norm_scale: &[f32]) -> Metadata {
     let mut latent: Metadata = plm
         .iter()
         .map(|(key, value)| match key.strip_prefix("plm.") {
@@ -130,16 +132,28 @@ pub fn latent_metadata(plm: &Metadata, config: &Config, sharpness: &[f32]) -> Me
         latent.set(format!("deepseek2.{key}"), number(n));
     }
     latent.set(MARK, Value::String(LATENT_MARK.into()));
-    let values = sharpness.iter().map(|&b| Value::F32(b)).collect();
-    let array = crate::gguf::MetadataArray::new(ValueType::F32, values).expect("all elements are f32");
-    latent.set(SHARPNESS, Value::Array(Box::new(array)));
+    for (key, per_layer) in [(SHARPNESS, sharpness), (NORM_SCALE, norm_scale)] {
+        let values = per_layer.iter().map(|&value| Value::F32(value)).collect();
+        let array = crate::gguf::MetadataArray::new(ValueType::F32, values).expect("all elements are f32");
+        latent.set(key, Value::Array(Box::new(array)));
+    }
     latent
 }
 
 /// Per layer of a file in the latent layout: b, where the gate is b times the neuron's pre-activation u, so that
 /// the FFN computes `u² · sigmoid(b u)` for `relu(u)²`.
 pub fn sharpness(metadata: &Metadata) -> Option<Vec<f32>> {
-    let values = &metadata.array(SHARPNESS)?.values;
+    floats(metadata, SHARPNESS)
+}
+
+/// Per layer of a file in the latent layout: what its FFN's norm is to the checkpoint's. Files of earlier versions do not
+/// say it.
+pub fn norm_scale(metadata: &Metadata) -> Option<Vec<f32>> {
+    floats(metadata, NORM_SCALE)
+}
+
+fn floats(metadata: &Metadata, key: &str) -> Option<Vec<f32>> {
+    let values = &metadata.array(key)?.values;
     values.iter().map(|v| Some(v.as_f64()? as f32)).collect()
 }
 
@@ -224,9 +238,10 @@ mod tests {
     fn what_is_written_is_read_back() {
         for rank in [None, Some(96)] {
             let config = config(6, 4096, rank);
-            let metadata = latent_metadata(&plm_metadata(&config), &config, &[64.0; 6]);
+            let metadata = latent_metadata(&plm_metadata(&config), &config, &[64.0; 6], &[0.5; 6]);
             assert_eq!(Config::from_gguf(Path::new("x.gguf"), &metadata).unwrap(), config);
             assert_eq!(sharpness(&metadata), Some(vec![64.0; 6]));
+            assert_eq!(norm_scale(&metadata), Some(vec![0.5; 6]));
             assert!(metadata.iter().all(|(key, _)| !key.starts_with("plm.")));
             assert_eq!(metadata.string("general.name"), Some("Tiny"));
         }
@@ -235,7 +250,7 @@ mod tests {
     #[test]
     fn a_deepseek2_that_is_no_plm_is_refused() {
         let config = config(6, 4096, None);
-        let mut metadata = latent_metadata(&plm_metadata(&config), &config, &[64.0; 6]);
+        let mut metadata = latent_metadata(&plm_metadata(&config), &config, &[64.0; 6], &[0.5; 6]);
         metadata.remove(MARK);
         let error = Config::from_gguf(Path::new("x.gguf"), &metadata).unwrap_err();
         assert!(matches!(error, Error::Architecture { found, .. } if found == "deepseek2"));

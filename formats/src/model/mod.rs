@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub use config::Config;
 pub use foreign::Foreign;
-pub use layout::{Layout, latent_metadata, sharpness};
+pub use layout::{Layout, latent_metadata, norm_scale, sharpness};
 pub use roles::{Role, TensorKey};
 pub use rope::rotations;
 
