@@ -11,7 +11,7 @@ use plmconv_formats::model::{Model, Origin, Tensor, norm_scale, sharpness};
 use plmconv_formats::{Config, Error, Layout, Result, Role, TensorKey};
 
 use super::values::{Decoded, Exact, Scaled, Values, replace, source};
-use super::{missing, tensor, tensor_mut};
+use super::{in_layout, tensor, tensor_mut};
 
 /// kv_b from the halves that the latent layout keeps apart, the keys' transposed within each head.
 #[derive(Debug)]
@@ -94,23 +94,14 @@ impl Values for Mean {
 /// A file that does not say how its FFN's pairs were made.
 pub fn from_latent(mut model: Model) -> Result<Model> {
     let (sharpness, norm_scale) = factors(&model)?;
+    let mut parts = Vec::new();
     for (layer, (b, scale)) in sharpness.into_iter().zip(norm_scale).enumerate() {
-        let kv_b = join(&model, layer)?;
-        let up = mean_of_pair(&model, layer, b, scale)?;
+        parts.extend([join(&model, layer)?, mean_of_pair(&model, layer, b, scale)?]);
         replace(tensor_mut(&mut model, layer, Role::FfnNorm)?, Exact::PowerOfTwo, |norm| {
             Scaled::by(norm, 1.0 / scale)
         });
-        model.tensors.extend([kv_b, up]);
     }
-    model.config.layout = Layout::Plm;
-    let mut tensors = Vec::new();
-    for (key, _) in model.config.expected_tensors() {
-        // The last one of a key is the new one.
-        let at = model.tensors.iter().rposition(|tensor| tensor.key == key);
-        tensors.push(model.tensors.swap_remove(at.ok_or_else(|| missing(&model, key))?));
-    }
-    model.tensors = tensors;
-    Ok(model)
+    in_layout(model, Layout::Plm, parts)
 }
 
 /// For each layer what the gate is to the pre-activation, and what the norm was multiplied by. A file of an earlier

@@ -92,7 +92,7 @@ pub fn apply(mut model: Model, passes: &[Pass]) -> Result<Model> {
 ///
 /// # Errors
 /// What llama.cpp's `deepseek2` would read as another model, or weights that cannot be read.
-pub fn to_latent(mut model: Model) -> Result<(Model, Vec<gate::Factors>)> {
+pub fn to_latent(model: Model) -> Result<(Model, Vec<gate::Factors>)> {
     model.config.check_layout(model.path(), Layout::Latent)?;
     let factors = gate::choose_factors(&model)?;
     let mut parts: Vec<Tensor> = Vec::with_capacity(model.tensors.len());
@@ -104,7 +104,12 @@ pub fn to_latent(mut model: Model) -> Result<(Model, Vec<gate::Factors>)> {
         let gate = gate::add(&mut norm, &mut up, factors);
         parts.extend([norm, up, gate]);
     }
-    model.config.layout = Layout::Latent;
+    Ok((in_layout(model, Layout::Latent, parts)?, factors))
+}
+
+/// The model in another layout: its tensors are those in `parts`, and its own where there is none.
+fn in_layout(mut model: Model, layout: Layout, mut parts: Vec<Tensor>) -> Result<Model> {
+    model.config.layout = layout;
     let mut tensors = Vec::new();
     for (key, _) in model.config.expected_tensors() {
         let rewritten = parts.iter().position(|t| t.key == key).map(|at| parts.swap_remove(at));
@@ -112,7 +117,7 @@ pub fn to_latent(mut model: Model) -> Result<(Model, Vec<gate::Factors>)> {
         tensors.push(tensor.ok_or_else(|| missing(&model, key))?);
     }
     model.tensors = tensors;
-    Ok((model, factors))
+    Ok(model)
 }
 
 fn missing(model: &Model, key: TensorKey) -> Error {
