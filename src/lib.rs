@@ -1,5 +1,5 @@
 //! The program `plmconv` as a library, so that main.rs is a call and the fuzz targets reach what reads files.
-//! Nothing here is an interface that stays.
+//! Nothing here is an interface that stays; [`embed`] is what the Python module is made of.
 
 #![doc(hidden)]
 // `terminal` is where all printing goes through.
