@@ -2,6 +2,7 @@
 
 mod edit;
 mod evaluation;
+mod lora;
 mod onnx;
 mod shell;
 mod verification;
@@ -19,6 +20,7 @@ pub use evaluation::{
     ArithmeticArg, AttentionArg, EvaluatorArgs, GenerateArgs, LimitArgs, PerplexityArgs, ReferenceArgs,
     ValidateArgs, WindowArgs,
 };
+pub use lora::LoraArgs;
 pub use onnx::{OnnxArgs, OnnxBlockArgs, OnnxFloatArg, OpsetArg, ProfileArg, QuantFormatArg};
 pub use shell::{CompletionsArgs, ManArgs, TypesArgs, completions, manual};
 pub use verification::VerifyArgs;
@@ -103,6 +105,8 @@ pub struct QuantizeArgs {
     pub file_type: String,
     /// A Hugging Face folder, or a PLM GGUF of f32, f16 or bf16
     pub model: PathBuf,
+    #[command(flatten)]
+    pub adapters: LoraArgs,
     /// The format to write
     #[arg(long, value_enum, default_value = "gguf")]
     pub to: FormatArg,
@@ -190,6 +194,8 @@ pub struct CalibrateArgs {
     /// A Hugging Face folder, or a PLM GGUF of f32, f16 or bf16
     #[arg(required_unless_present = "merge")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub adapters: LoraArgs,
     /// Text to run through the model; repeatable
     #[arg(long, value_name = "FILE", required_unless_present_any = ["merge", "self_tokens"])]
     pub text: Vec<PathBuf>,
@@ -197,7 +203,7 @@ pub struct CalibrateArgs {
     #[arg(long = "self", value_name = "N")]
     pub self_tokens: Option<NonZeroUsize>,
     /// Add up the statistics of several runs on the same model instead
-    #[arg(long, value_name = "STATS", num_args = 1.., conflicts_with_all = ["model", "text", "self_tokens"])]
+    #[arg(long, value_name = "STATS", num_args = 1.., conflicts_with_all = ["model", "text", "self_tokens", "lora"])]
     pub merge: Vec<PathBuf>,
     #[command(flatten)]
     pub sample: SampleArgs,
@@ -241,6 +247,8 @@ fn at_least_one(text: &str) -> Result<usize, std::num::ParseIntError> {
 pub struct ConvertArgs {
     /// A Hugging Face folder, or a PLM GGUF
     pub model: PathBuf,
+    #[command(flatten)]
+    pub adapters: LoraArgs,
     /// The format to write
     #[arg(long, value_enum)]
     pub to: FormatArg,
@@ -260,6 +268,8 @@ pub struct ConvertArgs {
 pub struct InspectArgs {
     /// Any GGUF, safetensors or ONNX file, a Hugging Face folder, or an exported ONNX folder
     pub path: PathBuf,
+    #[command(flatten)]
+    pub adapters: LoraArgs,
     /// Run the model on this text and show how sparse its FFN activations are, layer by layer
     #[arg(long, value_name = "TEXT")]
     pub sparsity: Option<PathBuf>,

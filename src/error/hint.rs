@@ -154,6 +154,15 @@ fn of_format(error: &FormatError, place: Option<Place>) -> Option<String> {
         FormatError::MissingShard { .. } | FormatError::NoWeights { .. } => {
             "the download may have stopped early; fetch the model again (hf download goes on where it stopped)"
         }
+        FormatError::NotAnAdapter { .. } => ADAPTER,
+        FormatError::Unmergeable { .. } => {
+            "peft's merge_and_unload() and save_pretrained(FOLDER) give a checkpoint, where peft can do it"
+        }
+        FormatError::UnknownModule { .. } => {
+            "an adapter is for the model it was trained on, which its \
+             adapter_config.json names (base_model_name_or_path)"
+        }
+        FormatError::BaseNotAFolder { .. } => "name the Hugging Face folder that the adapter was trained on",
         FormatError::Weights { .. } => "keep the files of one model only in the folder",
         FormatError::Changed { .. } => {
             "what was read before the change and after it may not belong together, so nothing was written; run it \
@@ -217,10 +226,14 @@ fn is_input(place: Option<Place>) -> bool {
 const MODEL: &str =
     "a model is a Hugging Face folder (config.json, *.safetensors, tokenizer.json) or a .gguf file";
 
+const ADAPTER: &str =
+    "an adapter is a folder that peft saved: adapter_config.json, adapter_model.safetensors";
+
 /// What a place wants to be given.
 fn expected_at(place: Place) -> Option<&'static str> {
     Some(match place {
         Place::Model | Place::GgufMetadata => MODEL,
+        Place::Adapter => ADAPTER,
         Place::Text => "a text is a file in UTF-8",
         Place::Statistics => "`plmconv calibrate` writes statistics",
         Place::Imatrix => "llama-imatrix writes an importance matrix, as .gguf or .dat",
@@ -296,7 +309,10 @@ fn of_irregular(place: Place) -> &'static str {
 
 fn of_foreign(kind: &Foreign) -> String {
     let hint = match kind {
-        Foreign::Adapter { .. } | Foreign::UnmergedAdapter => {
+        Foreign::Adapter { .. } => {
+            "name its base model, and the adapter with --lora ADAPTER[=SCALE]: it is merged as the model is read"
+        }
+        Foreign::UnmergedAdapter => {
             "merge it into its base model first: peft's merge_and_unload(), then save_pretrained(FOLDER), and convert \
              that folder"
         }
@@ -339,8 +355,9 @@ mod tests {
         FormatError::Io { path: "x".into(), source: ErrorKind::PermissionDenied.into() }
     }
 
-    const ALL: [Place; 14] = [
+    const ALL: [Place; 15] = [
         Place::Model,
+        Place::Adapter,
         Place::GgufMetadata,
         Place::Output,
         Place::Text,
@@ -366,7 +383,10 @@ mod tests {
         assert!(absent(Place::Output).contains("make the folder"));
         assert!(absent(Place::Text).contains("UTF-8"));
         assert!(absent(Place::Statistics).contains("calibrate"));
-        for place in ALL.into_iter().filter(|place| !matches!(place, Place::Model | Place::GgufMetadata)) {
+        for place in ALL
+            .into_iter()
+            .filter(|place| !matches!(place, Place::Model | Place::GgufMetadata | Place::Adapter))
+        {
             assert!(!absent(place).contains("config.json"), "{place:?}");
         }
     }

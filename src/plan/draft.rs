@@ -74,7 +74,7 @@ impl Draft {
             metadata = latent_metadata(&metadata, &model.config, &sharpness);
         }
         rounding.describe(&mut metadata);
-        if let Some(recipe) = Recipe::of_gguf(&target, &rounding) {
+        if let Some(recipe) = Recipe::of_gguf(&target, &rounding, &model.adapters) {
             metadata.set(recipe::KEY, Value::String(recipe.to_string()));
         }
         let Gguf { types, arrangement, resume, .. } = target.format;

@@ -12,6 +12,7 @@ use super::unused;
 use crate::args::{CalibrateArgs, SampleArgs};
 use crate::error::{At, Place};
 use crate::guidance::TextSource;
+use crate::input::ModelInput;
 use crate::outputs::Inputs;
 use crate::progress::Console;
 
@@ -26,19 +27,21 @@ pub struct CalibrateRequest {
 /// Where statistics come from.
 pub enum CalibrateTask {
     /// Text that runs through a model.
-    Text { model: PathBuf, text: TextSource, resume: bool, threads: Option<NonZeroUsize> },
+    Text { model: ModelInput, text: TextSource, resume: bool, threads: Option<NonZeroUsize> },
     /// Others, added up.
     Merge(Vec<Statistics>),
 }
 
 impl CalibrateRequest {
     pub(super) fn new(args: &CalibrateArgs) -> Result<CalibrateRequest> {
-        let inputs: Inputs = args.model.iter().chain(&args.text).chain(&args.merge).collect();
+        let model = args.model.as_ref().map(|path| super::model(path, &args.adapters.lora)).transpose()?;
+        let models = model.iter().flat_map(ModelInput::paths);
+        let inputs: Inputs = models.chain(&args.text).chain(&args.merge).collect();
         let output = follow_links(&args.output).at(Place::StatisticsOutput)?;
         inputs.check_file(&output, args.force)?;
         let task = if args.merge.is_empty() {
             CalibrateTask::Text {
-                model: args.model.clone().context("MODEL is missing")?,
+                model: model.context("MODEL is missing")?,
                 text: text_source(&args.text, args.self_tokens, &args.sample),
                 resume: args.resume,
                 threads: args.threads,

@@ -1,7 +1,5 @@
 //! `convert`
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use plmconv_formats::DType;
 use plmconv_quant::policy::{FileType, Policy};
@@ -12,13 +10,14 @@ use super::output::{
 use super::size::parse_size;
 use crate::args::{ConvertArgs, DtypeArg, FormatArg};
 use crate::error::UsageError;
+use crate::input::ModelInput;
 use crate::outputs::Inputs;
 use crate::run::Run;
 use crate::target::{AnyTarget, OnnxWeights, Safetensors, Target, Types, WeightType};
 
 /// A model in another format, not quantized.
 pub struct ConvertRequest {
-    pub model: PathBuf,
+    pub model: ModelInput,
     pub target: ConvertTarget,
     pub inputs: Inputs,
     pub run: Run,
@@ -36,14 +35,15 @@ impl ConvertRequest {
             FormatArg::Safetensors => ConvertTarget::Checkpoint(checkpoint(&args)?),
             FormatArg::Gguf | FormatArg::Onnx => ConvertTarget::Runtime(target(&args)?),
         };
-        let inputs: Inputs = [&args.model].into_iter().collect();
+        let model = super::model(&args.model, &args.adapters.lora)?;
+        let inputs: Inputs = model.paths().collect();
         let run = super::run(&args.output.run, args.output.dry_run);
         match &target {
             _ if run.dry_run => {}
-            ConvertTarget::Runtime(target) => check_destination(target, &args.model, &inputs)?,
-            ConvertTarget::Checkpoint(target) => check_checkpoint(target, &args.model, &inputs)?,
+            ConvertTarget::Runtime(target) => check_destination(target, &model.path, &inputs)?,
+            ConvertTarget::Checkpoint(target) => check_checkpoint(target, &model.path, &inputs)?,
         }
-        Ok(ConvertRequest { model: args.model, target, inputs, run })
+        Ok(ConvertRequest { model, target, inputs, run })
     }
 }
 

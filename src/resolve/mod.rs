@@ -15,9 +15,13 @@ mod unused;
 mod validate;
 mod verify;
 
+use std::ffi::OsString;
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::args::{Command, RunArgs};
+use crate::input::{AdapterInput, ModelInput};
 use crate::progress::Console;
 use crate::run::Run;
 
@@ -77,4 +81,10 @@ impl Request {
 fn run(args: &RunArgs, dry_run: bool) -> Run {
     let RunArgs { threads, json, quiet, verbose } = *args;
     Run { threads, json, dry_run, console: Console { quiet, verbose } }
+}
+
+/// The model at `path` with the adapters that `--lora` names.
+fn model(path: &Path, lora: &[OsString]) -> Result<ModelInput> {
+    let adapters = lora.iter().map(|text| AdapterInput::parse(text)).collect::<Result<_>>()?;
+    Ok(ModelInput { path: path.into(), adapters })
 }

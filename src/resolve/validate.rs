@@ -9,6 +9,7 @@ use super::{EvaluatorRequest, unused};
 use crate::args::{LimitArgs, ValidateArgs};
 use crate::error::UsageError;
 use crate::evaluation::{AskedLimits, Text, WindowChoice, is_stored};
+use crate::input::ModelInput;
 use crate::onnx::find_graph;
 use crate::outputs::Inputs;
 use crate::report::file::ReportFile;
@@ -17,7 +18,7 @@ use crate::report::forms::ReportForms;
 /// How far a candidate is from its reference.
 pub struct ValidateRequest {
     pub candidate: PathBuf,
-    pub reference: PathBuf,
+    pub reference: ModelInput,
     pub text: Option<Text>,
     /// Tokens that the reference writes, where the user says it.
     pub self_tokens: Option<NonZeroUsize>,
@@ -33,12 +34,16 @@ pub struct ValidateRequest {
 impl ValidateRequest {
     pub(super) fn new(args: ValidateArgs) -> Result<ValidateRequest> {
         let evaluator = EvaluatorRequest::new(&args.evaluator)?;
-        let inputs: Inputs = [&args.candidate, &args.against].into_iter().chain(&args.text).collect();
+        let reference = super::model(&args.against, &args.lora)?;
+        let inputs: Inputs = reference.paths().chain([&args.candidate]).chain(&args.text).collect();
         let create = |path: &Option<PathBuf>| -> Result<Option<ReportFile>> {
             path.as_deref().map(|path| ReportFile::create(path, &inputs)).transpose()
         };
         let forms = ReportForms::new(create(&args.junit)?, create(&args.markdown)?, create(&args.html)?)?;
         let is_stored = is_stored(&args.against);
+        if is_stored {
+            reference.refuse_adapters("stored outputs")?;
+        }
         if is_stored && args.self_tokens.is_some() {
             return Err(UsageError::with_hint(
                 "stored outputs cannot write a text",
@@ -75,7 +80,7 @@ impl ValidateRequest {
         }
         Ok(ValidateRequest {
             candidate: args.candidate,
-            reference: args.against,
+            reference,
             text,
             self_tokens: args.self_tokens,
             seed: args.seed.unwrap_or(0),

@@ -6,12 +6,13 @@ use anyhow::Result;
 
 use crate::args::VerifyArgs;
 use crate::error::UsageError;
+use crate::input::ModelInput;
 use crate::run::Run;
 
 /// A file beside what it was made from.
 pub struct VerifyRequest {
     pub file: PathBuf,
-    pub model: PathBuf,
+    pub model: ModelInput,
     /// What guided its rounding.
     pub statistics: Option<PathBuf>,
     pub imatrix: Option<PathBuf>,
@@ -30,7 +31,7 @@ impl VerifyRequest {
         Ok(VerifyRequest {
             run: super::run(&args.run, false),
             file: args.file,
-            model: args.model,
+            model: super::model(&args.model, &args.adapters.lora)?,
             statistics: args.stats,
             imatrix: args.imatrix,
             except: args.except,

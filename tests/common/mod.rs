@@ -1,6 +1,7 @@
 //! What the integration tests share: the binary, the fixture, checkpoints written on the fly.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod adapter;
 pub mod checkpoint;
 pub mod outliers;
 #[cfg(unix)]
