@@ -254,9 +254,12 @@ pub struct ConvertArgs {
     pub to: FormatArg,
     /// Type of the matrices. GGUF: f32, f16, bf16, or `auto`, which keeps each in its own (norms are always f32).
     /// ONNX: f32 or f16, of everything. Safetensors: f32, f16 or bf16, of everything; `auto` is the type that the matrices
-    /// have, f32 for quantized ones [default: auto, f32 for ONNX]
+    /// have, f32 for quantized ones. GGUF-LoRA: f32, f16 or bf16 [default: auto, f32 for ONNX and GGUF-LoRA]
     #[arg(long, value_enum, alias = "outtype")]
     pub dtype: Option<DtypeArg>,
+    /// GGUF-LoRA: the Hugging Face folder of the model that the adapter is for; its config.json is all that is read
+    #[arg(long, value_name = "MODEL", conflicts_with = "lora")]
+    pub base: Option<PathBuf>,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
@@ -348,6 +351,8 @@ pub enum FormatArg {
     Onnx,
     /// A Hugging Face folder; `convert` only
     Safetensors,
+    /// A LoRA adapter for llama.cpp's `--lora`, where MODEL is an adapter's folder; `convert` only
+    GgufLora,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

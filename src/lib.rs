@@ -15,6 +15,7 @@ mod edit;
 mod error;
 mod evaluation;
 mod guidance;
+mod hub;
 mod input;
 mod interrupt;
 mod layouts;

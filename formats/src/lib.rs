@@ -25,7 +25,7 @@ pub mod tokenizer;
 pub mod warning;
 
 pub use adapter::Adapter;
-pub use describe::{DescribeOptions, Description, describe};
+pub use describe::{DescribeOptions, Description, describe, describe_adapter};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;

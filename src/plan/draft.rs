@@ -9,7 +9,7 @@ use plmconv_formats::{
     DType, DescribeOptions, Description, Layout, Model, Role, TensorKey, Warning, describe,
 };
 
-use super::{Plan, PlannedTensor, files, types};
+use super::{Contents, Plan, PlannedTensor, files, types};
 use crate::error::UsageError;
 use crate::passes;
 use crate::passes::gate::Factors;
@@ -95,6 +95,7 @@ impl Draft {
         let shards = files::lay_out(&output, metadata, &mut tensors, arrangement)?;
         Ok(Plan {
             file_type: types.name().to_string(),
+            contents: Contents::Model,
             tensors,
             shards,
             output,

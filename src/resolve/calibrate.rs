@@ -34,7 +34,9 @@ pub enum CalibrateTask {
 
 impl CalibrateRequest {
     pub(super) fn new(args: &CalibrateArgs) -> Result<CalibrateRequest> {
-        let model = args.model.as_ref().map(|path| super::model(path, &args.adapters.lora)).transpose()?;
+        let console = Console { quiet: args.quiet, verbose: false };
+        let model = |path: &PathBuf| super::model(path, &args.adapters.lora, console);
+        let model = args.model.as_ref().map(model).transpose()?;
         let models = model.iter().flat_map(ModelInput::paths);
         let inputs: Inputs = models.chain(&args.text).chain(&args.merge).collect();
         let output = follow_links(&args.output).at(Place::StatisticsOutput)?;
@@ -50,7 +52,6 @@ impl CalibrateRequest {
             let open = |path: &PathBuf| Statistics::open(path).at(Place::Statistics);
             CalibrateTask::Merge(args.merge.iter().map(open).collect::<Result<_>>()?)
         };
-        let console = Console { quiet: args.quiet, verbose: false };
         unused::warn_of_calibrate(args, console);
         Ok(CalibrateRequest { task, output, overwrite: args.force, console })
     }

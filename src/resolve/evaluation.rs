@@ -158,7 +158,7 @@ impl ScoredText {
 
 impl PerplexityRequest {
     pub(super) fn new(args: PerplexityArgs) -> Result<PerplexityRequest> {
-        let model = super::model(&args.model, &args.adapters.lora)?;
+        let model = super::model(&args.model, &args.adapters.lora, console(&args.evaluator))?;
         let evaluator = EvaluatorRequest::for_model(&args.evaluator, &model)?;
         let text = ScoredText::read(&args.text, args.windows)?;
         Ok(PerplexityRequest { model, text, json: args.json, evaluator })
@@ -168,7 +168,7 @@ impl PerplexityRequest {
 impl ReferenceRequest {
     pub(super) fn new(args: ReferenceArgs) -> Result<ReferenceRequest> {
         let evaluator = EvaluatorRequest::new(&args.evaluator)?;
-        let model = super::model(&args.model, &args.adapters.lora)?;
+        let model = super::model(&args.model, &args.adapters.lora, console(&args.evaluator))?;
         let inputs: Inputs = model.paths().chain([&args.text]).collect();
         inputs.check_file(&args.output, args.force)?;
         Ok(ReferenceRequest {
@@ -185,7 +185,7 @@ impl ReferenceRequest {
 
 impl GenerateRequest {
     pub(super) fn new(args: GenerateArgs) -> Result<GenerateRequest> {
-        let model = super::model(&args.model, &args.adapters.lora)?;
+        let model = super::model(&args.model, &args.adapters.lora, console(&args.evaluator))?;
         let evaluator = EvaluatorRequest::for_model(&args.evaluator, &model)?;
         if args.temperature == 0.0 {
             let why = "with --temp 0, which always takes the most likely token";
@@ -212,7 +212,7 @@ impl InspectRequest {
             Ok(SparsityRequest { text: ScoredText::read(path, args.windows)?, evaluator })
         };
         let sparsity = args.sparsity.as_ref().map(sparsity).transpose()?;
-        let model = super::model(&args.path, &args.adapters.lora)?;
+        let model = super::model(&args.path, &args.adapters.lora, console)?;
         Ok(InspectRequest { model, sparsity, key: args.key, json: args.json, console })
     }
 }

@@ -21,6 +21,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::args::{Command, RunArgs};
+use crate::hub::{self, Wanted};
 use crate::input::{AdapterInput, ModelInput};
 use crate::progress::Console;
 use crate::run::Run;
@@ -83,8 +84,13 @@ fn run(args: &RunArgs, dry_run: bool) -> Run {
     Run { threads, json, dry_run, console: Console { quiet, verbose } }
 }
 
-/// The model at `path` with the adapters that `--lora` names.
-fn model(path: &Path, lora: &[OsString]) -> Result<ModelInput> {
-    let adapters = lora.iter().map(|text| AdapterInput::parse(text)).collect::<Result<_>>()?;
-    Ok(ModelInput { path: path.into(), adapters })
+/// The model that the user calls `path`, on disk or on the hub, with the adapters that `--lora` names.
+fn model(path: &Path, lora: &[OsString], console: Console) -> Result<ModelInput> {
+    let adapter = |text: &OsString| -> Result<AdapterInput> {
+        let adapter = AdapterInput::parse(text)?;
+        let path = hub::local_path(&adapter.path, Wanted::Adapter, console)?;
+        Ok(AdapterInput { path, ..adapter })
+    };
+    let adapters = lora.iter().map(adapter).collect::<Result<_>>()?;
+    Ok(ModelInput { path: hub::local_path(path, Wanted::Model, console)?, adapters })
 }

@@ -55,7 +55,7 @@ impl QuantizeRequest {
         refuse_idle_limits(&args.check)?;
         let run = super::run(&args.output.run, args.output.dry_run);
         let options = [&args.stats, &args.imatrix, &args.tensor_type_file, &args.check.validate];
-        let model = super::model(&args.model, &args.adapters.lora)?;
+        let model = super::model(&args.model, &args.adapters.lora, run.console)?;
         let inputs: Inputs =
             model.paths().chain(&args.calibrate).chain(options.into_iter().flatten()).collect();
         if !run.dry_run {
@@ -90,6 +90,10 @@ pub(super) fn target(args: &QuantizeArgs) -> Result<AnyTarget> {
         FormatArg::Safetensors => {
             let hint = "--to gguf or --to onnx; plmconv convert MODEL --to safetensors writes floats";
             return Err(UsageError::with_hint("a checkpoint holds no quantized weights", hint).into());
+        }
+        FormatArg::GgufLora => {
+            let hint = "plmconv convert ADAPTER --to gguf-lora --base MODEL writes floats";
+            return Err(UsageError::with_hint("an adapter is not quantized", hint).into());
         }
     })
 }

@@ -9,6 +9,7 @@ use super::{EvaluatorRequest, unused};
 use crate::args::{LimitArgs, ValidateArgs};
 use crate::error::UsageError;
 use crate::evaluation::{AskedLimits, Text, WindowChoice, is_stored};
+use crate::hub::{Wanted, local_path};
 use crate::input::ModelInput;
 use crate::onnx::find_graph;
 use crate::outputs::Inputs;
@@ -34,8 +35,10 @@ pub struct ValidateRequest {
 impl ValidateRequest {
     pub(super) fn new(args: ValidateArgs) -> Result<ValidateRequest> {
         let evaluator = EvaluatorRequest::new(&args.evaluator)?;
-        let reference = super::model(&args.against, &args.lora)?;
-        let inputs: Inputs = reference.paths().chain([&args.candidate]).chain(&args.text).collect();
+        let console = evaluator.console;
+        let reference = super::model(&args.against, &args.lora, console)?;
+        let candidate = local_path(&args.candidate, Wanted::Model, console)?;
+        let inputs: Inputs = reference.paths().chain([&candidate]).chain(&args.text).collect();
         let create = |path: &Option<PathBuf>| -> Result<Option<ReportFile>> {
             path.as_deref().map(|path| ReportFile::create(path, &inputs)).transpose()
         };
@@ -58,7 +61,7 @@ impl ValidateRequest {
             )
             .into());
         }
-        let is_export = find_graph(&args.candidate)?.is_some();
+        let is_export = find_graph(&candidate)?.is_some();
         if is_export && args.per_layer {
             return Err(UsageError::with_hint(
                 "--per-layer needs a candidate that plmconv's own evaluator runs; ONNX Runtime shows no layers",
@@ -79,7 +82,7 @@ impl ValidateRequest {
             unused::warn_of_seed(args.seed, "with stored outputs, which bring their text", evaluator.console);
         }
         Ok(ValidateRequest {
-            candidate: args.candidate,
+            candidate,
             reference,
             text,
             self_tokens: args.self_tokens,

@@ -28,10 +28,11 @@ impl VerifyRequest {
             let hint = "MODEL is what FILE was made from: the checkpoint, or its GGUF of f32, f16 or bf16";
             return Err(UsageError::with_hint("FILE and MODEL are the same", hint).into());
         }
+        let run = super::run(&args.run, false);
         Ok(VerifyRequest {
-            run: super::run(&args.run, false),
+            run,
             file: args.file,
-            model: super::model(&args.model, &args.adapters.lora)?,
+            model: super::model(&args.model, &args.adapters.lora, run.console)?,
             statistics: args.stats,
             imatrix: args.imatrix,
             except: args.except,

@@ -4,6 +4,7 @@
 //! What is read here are the parts; adding them up is arithmetic, which this crate leaves to its caller.
 
 mod config;
+mod gguf;
 mod names;
 mod tensors;
 mod transposed;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use config::AdapterConfig;
+pub use gguf::{AdapterTensor, gguf_tensors};
 
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
@@ -133,6 +135,11 @@ impl Adapter {
     /// The folder it was opened by.
     pub fn path(&self) -> &Path {
         &self.folder
+    }
+
+    /// Its `lora_alpha`.
+    pub fn alpha(&self) -> f64 {
+        self.config.alpha()
     }
 
     /// Whether peft was told to keep the head equal to the embedding.

@@ -1,6 +1,6 @@
 //! From an adapter's tensors to the changes they make.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,12 +31,18 @@ impl<'a> Module<'a> {
 /// # Errors
 /// Unknown tensors, half a product, shapes that do not fit each other or the config.
 pub(super) fn changes(config: &AdapterConfig, file: &SafetensorsFile, scale: f64) -> Result<Vec<Change>> {
-    let mut modules: BTreeMap<&str, Module<'_>> = BTreeMap::new();
+    // In the order in which the file names them.
+    let mut modules: Vec<(&str, Module<'_>)> = Vec::new();
+    let mut places = HashMap::new();
     for info in &file.tensors {
         let (module, part) = names::split(&info.name).ok_or_else(|| unknown(file, &info.name))?;
-        modules.entry(module).or_default().parts.push((part, info));
+        let place = *places.entry(module).or_insert(modules.len());
+        if place == modules.len() {
+            modules.push((module, Module::default()));
+        }
+        modules[place].1.parts.push((part, info));
     }
-    let spelling_of: Vec<String> = modules.keys().map(|module| format!("{module}.weight")).collect();
+    let spelling_of: Vec<String> = modules.iter().map(|(module, _)| format!("{module}.weight")).collect();
     let spelling = Spelling::of(spelling_of.iter().map(String::as_str));
     let mut changes = Vec::new();
     for ((module, tensors), weight) in modules.iter().zip(&spelling_of) {

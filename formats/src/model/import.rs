@@ -258,27 +258,12 @@ fn floats(dtype: DType, bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
     })
 }
 
-/// Rewrites a checkpoint whose RoPE pairs lie half a head apart into one whose pairs lie side by side, exactly:
-/// output 2i takes row i, output 2i + 1 takes row i + half, in every query head and in the shared key.
+/// Rewrites a checkpoint whose RoPE pairs lie half a head apart into one whose pairs lie side by side, exactly.
 fn interleave_rope(model: &mut Model) {
-    let config = &model.config;
-    let (nope, rope) = (config.qk_nope_head_dim, config.qk_rope_head_dim);
-    let interleaved = |first: usize| (0..rope).map(move |i| (first + (i % 2) * (rope / 2) + i / 2) as u32);
-    let query: Vec<u32> = (0..config.num_attention_heads)
-        .flat_map(|head| {
-            let start = head * (nope + rope);
-            (start..start + nope).map(|r| r as u32).chain(interleaved(start + nope))
-        })
-        .collect();
-    let latent = config.kv_lora_rank;
-    let key: Vec<u32> = (0..latent as u32).chain(interleaved(latent)).collect();
     for tensor in &mut model.tensors {
-        let order = match tensor.key.role {
-            Role::Query | Role::QueryB => &query,
-            Role::KvA => &key,
-            _ => continue,
-        };
-        tensor.source = Arc::new(GatheredRows::new(Arc::clone(&tensor.source), order.clone()));
+        if let Some(order) = model.config.moved_rows(tensor.key.role) {
+            tensor.source = Arc::new(GatheredRows::new(Arc::clone(&tensor.source), order));
+        }
     }
     model.config.rope_interleave = true;
 }

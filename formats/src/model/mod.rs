@@ -21,6 +21,7 @@ pub use merging::{Merge, Merging};
 pub use roles::{Role, TensorKey};
 pub use rope::rotations;
 pub(crate) use spelling::Spelling;
+pub use weight_files::has_weights;
 
 use crate::adapter::AdapterIdentity;
 use crate::error::{Error, Result};
