@@ -31,7 +31,8 @@ fn files_equal_those_of_llama_cpps_script() {
     let golden: serde_json::Value = serde_json::from_str(&golden).expect("JSON");
     for dtype in ["f32", "f16", "bf16"] {
         let out = dir.path().join(dtype);
-        convert(&fixtures().join("tiny-lora"), &tiny_plm(), &out, dtype).success();
+        let done = convert(&fixtures().join("tiny-lora"), &tiny_plm(), &out, dtype).success();
+        done.stderr(contains("adds no adapter to attn_q, attn_kv_b: there this one has no effect"));
         assert_eq!(golden["sha256"][dtype], sha256::of_file(&out).expect("written"), "{dtype}");
     }
 }
@@ -71,6 +72,11 @@ fn what_llama_cpp_has_no_place_for_is_refused() {
     let mut head = TestAdapter::new(2);
     head.target("lm_head", [4096, 256], 4);
     convert(&saved(&dir, &head), &tiny_plm(), &out, "f32").code(1).stderr(contains("a change of the head"));
+    let mut embedding = TestAdapter::new(2);
+    embedding.put("base_model.model.model.embed_tokens.lora_embedding_A", Dtype::F32, &[4, 4096]);
+    embedding.put("base_model.model.model.embed_tokens.lora_embedding_B", Dtype::F32, &[256, 4]);
+    let refused = convert(&saved(&dir, &embedding), &tiny_plm(), &out, "f32").code(1);
+    refused.stderr(contains("a change of the embedding (`model.embed_tokens`)"));
     let mut other = TestAdapter::new(2);
     other.target("model.layers.0.self_attn.q_proj", [384, 128], 4);
     convert(&saved(&dir, &other), &tiny_plm(), &out, "f32")

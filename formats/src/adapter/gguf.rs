@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::transposed::TransposedRows;
 use super::{Adapter, ChangeKind, LowRank, Target};
 use crate::error::{Error, Result};
 use crate::model::{Config, Role, TensorKey};
 use crate::source::{GatheredRows, RowSource};
+use crate::warning::Warning;
 
 /// One of the two matrices of a product.
 #[derive(Clone, Debug)]
@@ -21,11 +21,22 @@ pub struct AdapterTensor {
     pub source: Arc<dyn RowSource>,
 }
 
+/// The matrices that llama.cpp's `plm` graph multiplies with as they are, whatever adapter is loaded (src/models/plm.cpp).
+const WITHOUT_ADAPTER: [Role; 3] = [Role::Query, Role::KvA, Role::KvB];
+
+/// Says which of the tensors have no effect in llama.cpp, if any.
+pub(crate) fn without_effect(tensors: &[AdapterTensor]) -> Option<Warning> {
+    let is_left_out = |role: &Role| tensors.iter().any(|tensor| tensor.key.role == *role);
+    let roles: Vec<String> =
+        WITHOUT_ADAPTER.iter().filter(|role| is_left_out(role)).map(Role::to_string).collect();
+    (!roles.is_empty()).then_some(Warning::AdapterLeftOut { roles })
+}
+
 /// The tensors of an adapter in a GGUF, in the order in which convert_lora_to_gguf.py writes them, and the value of
 /// `adapter.lora.alpha`: llama.cpp multiplies each product by that value and divides by the product's rank.
 ///
 /// # Errors
-/// What llama.cpp has no place for: weights that are replaced, changes of the head, factors that no single alpha gives;
+/// What llama.cpp has no place for: weights that are replaced, changes of the embedding and the head, factors that no single alpha gives;
 /// modules or shapes that the base model does not have.
 pub fn gguf_tensors(adapter: &Adapter, base: &Config) -> Result<(Vec<AdapterTensor>, f32)> {
     let inexpressible =
@@ -38,13 +49,14 @@ pub fn gguf_tensors(adapter: &Adapter, base: &Config) -> Result<(Vec<AdapterTens
             Target::Tensor(key) => key,
             Target::Head => return Err(inexpressible(format!("a change of the head (`{module}`)"))),
         };
-        let product = match &change.kind {
-            ChangeKind::LowRank(product) => product,
-            // The base model's own weight, which peft saves along with what is added to it.
-            ChangeKind::Base(_) if key.role == Role::TokenEmbedding => continue,
-            ChangeKind::Base(_) | ChangeKind::Saved(_) => {
-                return Err(inexpressible(format!("a whole weight (`{module}`)")));
-            }
+        // Its graph multiplies with the embedding as the head, and an adapter of one does not fit the other.
+        if key.role == Role::TokenEmbedding {
+            return Err(inexpressible(format!(
+                "a change of the embedding (`{module}`), on which llama.cpp aborts"
+            )));
+        }
+        let ChangeKind::LowRank(product) = &change.kind else {
+            return Err(inexpressible(format!("a whole weight (`{module}`)")));
         };
         check_shape(adapter, base, key, module, product)?;
         let needed = product.factor * product.right.rows() as f64;
@@ -54,7 +66,7 @@ pub fn gguf_tensors(adapter: &Adapter, base: &Config) -> Result<(Vec<AdapterTens
                 "factors that differ in more than their ranks (`{module}` needs an alpha of {needed}, others of {shared})"
             )));
         }
-        tensors.extend(pair(base, key, product)?);
+        tensors.extend(pair(base, key, product));
     }
     if tensors.is_empty() {
         return Err(inexpressible("an adapter without any product".into()));
@@ -90,18 +102,12 @@ fn check_shape(
     })
 }
 
-/// `lora_a` `[rank, cols]` and `lora_b` `[rows, rank]`; of the embedding, whose rows are looked up, `lora_a`
-/// `[rows, rank]` and `lora_b` `[cols, rank]`.
-fn pair(base: &Config, key: TensorKey, product: &LowRank) -> Result<[AdapterTensor; 2]> {
-    let (a, b): (Arc<dyn RowSource>, Arc<dyn RowSource>) = if key.role == Role::TokenEmbedding {
-        (Arc::clone(&product.left), Arc::new(TransposedRows::of(&*product.right)?))
-    } else {
-        let rows = Arc::clone(&product.left);
-        let left: Arc<dyn RowSource> = match base.moved_rows(key.role) {
-            Some(order) => Arc::new(GatheredRows::new(rows, order)),
-            None => rows,
-        };
-        (Arc::clone(&product.right), left)
+/// `lora_a` `[rank, cols]` and `lora_b` `[rows, rank]`.
+fn pair(base: &Config, key: TensorKey, product: &LowRank) -> [AdapterTensor; 2] {
+    let (a, rows) = (Arc::clone(&product.right), Arc::clone(&product.left));
+    let b: Arc<dyn RowSource> = match base.moved_rows(key.role) {
+        Some(order) => Arc::new(GatheredRows::new(rows, order)),
+        None => rows,
     };
     let tensor = |part: &str, source: Arc<dyn RowSource>| AdapterTensor {
         key,
@@ -109,5 +115,5 @@ fn pair(base: &Config, key: TensorKey, product: &LowRank) -> Result<[AdapterTens
         shape: vec![source.rows(), source.cols()],
         source,
     };
-    Ok([tensor("lora_a", a), tensor("lora_b", b)])
+    [tensor("lora_a", a), tensor("lora_b", b)]
 }

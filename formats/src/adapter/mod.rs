@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use config::AdapterConfig;
+pub(crate) use gguf::without_effect;
 pub use gguf::{AdapterTensor, gguf_tensors};
 
 use crate::error::{Error, Result};

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
-use crate::adapter::AdapterTensor;
+use crate::adapter::{AdapterTensor, without_effect};
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Metadata, Value, i32_array, string_array};
 use crate::json;
@@ -127,10 +127,11 @@ pub fn describe_adapter(folder: &Path, tensors: &[AdapterTensor], alpha: f32) ->
     metadata.set("general.architecture", Value::String("plm".into()));
     metadata.set("general.type", Value::String("adapter".into()));
     metadata.set("adapter.type", Value::String("lora".into()));
-    // gguf-py counts a product as rows of `lora_b` by columns of `lora_a`, also where that is another one (the embedding).
     let products = tensors.chunks_exact(2).map(|pair| pair[1].shape[0] * pair[0].shape[1]);
     let raw = json::read_optional(&folder.join("config.json"))?.unwrap_or_default();
-    let warnings = general::add_general(&mut metadata, folder, &raw, Parameters::Adapter(products.sum()))?;
+    let mut warnings =
+        general::add_general(&mut metadata, folder, &raw, Parameters::Adapter(products.sum()))?;
+    warnings.extend(without_effect(tensors));
     metadata.set("adapter.lora.alpha", Value::F32(alpha));
     metadata.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
     Ok(Description { metadata, warnings })
