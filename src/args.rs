@@ -2,6 +2,7 @@
 
 mod edit;
 mod evaluation;
+mod lora;
 mod onnx;
 mod shell;
 mod verification;
@@ -20,6 +21,7 @@ pub use evaluation::{
     ArithmeticArg, AttentionArg, EvaluatorArgs, GenerateArgs, LimitArgs, PerplexityArgs, ReferenceArgs,
     ValidateArgs, WindowArgs,
 };
+pub use lora::LoraArgs;
 pub use onnx::{OnnxArgs, OnnxBlockArgs, OnnxFloatArg, OpsetArg, ProfileArg, QuantFormatArg};
 pub use shell::{CompletionsArgs, ManArgs, TypesArgs, completions, manual};
 pub use verification::VerifyArgs;
@@ -150,6 +152,8 @@ pub struct QuantizeArgs {
     pub file_type: String,
     /// A Hugging Face folder, or a PLM GGUF of f32, f16 or bf16
     pub model: PathBuf,
+    #[command(flatten)]
+    pub adapters: LoraArgs,
     /// The format to write
     #[arg(long, value_enum, default_value = "gguf")]
     pub to: FormatArg,
@@ -249,6 +253,8 @@ pub struct CalibrateArgs {
     /// A Hugging Face folder, or a PLM GGUF of f32, f16 or bf16
     #[arg(required_unless_present = "merge")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub adapters: LoraArgs,
     /// Text to run through the model; repeatable
     #[arg(long, value_name = "FILE", required_unless_present_any = ["merge", "self_tokens"])]
     pub text: Vec<PathBuf>,
@@ -256,7 +262,7 @@ pub struct CalibrateArgs {
     #[arg(long = "self", value_name = "N")]
     pub self_tokens: Option<NonZeroUsize>,
     /// Add up the statistics of several runs on the same model instead
-    #[arg(long, value_name = "STATS", num_args = 1.., conflicts_with_all = ["model", "text", "self_tokens"])]
+    #[arg(long, value_name = "STATS", num_args = 1.., conflicts_with_all = ["model", "text", "self_tokens", "lora"])]
     pub merge: Vec<PathBuf>,
     /// File to write
     #[arg(short, long, value_name = "STATS")]
@@ -304,14 +310,19 @@ fn at_least_one(text: &str) -> Result<usize, std::num::ParseIntError> {
 pub struct ConvertArgs {
     /// A Hugging Face folder, or a PLM GGUF
     pub model: PathBuf,
+    #[command(flatten)]
+    pub adapters: LoraArgs,
     /// The format to write
     #[arg(long, value_enum)]
     pub to: FormatArg,
     /// Type of the matrices. GGUF: f32, f16, bf16, or `auto`, which keeps each in its own (norms are always f32).
     /// ONNX: f32 or f16, of everything. Safetensors: f32, f16 or bf16, of everything; `auto` is the type that the matrices
-    /// have, f32 for quantized ones [default: auto, f32 for ONNX]
+    /// have, f32 for quantized ones. GGUF-LoRA: f32, f16 or bf16 [default: auto, f32 for ONNX and GGUF-LoRA]
     #[arg(long, value_enum, alias = "outtype")]
     pub dtype: Option<DtypeArg>,
+    /// GGUF-LoRA: the Hugging Face folder of the model that the adapter is for; its config.json is all that is read
+    #[arg(long, value_name = "MODEL", conflicts_with = "lora")]
+    pub base: Option<PathBuf>,
     #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
@@ -323,6 +334,8 @@ pub struct ConvertArgs {
 pub struct InspectArgs {
     /// Any GGUF, safetensors or ONNX file, a Hugging Face folder, or an exported ONNX folder
     pub path: PathBuf,
+    #[command(flatten)]
+    pub adapters: LoraArgs,
     /// Run the model on this text and show how sparse its FFN activations are, layer by layer
     #[arg(long, value_name = "TEXT")]
     pub sparsity: Option<PathBuf>,
@@ -401,6 +414,8 @@ pub enum FormatArg {
     Onnx,
     /// A Hugging Face folder; `convert` only
     Safetensors,
+    /// A LoRA adapter for llama.cpp's `--lora`, where MODEL is an adapter's folder; `convert` only
+    GgufLora,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

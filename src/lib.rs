@@ -16,6 +16,7 @@ pub mod embed;
 mod error;
 mod evaluation;
 mod guidance;
+mod hub;
 mod input;
 mod interrupt;
 mod layouts;

@@ -17,7 +17,7 @@ use plmconv_quant::codec;
 
 use crate::error::{At, Place, interrupted, leftover};
 use crate::interrupt;
-use crate::plan::{Plan, PlannedTensor, Shard};
+use crate::plan::{Contents, Plan, PlannedTensor, Shard};
 use crate::progress::{Console, Watch};
 use crate::readback;
 
@@ -100,7 +100,10 @@ pub fn run(plan: &Plan, bar: &ProgressBar, console: Console) -> Result<Written> 
     if plan.is_split {
         stamp(&files)?;
     }
-    readback::model(&files)?;
+    match plan.contents {
+        Contents::Model => readback::model(&files)?,
+        Contents::Adapter => readback::adapter(&files)?,
+    }
     let targets = plan.shards.iter().map(|shard| shard.path.clone()).collect();
     let earlier = if plan.is_split { earlier_shards(&plan.output, plan.shards.len()) } else { Vec::new() };
     Ok(Written { set: AtomicSet::new(outputs, earlier)?, targets })

@@ -37,6 +37,14 @@ pub fn model(shards: &[Written<'_>]) -> Result<()> {
     check().map_err(|e| ReadBack::new(&e).into())
 }
 
+/// Reads back an adapter.
+///
+/// # Errors
+/// [`ReadBack`].
+pub fn adapter(shards: &[Written<'_>]) -> Result<()> {
+    gguf(shards).map(drop).map_err(|e| ReadBack::new(&e.into()).into())
+}
+
 /// Every special token is one of the vocabulary.
 fn check_special_tokens(metadata: &Metadata) -> Result<()> {
     for (key, id) in special_token_ids(metadata) {

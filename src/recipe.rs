@@ -10,6 +10,7 @@ use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use plmconv_calibrate::{Limit, Rounding};
+use plmconv_formats::adapter::AdapterIdentity;
 use plmconv_formats::onnx::QuantFormat;
 use plmconv_formats::{DType, Layout, hex};
 use plmconv_quant::policy::{FileType, Mixtures, Policy};
@@ -39,13 +40,46 @@ pub struct Recipe {
     /// SHA-256 of the importance matrix that did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imatrix: Option<String>,
+    /// The LoRA adapters that were merged into the model, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub adapters: Vec<RecipeAdapter>,
     /// The start of the SHA-256 of a recipe with this empty: no bit of it changes unseen.
     check: String,
 }
 
+/// What tells an adapter from others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipeAdapter {
+    /// SHA-256 of its adapter_model.safetensors.
+    pub weights: String,
+    /// SHA-256 of its adapter_config.json.
+    pub config: String,
+    /// What it was multiplied by.
+    pub scale: String,
+}
+
+impl From<&AdapterIdentity> for RecipeAdapter {
+    fn from(identity: &AdapterIdentity) -> RecipeAdapter {
+        let AdapterIdentity { weights, config, scale } = identity.clone();
+        RecipeAdapter { weights, config, scale: scale.to_string() }
+    }
+}
+
+impl fmt::Display for RecipeAdapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RecipeAdapter { weights, config, scale } = self;
+        write!(f, "adapter_model.safetensors {weights}, adapter_config.json {config}, scale {scale}")
+    }
+}
+
 impl Recipe {
     /// What a GGUF of this target carries, if it needs any.
-    pub fn of_gguf(target: &Target<Gguf>, rounding: &Rounding) -> Option<Recipe> {
+    pub fn of_gguf(
+        target: &Target<Gguf>,
+        rounding: &Rounding,
+        adapters: &[AdapterIdentity],
+    ) -> Option<Recipe> {
         let mut arguments = Arguments::default();
         // Where they come from, how they are arranged and what may be overwritten decides nothing, or stands in the files.
         let Target { format: Gguf { types, layout, tokenizer_pre, .. }, passes, made_by, .. } = target;
@@ -67,7 +101,8 @@ impl Recipe {
             // Those of a file that carries no recipe.
             Types::Stored(_) => return None,
         };
-        if plain && rounding.statistics().is_none() && passes.is_empty() && tokenizer_pre.is_none() {
+        let is_of_checkpoint = passes.is_empty() && adapters.is_empty();
+        if plain && rounding.statistics().is_none() && is_of_checkpoint && tokenizer_pre.is_none() {
             return None;
         }
         if *layout == Layout::Latent {
@@ -78,11 +113,11 @@ impl Recipe {
         }
         arguments.push_rounding(rounding);
         arguments.push_passes(passes);
-        Some(Recipe::new(made_by, arguments, rounding))
+        Some(Recipe::new(made_by, arguments, rounding, adapters))
     }
 
     /// What an ONNX export of this target carries.
-    pub fn of_onnx(target: &Target<Onnx>, rounding: &Rounding) -> Recipe {
+    pub fn of_onnx(target: &Target<Onnx>, rounding: &Rounding, adapters: &[AdapterIdentity]) -> Recipe {
         let mut arguments = Arguments::default();
         let Target { format: target, passes, made_by, .. } = target;
         let float = target.float.name().to_ascii_lowercase();
@@ -112,16 +147,29 @@ impl Recipe {
         }
         arguments.push_rounding(rounding);
         arguments.push_passes(passes);
-        Recipe::new(made_by, arguments, rounding)
+        Recipe::new(made_by, arguments, rounding, adapters)
     }
 
-    fn new(version: &str, Arguments(arguments): Arguments, rounding: &Rounding) -> Recipe {
+    fn new(
+        version: &str,
+        Arguments(arguments): Arguments,
+        rounding: &Rounding,
+        adapters: &[AdapterIdentity],
+    ) -> Recipe {
+        let adapters = adapters.iter().map(RecipeAdapter::from).collect();
         let digest = rounding.digest().map(str::to_string);
         let (statistics, imatrix) = match rounding.statistics() {
             Some(_) => (digest, None),
             None => (None, digest),
         };
-        let recipe = Recipe { version: version.into(), arguments, statistics, imatrix, check: String::new() };
+        let recipe = Recipe {
+            version: version.into(),
+            arguments,
+            statistics,
+            imatrix,
+            adapters,
+            check: String::new(),
+        };
         Recipe { check: recipe.digits(), ..recipe }
     }
 
@@ -267,7 +315,7 @@ mod tests {
     }
 
     fn recipe_of(target: &Target<Gguf>) -> Option<Recipe> {
-        Recipe::of_gguf(target, &Rounding::default())
+        Recipe::of_gguf(target, &Rounding::default(), &[])
     }
 
     fn recipe() -> Recipe {

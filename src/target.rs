@@ -44,6 +44,13 @@ pub struct Safetensors {
     pub shard_bytes: Option<u64>,
 }
 
+/// What only an adapter's GGUF has.
+#[derive(Clone, Copy, Debug)]
+pub struct GgufLora {
+    /// F32, F16 or BF16.
+    pub dtype: DType,
+}
+
 /// What only a GGUF has.
 #[derive(Clone, Debug)]
 pub struct Gguf {
@@ -216,6 +223,19 @@ impl Types {
             Types::Stored(_) => STORED,
             named => named.file_type().map_or("auto", FileType::name),
         }
+    }
+}
+
+impl Target<GgufLora> {
+    /// The file the user named, with its links followed, else `<name>-lora-<TYPE>.gguf` in the current folder, after the
+    /// adapter at `source`.
+    ///
+    /// # Errors
+    /// A name that cannot be an output's.
+    pub fn output_path(&self, source: &Path) -> Result<PathBuf> {
+        let type_name = self.format.dtype.name().to_ascii_lowercase();
+        let default = || format!("{}-lora-{type_name}.gguf", model_name(source)).into();
+        Ok(follow_links(&self.output.clone().unwrap_or_else(default))?)
     }
 }
 

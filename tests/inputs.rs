@@ -298,9 +298,9 @@ fn a_folder_that_is_no_checkpoint_is_told_what_it_is() {
     std::fs::remove_dir(folder.join("global_step100")).expect("empty");
     with("m-q4_k_m.gguf", &["a folder with a GGUF in it", "hint: name the file: ", "m-q4_k_m.gguf"]);
     with("onnx/model.onnx", &["an ONNX export", "the checkpoint that it was made from"]);
-    with("adapter_config.json", &["a LoRA adapter", "merge"]);
+    with("adapter_config.json", &["a LoRA adapter", "--lora"]);
     std::fs::remove_file(folder.join("config.json")).expect("there");
-    with("adapter_config.json", &["a LoRA adapter", "merge"]);
+    with("adapter_config.json", &["a LoRA adapter", "--lora"]);
 
     let run = tempfile::tempdir().expect("tempdir");
     refused(run.path(), &["an empty folder"]);
@@ -437,7 +437,7 @@ fn a_hint_fits_the_place_that_failed() {
         );
     }
     let ended = run(&["quantize", "q8", "PLM-Team/PLM-1.8B-Instruct"], &[]);
-    assert!(ended.said.contains("hf download PLM-Team/PLM-1.8B-Instruct"), "{}", ended.said);
+    assert!(ended.said.contains("ORGANIZATION/NAME on the hub"), "{}", ended.said);
     let ended = run(&["perplexity"], &[&tiny, "--text".as_ref(), dir.path()]);
     assert!(ended.said.contains("a folder, not a regular file"), "{}", ended.said);
     let ended = run(&["perplexity", "--text", "-"], &[&tiny]);

@@ -1,11 +1,8 @@
 //! Digests that say which model statistics belong to, and what a result was made from.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
-
+use plmconv_formats::adapter::AdapterIdentity;
 use plmconv_formats::source::RowSource;
-use plmconv_formats::{Config, Error, Model, hex};
+use plmconv_formats::{Config, Model, hex};
 use plmconv_quant::codec;
 use sha2::{Digest, Sha256};
 
@@ -23,6 +20,10 @@ pub fn model_digest(model: &Model) -> Result<String> {
     tensors.sort_by_key(|t| t.key);
     for tensor in tensors {
         add_rows(&mut hash, &tensor.key.gguf_name(), &*tensor.source)?;
+    }
+    // Rows are a sample, in which an adapter that changes few of them might not be seen.
+    for AdapterIdentity { weights, config, scale } in &model.adapters {
+        hash.update(format!("adapter {weights} {config} {:016x}\n", scale.to_bits()));
     }
     Ok(hex(hash.finalize()))
 }
@@ -76,23 +77,6 @@ pub fn add_rows(hash: &mut Sha256, name: &str, source: &dyn RowSource) -> Result
         values.iter().for_each(|x| hash.update(x.to_le_bytes()));
     }
     Ok(())
-}
-
-/// SHA-256 of a whole file, as sha256sum prints it.
-///
-/// # Errors
-/// An unreadable file.
-pub fn file_digest(path: &Path) -> Result<String> {
-    let mut hash = Sha256::new();
-    let mut file = File::open(path).map_err(Error::io(path))?;
-    let mut bytes = vec![0; 1 << 20];
-    loop {
-        let count = file.read(&mut bytes).map_err(Error::io(path))?;
-        if count == 0 {
-            return Ok(hex(hash.finalize()));
-        }
-        hash.update(&bytes[..count]);
-    }
 }
 
 #[cfg(test)]

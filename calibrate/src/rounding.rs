@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use plmconv_formats::gguf::{Metadata, Value};
-use plmconv_formats::{DType, Imatrix, Layout, Model, Role, TensorKey};
+use plmconv_formats::{DType, Imatrix, Layout, Model, Role, TensorKey, sha256};
 use plmconv_quant::feedback::{self, ColumnFactor, Effort, RowFactor};
 use plmconv_quant::grid::{Blocks, Grid};
 use plmconv_quant::importance::{mean_squares, raise_unreached};
@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use crate::balance::Balance;
 use crate::curvature::OUTPUT_BLOCK;
-use crate::digest::{file_digest, model_digest};
+use crate::digest::model_digest;
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Notice};
 use crate::statistics::Statistics;
@@ -112,7 +112,7 @@ impl Rounding {
         }
         let entries = imatrix.entries.into_iter();
         let importance = entries.map(|e| (e.name, mean_squares(&e.sums, &e.counts))).collect();
-        Ok(Rounding { importance, provenance, digest: Some(file_digest(path)?), ..Rounding::default() })
+        Ok(Rounding { importance, provenance, digest: Some(sha256::of_file(path)?), ..Rounding::default() })
     }
 
     /// From statistics of `model`; without an effort only the importance is used. With `balance` they say how the model
@@ -142,7 +142,7 @@ impl Rounding {
                 importance.insert(name, values);
             }
         }
-        let digest = Some(file_digest(statistics.path())?);
+        let digest = Some(sha256::of_file(statistics.path())?);
         let statistics = Some(statistics);
         Ok(Rounding { importance, statistics, effort, balanced: balance, digest, ..Rounding::default() })
     }

@@ -34,6 +34,14 @@ pub enum Error {
     NotUtf8 { path: PathBuf, detail: String },
     #[error("{}: neither a Hugging Face folder nor a GGUF, safetensors or ONNX file", path.display())]
     UnknownFormat { path: PathBuf },
+    #[error("{}: not a LoRA adapter: {missing} is not there", path.display())]
+    NotAnAdapter { path: PathBuf, missing: &'static str },
+    #[error("{}: {what} cannot be merged into weights", path.display())]
+    Unmergeable { path: PathBuf, what: String },
+    #[error("{}: adapters are merged into checkpoints, and this is a file", path.display())]
+    BaseNotAFolder { path: PathBuf },
+    #[error("{}: `{module}` is not a part of the base model", path.display())]
+    UnknownModule { path: PathBuf, module: String },
     #[error("{}: {kind}", path.display())]
     Foreign { path: PathBuf, kind: Foreign },
     #[error("{}: no weights: there is no safetensors file in this folder", path.display())]

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+pub mod adapter;
 pub mod atomic;
 pub mod chat;
 pub mod checkpoint;
@@ -17,12 +18,14 @@ pub mod limits;
 pub mod model;
 pub mod onnx;
 pub mod safetensors;
+pub mod sha256;
 pub mod small_file;
 pub mod source;
 pub mod tokenizer;
 pub mod warning;
 
-pub use describe::{DescribeOptions, Description, describe};
+pub use adapter::Adapter;
+pub use describe::{DescribeOptions, Description, describe, describe_adapter};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;

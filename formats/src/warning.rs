@@ -34,6 +34,10 @@ pub enum Warning {
     UnusableTokenizer { detail: String },
     /// An ONNX export has no tokenizer.
     NoTokenizer { detail: String },
+    /// An adapter changes the embedding, and with it the head, which it was not trained to change.
+    HeadFollows { adapter: PathBuf },
+    /// Matrices of an adapter to which llama.cpp adds none.
+    AdapterLeftOut { roles: Vec<String> },
     /// Texts of a GGUF's metadata that are not UTF-8.
     BrokenText { path: PathBuf, keys: Vec<String> },
 }
@@ -95,6 +99,18 @@ impl fmt::Display for Warning {
                 f,
                 "the export has no tokenizer.json, without which most clients do not open it: put the one of the \
                  original model beside it ({detail})"
+            ),
+            Warning::HeadFollows { adapter } => write!(
+                f,
+                "{}: changes the embedding, which is the head too; merged, both change, as with peft's \
+                 merge_and_unload, which is not what the adapter does unmerged",
+                adapter.display()
+            ),
+            Warning::AdapterLeftOut { roles } => write!(
+                f,
+                "llama.cpp's `plm` graph adds no adapter to {}: there this one has no effect; --lora ADAPTER, with which \
+                 the model is converted, merges all of it",
+                roles.join(", ")
             ),
             Warning::BrokenText { path, keys } => {
                 let keys = keys.join("`, `");

@@ -148,7 +148,7 @@ fn describe_model(folder: &Path) {
         Config::from_json(Path::new("config.json"), crate::seeds::CONFIG.into()).expect("a seed")
     });
     let (config, origin) = (CONFIG.clone(), Origin::HuggingFace(folder.into()));
-    let model = Model { config, tensors: Vec::new(), origin, warnings: Vec::new(), inputs: Vec::new() };
+    let model = Model { config, tensors: Vec::new(), origin, warnings: Vec::new(), inputs: Vec::new(), adapters: Vec::new() };
     let _ = black_box(describe(&model, &DescribeOptions { file_type: 0, tokenizer_pre: None }));
 }
 

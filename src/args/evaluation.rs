@@ -1,9 +1,12 @@
 //! Arguments of the commands that run a model.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+
+use super::LoraArgs;
 
 /// Measure how well a model predicts a text, as llama-perplexity does
 #[derive(Debug, Args)]
@@ -11,6 +14,8 @@ use clap::{Args, ValueEnum};
 pub struct PerplexityArgs {
     /// A Hugging Face folder, a PLM GGUF of any type, or an ONNX folder (feature `ort`)
     pub model: PathBuf,
+    #[command(flatten)]
+    pub adapters: LoraArgs,
     /// UTF-8 text to score
     #[arg(long, value_name = "FILE")]
     pub text: PathBuf,
@@ -36,6 +41,9 @@ pub struct ValidateArgs {
     /// What it is judged by: a folder, a GGUF of any type, or stored outputs (.safetensors)
     #[arg(long, value_name = "REFERENCE")]
     pub against: PathBuf,
+    /// Merge this LoRA adapter (a folder that peft saved) into REFERENCE first, times SCALE; repeatable, in order
+    #[arg(long, value_name = "ADAPTER[=SCALE]")]
+    pub lora: Vec<OsString>,
     /// UTF-8 text to compare on (stored outputs bring their own)
     #[arg(long, value_name = "FILE", conflicts_with = "self_tokens")]
     pub text: Option<PathBuf>,
@@ -76,6 +84,8 @@ pub struct ValidateArgs {
 pub struct ReferenceArgs {
     /// A Hugging Face folder, or a PLM GGUF of any type
     pub model: PathBuf,
+    #[command(flatten)]
+    pub adapters: LoraArgs,
     /// UTF-8 text to run
     #[arg(long, value_name = "FILE")]
     pub text: PathBuf,
@@ -103,6 +113,8 @@ pub struct ReferenceArgs {
 pub struct GenerateArgs {
     /// A Hugging Face folder, a PLM GGUF of any type, or an ONNX folder (feature `ort`)
     pub model: PathBuf,
+    #[command(flatten)]
+    pub adapters: LoraArgs,
     /// The text to continue, or with --chat the user's message
     #[arg(required_unless_present = "prompt_flag")]
     pub prompt: Option<String>,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::RunArgs;
+use super::{LoraArgs, RunArgs};
 
 /// Rebuild a file from its source and compare every byte, without writing anything
 #[derive(Debug, Args)]
@@ -21,6 +21,8 @@ pub struct VerifyArgs {
     pub file: PathBuf,
     /// What it was made from: a Hugging Face folder, or a PLM GGUF
     pub model: PathBuf,
+    #[command(flatten)]
+    pub adapters: LoraArgs,
     /// The statistics that guided its rounding
     #[arg(long, value_name = "STATS", conflicts_with = "imatrix")]
     pub stats: Option<PathBuf>,

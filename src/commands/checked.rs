@@ -1,6 +1,6 @@
 //! `plmconv quantize … --validate TEXT`: write, compare with the source, give it the name only if it passes.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 use plmconv_calibrate::resume::with_suffix;
@@ -10,6 +10,7 @@ use plmconv_validate::Options;
 use super::write::write_gguf;
 use crate::error::{At, ParityFailure, Place, leftover};
 use crate::evaluation::{Comparable, TextChoice, WindowChoice, compare, windows_of};
+use crate::input::ModelInput;
 use crate::outputs::Inputs;
 use crate::pipeline::{REJECTED, Written};
 use crate::plan::Plan;
@@ -21,7 +22,7 @@ use crate::run::Run;
 /// A validation that a file has to pass to get its name.
 pub struct Check {
     request: CheckRequest,
-    model: PathBuf,
+    model: ModelInput,
     run: Run,
 }
 
@@ -30,11 +31,11 @@ impl Check {
     ///
     /// # Errors
     /// The text has too few tokens for its windows.
-    pub fn new(request: CheckRequest, path: PathBuf, model: &Model, run: Run) -> Result<Check> {
+    pub fn new(request: CheckRequest, input: ModelInput, model: &Model, run: Run) -> Result<Check> {
         let tokenizer = TextTokenizer::from_model(model).at(Place::Model)?;
         let tokens = tokenizer.encode(&request.text.content)?;
         windows_of(&tokens, &tokenizer, request.ctx, request.chunks).at(Place::CheckWindows)?;
-        Ok(Check { request, model: path, run })
+        Ok(Check { request, model: input, run })
     }
 
     /// Writes what is planned and validates it.
@@ -86,6 +87,6 @@ impl Check {
             console: self.run.console,
         })
         .at(Place::CheckWindows)?;
-        Ok(ValidationReport::new(&comparison, &self.model))
+        Ok(ValidationReport::new(&comparison, &self.model.path))
     }
 }

@@ -12,32 +12,36 @@ use plmconv_formats::{Config, Error as FormatError};
 
 use crate::edit::value_of;
 use crate::error::{At, Place};
-use crate::input::open_model;
+use crate::input::{ModelInput, open_model};
 use crate::onnx::find_graph;
 use crate::progress::Console;
 use crate::report::inspect::{Inspection, Metadata, TensorLine, print, print_value};
 use crate::resolve::InspectRequest;
 
 pub fn run(request: &InspectRequest) -> Result<()> {
-    let InspectRequest { path, sparsity, key, json, console } = request;
+    let InspectRequest { model, sparsity, key, json, console } = request;
+    let path = &model.path;
     if let Some(sparsity) = sparsity {
-        return super::sparsity::run(path, sparsity, *json);
+        return super::sparsity::run(model, sparsity, *json);
     }
     if let Some(key) = key {
         let file = GgufFile::open(path).at(Place::Model)?;
         return print_value(value_of(&file.metadata, key)?, *json);
     }
-    print(&inspect(path, *console).at(Place::Model)?, *json, console.verbose)
+    print(&inspect(model, *console).at(Place::Model)?, *json, console.verbose)
 }
 
-fn inspect(path: &Path, console: Console) -> Result<Inspection> {
+fn inspect(model: &ModelInput, console: Console) -> Result<Inspection> {
+    let path = model.path.as_path();
     if let Some(graph) = find_graph(path)? {
+        model.refuse_adapters("an ONNX export")?;
         return inspect_onnx(&graph);
     }
     let metadata = std::fs::metadata(path).map_err(FormatError::io(path))?;
     if metadata.is_dir() {
-        return inspect_folder(path, console);
+        return inspect_folder(model, console);
     }
+    model.refuse_adapters("a file")?;
     match SniffedFormat::of(path)? {
         SniffedFormat::Gguf => inspect_gguf(path),
         SniffedFormat::Safetensors => inspect_safetensors(path),
@@ -71,8 +75,8 @@ impl SniffedFormat {
     }
 }
 
-fn inspect_folder(path: &Path, console: Console) -> Result<Inspection> {
-    let model = open_model(path, console)?;
+fn inspect_folder(input: &ModelInput, console: Console) -> Result<Inspection> {
+    let model = open_model(input, console)?;
     let tensors = model.tensors.iter().map(|t| TensorLine {
         name: t.key.hugging_face_name().unwrap_or_else(|| t.key.gguf_name()),
         role: Some(t.key),
@@ -81,7 +85,7 @@ fn inspect_folder(path: &Path, console: Console) -> Result<Inspection> {
         bytes: t.source.stored_bytes(),
     });
     Ok(Inspection {
-        path: path.display().to_string(),
+        path: input.path.display().to_string(),
         format: "Hugging Face folder",
         architecture: Some("plm".into()),
         file_bytes: tensors.clone().map(|t| t.bytes).sum(),

@@ -19,9 +19,9 @@ use crate::target::{AnyTarget, Gguf, Onnx, Target, Types};
 
 pub fn run(request: QuantizeRequest) -> Result<()> {
     let QuantizeRequest { model, target, guidance, check, inputs, run } = request;
-    let path = model;
-    let model = open_model(&path, run.console)?;
-    let check = check.map(|check| Check::new(check, path, &model, run)).transpose()?;
+    let input = model;
+    let model = open_model(&input, run.console)?;
+    let check = check.map(|check| Check::new(check, input, &model, run)).transpose()?;
     match target {
         AnyTarget::Gguf(target) => gguf(model, target, check, Job { guidance, inputs, run }),
         AnyTarget::Onnx(target) => onnx(model, target, Job { guidance, inputs, run }),

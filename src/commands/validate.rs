@@ -27,7 +27,7 @@ pub fn run(request: ValidateRequest) -> Result<()> {
         console,
     })
     .at(Place::Windows)?;
-    let report = ValidationReport::new(&comparison, &request.reference);
+    let report = ValidationReport::new(&comparison, &request.reference.path);
     report.print(request.json)?;
     request.forms.write(&report)?;
     if report.passed {

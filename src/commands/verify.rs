@@ -15,7 +15,7 @@ use crate::input::open_model;
 use crate::onnx::{OnnxDraft, find_graph};
 use crate::plan::Draft;
 use crate::progress::Unit;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, RecipeAdapter};
 use crate::resolve::{VerifyRequest, of_recipe, refuse_unasked};
 use crate::target::{AnyTarget, Arrangement};
 use crate::verification::{Difference, GgufCandidate, OnnxCandidate, Verification};
@@ -38,7 +38,7 @@ pub fn run(request: &VerifyRequest) -> Result<()> {
     })?;
     let verification = Verification {
         file: request.file.clone(),
-        model: request.model.clone(),
+        model: request.model.path.clone(),
         identical: found.differences.is_empty(),
         recipe: found.recipe,
         file_type: found.file_type,
@@ -70,6 +70,7 @@ fn gguf(request: &VerifyRequest, model: Model) -> Result<Found> {
         },
         None => (file.plain_target()?, plain_guidance(&file, request, &model)?),
     };
+    check_adapters(file.recipe.as_ref(), &model)?;
     target.format.arrangement = Arrangement::Like(file.arrangement(&request.except));
     // Whatever its source is: nothing is quantized again here.
     target.allow_requantize = true;
@@ -91,6 +92,7 @@ fn onnx(request: &VerifyRequest, graph: &Path, model: Model) -> Result<Found> {
         (AnyTarget::Onnx(target), guidance) => (target, guidance),
         (AnyTarget::Gguf(_), _) => bail!("{}: its recipe makes no ONNX folder", request.file.display()),
     };
+    check_adapters(Some(&folder.recipe), &model)?;
     target.allow_requantize = true;
     let draft = OnnxDraft::new(model, target)?;
     let check = |rounding: &Rounding| check_digests(request, &folder.recipe, rounding);
@@ -122,6 +124,29 @@ fn plain_guidance(file: &GgufCandidate, request: &VerifyRequest, model: &Model) 
     };
     let imatrix = Imatrix::open(path).at(Place::Imatrix)?;
     Ok(Guidance { by: Source::Imatrix { imatrix, path: path.clone() }, ..Guidance::none() })
+}
+
+/// The adapters that a file was made with have to be given, and no others.
+fn check_adapters(recipe: Option<&Recipe>, model: &Model) -> Result<()> {
+    let wanted = recipe.map_or(&[][..], |recipe| &recipe.adapters);
+    let given: Vec<RecipeAdapter> = model.adapters.iter().map(RecipeAdapter::from).collect();
+    let list = |adapters: &[RecipeAdapter]| {
+        let each = adapters.iter().map(RecipeAdapter::to_string);
+        each.collect::<Vec<_>>().join(", then ")
+    };
+    let (message, hint) = match (wanted, given.as_slice()) {
+        (wanted, given) if wanted == given => return Ok(()),
+        ([], _) => ("the file was made without an adapter".to_string(), "leave out --lora"),
+        (wanted, []) => (
+            format!("the file was made with a LoRA adapter, which verifying needs: {}", list(wanted)),
+            "give it with --lora ADAPTER[=SCALE]; `sha256sum ADAPTER/*` prints the digests",
+        ),
+        (wanted, given) => (
+            format!("the file was made with the LoRA adapter {}, not with {}", list(wanted), list(given)),
+            "give the same adapters in the same order and with the same scales; `sha256sum ADAPTER/*` prints the digests",
+        ),
+    };
+    Err(UsageError::with_hint(message, hint).into())
 }
 
 fn check_digests(request: &VerifyRequest, recipe: &Recipe, rounding: &Rounding) -> Result<()> {

@@ -1,13 +1,14 @@
 //! What to do about a failure: by the error and by the place where it came up.
 
 use std::io::ErrorKind;
-use std::path::Path;
 
 use plmconv_calibrate::{Error as CalibrateError, Leftover};
 use plmconv_formats::Error as FormatError;
 use plmconv_formats::model::Foreign;
 use plmconv_quant::Error as QuantError;
 use plmconv_validate::Error as EvaluatorError;
+
+use crate::hub::HubError;
 
 use super::{NotReproduced, NotUtf8, Place, ReadBack, TokenizerMismatch, UsageError};
 
@@ -25,6 +26,9 @@ pub fn of(error: &anyhow::Error) -> Option<String> {
     if let Some(NotUtf8 { is_utf16, .. }) = error.downcast_ref() {
         let encoding = if *is_utf16 { "UTF-16" } else { "LATIN1" };
         return Some(format!("give a plain text file in UTF-8 (iconv -f {encoding} -t UTF-8 converts one)"));
+    }
+    if let Some(error) = error.downcast_ref::<HubError>() {
+        return error.hint().map(str::to_string);
     }
     if error.is::<TokenizerMismatch>() {
         let hint = "compare a model with the one it was made from; `plmconv inspect` shows the tokenizers";
@@ -137,7 +141,7 @@ fn of_evaluator(error: &EvaluatorError, place: Option<Place>) -> Option<String> 
 fn of_format(error: &FormatError, place: Option<Place>) -> Option<String> {
     let hint = match error {
         FormatError::Foreign { kind, .. } => return Some(of_foreign(kind)),
-        FormatError::NotFound { path } => return of_absent(path, place?),
+        FormatError::NotFound { .. } => return of_absent(place?),
         FormatError::Io { source, .. } => of_io(source.kind(), place?)?,
         FormatError::DanglingLink { .. } if is_input(place) => {
             "a download that stopped early leaves such links; fetch it again (hf download goes on where it stopped)"
@@ -154,6 +158,18 @@ fn of_format(error: &FormatError, place: Option<Place>) -> Option<String> {
         FormatError::MissingShard { .. } | FormatError::NoWeights { .. } => {
             "the download may have stopped early; fetch the model again (hf download goes on where it stopped)"
         }
+        FormatError::NotAnAdapter { .. } => ADAPTER,
+        FormatError::Unmergeable { .. } => {
+            "peft's merge_and_unload() and save_pretrained(FOLDER) give a checkpoint, where peft can do it"
+        }
+        FormatError::Inexpressible { target: "GGUF adapter", .. } => {
+            "--lora ADAPTER merges it into its base model instead"
+        }
+        FormatError::UnknownModule { .. } => {
+            "an adapter is for the model it was trained on, which its \
+             adapter_config.json names (base_model_name_or_path)"
+        }
+        FormatError::BaseNotAFolder { .. } => "name the Hugging Face folder that the adapter was trained on",
         FormatError::Weights { .. } => "keep the files of one model only in the folder",
         FormatError::Changed { .. } => {
             "what was read before the change and after it may not belong together, so nothing was written; run it \
@@ -217,10 +233,14 @@ fn is_input(place: Option<Place>) -> bool {
 const MODEL: &str =
     "a model is a Hugging Face folder (config.json, *.safetensors, tokenizer.json) or a .gguf file";
 
+const ADAPTER: &str =
+    "an adapter is a folder that peft saved: adapter_config.json, adapter_model.safetensors";
+
 /// What a place wants to be given.
 fn expected_at(place: Place) -> Option<&'static str> {
     Some(match place {
         Place::Model | Place::GgufMetadata => MODEL,
+        Place::Adapter => ADAPTER,
         Place::Text => "a text is a file in UTF-8",
         Place::Statistics => "`plmconv calibrate` writes statistics",
         Place::Imatrix => "llama-imatrix writes an importance matrix, as .gguf or .dat",
@@ -231,39 +251,11 @@ fn expected_at(place: Place) -> Option<&'static str> {
     })
 }
 
-fn of_absent(path: &Path, place: Place) -> Option<String> {
-    if place == Place::Model
-        && let Some(id) = hub_id(path)
-    {
-        let name = id.rsplit('/').next().unwrap_or(id);
-        return Some(format!(
-            "plmconv reads local files; if this is a model on the Hugging Face hub, download it first \
-             (hf download {id} --local-dir {name}) and name that folder"
-        ));
-    }
+fn of_absent(place: Place) -> Option<String> {
     if is_input(Some(place)) {
         return expected_at(place).map(|expected| format!("check the spelling; {expected}"));
     }
     Some("make the folder first, or choose another place".into())
-}
-
-/// The id of a repository on the hub, if the path looks like one: `organization/name`, or a page's address.
-fn hub_id(path: &Path) -> Option<&str> {
-    const FILES: [&str; 7] = [".json", ".safetensors", ".gguf", ".onnx", ".txt", ".bin", ".md"];
-    let text = path.to_str()?;
-    let prefixes =
-        ["https://huggingface.co/", "http://huggingface.co/", "https:/huggingface.co/", "hf.co/", "hf://"];
-    let address = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
-    let id = address.unwrap_or(text).trim_end_matches('/');
-    let id = id.find("/tree/").map_or(id, |end| &id[..end]);
-    let (organization, name) = id.split_once('/')?;
-    let is_name = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-    };
-    let is_file = FILES.iter().any(|end| name.ends_with(end));
-    (is_name(organization) && is_name(name) && !is_file).then_some(id)
 }
 
 fn of_io(kind: ErrorKind, place: Place) -> Option<&'static str> {
@@ -297,7 +289,10 @@ fn of_irregular(place: Place) -> &'static str {
 
 fn of_foreign(kind: &Foreign) -> String {
     let hint = match kind {
-        Foreign::Adapter { .. } | Foreign::UnmergedAdapter => {
+        Foreign::Adapter { .. } => {
+            "name its base model, and the adapter with --lora ADAPTER[=SCALE]: it is merged as the model is read"
+        }
+        Foreign::UnmergedAdapter => {
             "merge it into its base model first: peft's merge_and_unload(), then save_pretrained(FOLDER), and convert \
              that folder"
         }
@@ -342,6 +337,7 @@ mod tests {
 
     const ALL: [Place; 15] = [
         Place::Model,
+        Place::Adapter,
         Place::GgufMetadata,
         Place::Output,
         Place::Text,
@@ -368,7 +364,10 @@ mod tests {
         assert!(absent(Place::Output).contains("make the folder"));
         assert!(absent(Place::Text).contains("UTF-8"));
         assert!(absent(Place::Statistics).contains("calibrate"));
-        for place in ALL.into_iter().filter(|place| !matches!(place, Place::Model | Place::GgufMetadata)) {
+        for place in ALL
+            .into_iter()
+            .filter(|place| !matches!(place, Place::Model | Place::GgufMetadata | Place::Adapter))
+        {
             assert!(!absent(place).contains("config.json"), "{place:?}");
         }
     }
@@ -386,20 +385,5 @@ mod tests {
             assert_eq!(is_own, place == Place::GgufMetadata, "{place:?}");
         }
         assert!(!full(Place::Report).contains("-o"));
-    }
-
-    #[test]
-    fn an_id_of_the_hub_is_recognised() {
-        for (path, id) in [
-            ("PLM-Team/PLM-1.8B-Instruct", "PLM-Team/PLM-1.8B-Instruct"),
-            ("https://huggingface.co/PLM-Team/PLM-1.8B-Instruct", "PLM-Team/PLM-1.8B-Instruct"),
-            ("https://huggingface.co/PLM-Team/PLM-1.8B-Instruct/tree/main", "PLM-Team/PLM-1.8B-Instruct"),
-            ("hf.co/a/b", "a/b"),
-        ] {
-            assert_eq!(hub_id(Path::new(path)), Some(id));
-        }
-        for path in ["./a/b", "/a/b", "../a", "a", "a/b/c", "model/config.json", "a/m.gguf", "a b/c", "a/*"] {
-            assert_eq!(hub_id(Path::new(path)), None, "{path}");
-        }
     }
 }

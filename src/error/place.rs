@@ -10,6 +10,8 @@ use anyhow::Result;
 pub enum Place {
     /// A model that is read.
     Model,
+    /// A LoRA adapter that is read.
+    Adapter,
     /// A model whose GGUF metadata is made.
     GgufMetadata,
     /// A converted or quantized model.

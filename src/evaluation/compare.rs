@@ -15,6 +15,7 @@ use super::text::{DEFAULT_CTX, Text, WindowChoice, tokens_of, windows_of};
 use super::thresholds::{AskedLimits, Limits, limits_for};
 use super::written::write_text;
 use crate::error::{TokenizerMismatch, UsageError};
+use crate::input::ModelInput;
 use crate::interrupt;
 use crate::progress::{Console, Unit, follow};
 
@@ -41,7 +42,7 @@ pub enum TextChoice<'a> {
 /// What is to be compared, and how.
 pub struct Comparable<'a> {
     pub candidate: &'a Path,
-    pub reference: &'a Path,
+    pub reference: &'a ModelInput,
     pub text: TextChoice<'a>,
     pub windows: WindowChoice,
     pub per_layer: bool,
@@ -86,7 +87,7 @@ pub fn compare(request: &Comparable<'_>) -> Result<Comparison> {
     interrupt::check()?;
     let exact = Options { arithmetic: Arithmetic::Exact, ..request.options };
     // Both are opened before either is read, which takes a while.
-    let candidate = OpenRunnable::open(request.candidate, request.console)?;
+    let candidate = OpenRunnable::open(&ModelInput::plain(request.candidate), request.console)?;
     let reference = OpenReference::open(request.reference, request.console)?;
     if let OpenReference::Stored(stored) = &reference {
         check_windows(request.windows, stored)?;

@@ -11,6 +11,7 @@ use plmconv_validate::{Arithmetic, Evaluator, Options, Runner};
 use super::onnx::OnnxSession;
 use super::side::{Loaded, OpenModel};
 use crate::error::{At, Place};
+use crate::input::ModelInput;
 use crate::onnx::find_graph;
 use crate::progress::Console;
 
@@ -46,10 +47,10 @@ impl OpenRunnable {
     ///
     /// # Errors
     /// Whatever may be wrong with it.
-    pub fn open(path: &Path, console: Console) -> Result<OpenRunnable> {
-        Ok(match find_graph(path)? {
+    pub fn open(model: &ModelInput, console: Console) -> Result<OpenRunnable> {
+        Ok(match find_graph(&model.path)? {
             Some(graph) => OpenRunnable::Graph(graph),
-            None => OpenRunnable::Model(Box::new(OpenModel::open(path, console)?)),
+            None => OpenRunnable::Model(Box::new(OpenModel::open(model, console)?)),
         })
     }
 
@@ -73,12 +74,12 @@ impl OpenRunnable {
 /// # Errors
 /// As [`OpenRunnable::open`] and [`OpenRunnable::load`].
 pub fn open_runnable(
-    path: &Path,
+    model: &ModelInput,
     options: Options,
     arithmetic: Option<Arithmetic>,
     console: Console,
 ) -> Result<Runnable> {
-    OpenRunnable::open(path, console)?.load(options, arithmetic)
+    OpenRunnable::open(model, console)?.load(options, arithmetic)
 }
 
 #[cfg(feature = "ort")]

@@ -9,7 +9,7 @@ use plmconv_validate::reference::{Reference, Stored};
 use plmconv_validate::{Arithmetic, Evaluator, Options};
 
 use crate::error::{At, Place, UsageError};
-use crate::input::open_model;
+use crate::input::{ModelInput, open_model};
 use crate::onnx::find_graph;
 use crate::progress::Console;
 
@@ -43,11 +43,11 @@ impl OpenReference {
     ///
     /// # Errors
     /// As [`OpenModel::open`], or a file that holds no stored outputs.
-    pub fn open(path: &Path, console: Console) -> Result<OpenReference> {
-        if is_stored(path) {
-            return Ok(OpenReference::Stored(Box::new(Reference::open(path).at(Place::Reference)?)));
+    pub fn open(model: &ModelInput, console: Console) -> Result<OpenReference> {
+        if is_stored(&model.path) {
+            return Ok(OpenReference::Stored(Box::new(Reference::open(&model.path).at(Place::Reference)?)));
         }
-        Ok(OpenReference::Model(Box::new(OpenModel::open(path, console)?)))
+        Ok(OpenReference::Model(Box::new(OpenModel::open(model, console)?)))
     }
 
     /// Reads it.
@@ -79,15 +79,15 @@ impl OpenModel {
     ///
     /// # Errors
     /// Whatever may be wrong with it or its tokenizer; an ONNX export where a model is needed.
-    pub fn open(path: &Path, console: Console) -> Result<OpenModel> {
-        if let Some(graph) = find_graph(path)? {
+    pub fn open(model: &ModelInput, console: Console) -> Result<OpenModel> {
+        if let Some(graph) = find_graph(&model.path)? {
             return Err(UsageError::with_hint(
                 format!("{}: an ONNX export, which plmconv's own evaluator does not read", graph.display()),
                 "`validate` (as the candidate), `perplexity` and `generate` run ONNX; elsewhere name the model it was made from",
             )
             .into());
         }
-        let model = open_model(path, console)?;
+        let model = open_model(model, console)?;
         let tokenizer = TextTokenizer::from_model(&model).at(Place::Model)?;
         Ok(OpenModel { model, tokenizer })
     }

@@ -107,12 +107,12 @@ impl Guidance {
     }
 }
 
-/// The model as the passes leave it, if there are any: opened again, since the plan rewrites the open one itself.
+/// The model as the passes leave it, if there are any: of a copy, since the plan rewrites the open one itself.
 fn rewritten(model: &Model, passes: &[Pass]) -> Result<Option<Model>> {
     if passes.is_empty() {
         return Ok(None);
     }
-    Ok(Some(passes::apply(Model::open(model.path()).at(Place::Model)?, passes)?))
+    Ok(Some(passes::apply(model.clone(), passes)?))
 }
 
 /// Statistics of `model` on `text`: what an interrupted run had measured, or measured now.

@@ -104,7 +104,8 @@ impl OnnxDraft {
         if let Some(balance) = rounding.balance() {
             passes::balance::apply(&mut model.tensors, balance);
         }
-        spec.metadata = vec![(recipe::KEY.into(), Recipe::of_onnx(&target, &rounding).to_string())];
+        spec.metadata =
+            vec![(recipe::KEY.into(), Recipe::of_onnx(&target, &rounding, &model.adapters).to_string())];
         if spec.float == DType::F16 {
             spec.ffn_shift = ffn_shifts(&model)?;
         }

@@ -1,6 +1,7 @@
 //! Model → Model: rewrites that keep the function. A pass replaces the sources of some tensors by computed ones;
 //! nothing is read before it is asked for, except what a pass needs to decide.
 
+pub mod adapter;
 pub mod balance;
 mod from_latent;
 pub mod gate;

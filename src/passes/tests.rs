@@ -91,7 +91,14 @@ fn model(q_lora_rank: Option<usize>) -> Model {
         Tensor { key, shape, source: Arc::new(Memory { values, cols }) }
     });
     let origin = Origin::HuggingFace(PathBuf::from("synthetic"));
-    Model { tensors: tensors.collect(), origin, config, warnings: Vec::new(), inputs: Vec::new() }
+    Model {
+        tensors: tensors.collect(),
+        origin,
+        config,
+        warnings: Vec::new(),
+        inputs: Vec::new(),
+        adapters: Vec::new(),
+    }
 }
 
 const TOKENS: [usize; 9] = [1, 17, 4, 4, 30, 47, 0, 9, 22];

@@ -9,7 +9,7 @@ use plmconv_formats::{
     DType, DescribeOptions, Description, Layout, Model, Role, TensorKey, Warning, describe,
 };
 
-use super::{Plan, PlannedTensor, files, types};
+use super::{Contents, Plan, PlannedTensor, files, types};
 use crate::error::UsageError;
 use crate::passes;
 use crate::passes::gate::Factors;
@@ -75,7 +75,7 @@ impl Draft {
             metadata = latent_metadata(&metadata, &model.config, &sharpness, &norm_scale);
         }
         rounding.describe(&mut metadata);
-        if let Some(recipe) = Recipe::of_gguf(&target, &rounding) {
+        if let Some(recipe) = Recipe::of_gguf(&target, &rounding, &model.adapters) {
             metadata.set(recipe::KEY, Value::String(recipe.to_string()));
         }
         let Gguf { types, arrangement, resume, .. } = target.format;
@@ -96,6 +96,7 @@ impl Draft {
         let shards = files::lay_out(&output, metadata, &mut tensors, arrangement)?;
         Ok(Plan {
             file_type: types.name().to_string(),
+            contents: Contents::Model,
             tensors,
             shards,
             output,

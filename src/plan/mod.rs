@@ -3,6 +3,7 @@
 //! In two steps: a [`Draft`] is checked before anything is measured on the model, which may take hours; with what was
 //! measured it becomes a [`Plan`].
 
+mod adapter;
 mod draft;
 mod files;
 mod stored_types;
@@ -32,6 +33,7 @@ pub use stored_types::StoredTypes;
 #[derive(Debug)]
 pub struct Plan {
     pub file_type: String,
+    pub contents: Contents,
     pub tensors: Vec<PlannedTensor>,
     pub shards: Vec<Shard>,
     /// The output as the user calls it, also where it is split.
@@ -47,6 +49,13 @@ pub struct Plan {
     pub warnings: Vec<Warning>,
     /// What the model's files were when it was opened.
     inputs: Vec<Fingerprint>,
+}
+
+/// What a GGUF holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contents {
+    Model,
+    Adapter,
 }
 
 /// A tensor and what becomes of it.

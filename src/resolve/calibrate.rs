@@ -12,6 +12,7 @@ use super::unused;
 use crate::args::{CalibrateArgs, SampleArgs};
 use crate::error::{At, Place};
 use crate::guidance::TextSource;
+use crate::input::ModelInput;
 use crate::outputs::Inputs;
 use crate::progress::Console;
 
@@ -27,19 +28,23 @@ pub struct CalibrateRequest {
 /// Where statistics come from.
 pub enum CalibrateTask {
     /// Text that runs through a model.
-    Text { model: PathBuf, text: TextSource, resume: bool, threads: Option<NonZeroUsize> },
+    Text { model: ModelInput, text: TextSource, resume: bool, threads: Option<NonZeroUsize> },
     /// Others, added up.
     Merge(Vec<Statistics>),
 }
 
 impl CalibrateRequest {
     pub(super) fn new(args: &CalibrateArgs) -> Result<CalibrateRequest> {
-        let inputs: Inputs = args.model.iter().chain(&args.text).chain(&args.merge).collect();
+        let console = Console { quiet: args.quiet, verbose: false };
+        let model = |path: &PathBuf| super::model(path, &args.adapters.lora, console);
+        let model = args.model.as_ref().map(model).transpose()?;
+        let models = model.iter().flat_map(ModelInput::paths);
+        let inputs: Inputs = models.chain(&args.text).chain(&args.merge).collect();
         let output = follow_links(&args.output).at(Place::StatisticsOutput)?;
         inputs.check_file(&output, args.force)?;
         let task = if args.merge.is_empty() {
             CalibrateTask::Text {
-                model: args.model.clone().context("MODEL is missing")?,
+                model: model.context("MODEL is missing")?,
                 text: text_source(&args.text, args.self_tokens, &args.sample),
                 resume: args.resume,
                 threads: args.threads,
@@ -48,7 +53,6 @@ impl CalibrateRequest {
             let open = |path: &PathBuf| Statistics::open(path).at(Place::Statistics);
             CalibrateTask::Merge(args.merge.iter().map(open).collect::<Result<_>>()?)
         };
-        let console = Console { quiet: args.quiet, verbose: false };
         unused::warn_of_calibrate(args, console);
         Ok(CalibrateRequest { task, output, overwrite: args.force, json: args.json, console })
     }

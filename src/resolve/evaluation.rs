@@ -15,6 +15,7 @@ use crate::args::{
 };
 use crate::error::{At, Place, UsageError};
 use crate::evaluation::{DEFAULT_CTX, Text, windows_of};
+use crate::input::ModelInput;
 use crate::onnx::find_graph;
 use crate::outputs::Inputs;
 use crate::progress::Console;
@@ -38,7 +39,7 @@ pub struct ScoredText {
 
 /// How well a model predicts a text.
 pub struct PerplexityRequest {
-    pub model: PathBuf,
+    pub model: ModelInput,
     pub text: ScoredText,
     pub json: bool,
     pub evaluator: EvaluatorRequest,
@@ -46,7 +47,7 @@ pub struct PerplexityRequest {
 
 /// A model's outputs on a text, in a file.
 pub struct ReferenceRequest {
-    pub model: PathBuf,
+    pub model: ModelInput,
     pub text: ScoredText,
     pub output: PathBuf,
     pub overwrite: bool,
@@ -57,7 +58,7 @@ pub struct ReferenceRequest {
 
 /// A text that goes on.
 pub struct GenerateRequest {
-    pub model: PathBuf,
+    pub model: ModelInput,
     pub prompt: String,
     /// At most so many tokens.
     pub tokens: usize,
@@ -70,7 +71,7 @@ pub struct GenerateRequest {
 
 /// What a file holds.
 pub struct InspectRequest {
-    pub path: PathBuf,
+    pub model: ModelInput,
     /// Instead, how sparse its activations are on a text.
     pub sparsity: Option<SparsityRequest>,
     /// Instead, one value of its metadata.
@@ -126,9 +127,10 @@ impl EvaluatorRequest {
     }
 
     /// For a model that may be an ONNX export.
-    fn for_model(args: &EvaluatorArgs, model: &Path) -> Result<EvaluatorRequest> {
+    fn for_model(args: &EvaluatorArgs, model: &ModelInput) -> Result<EvaluatorRequest> {
         let request = EvaluatorRequest::new(args)?;
-        if find_graph(model)?.is_some() {
+        if find_graph(&model.path)?.is_some() {
+            model.refuse_adapters("an ONNX export")?;
             request.refuse_arithmetic()?;
             unused::warn_of_evaluator(args, request.console);
         }
@@ -157,20 +159,22 @@ impl ScoredText {
 
 impl PerplexityRequest {
     pub(super) fn new(args: PerplexityArgs) -> Result<PerplexityRequest> {
-        let evaluator = EvaluatorRequest::for_model(&args.evaluator, &args.model)?;
+        let model = super::model(&args.model, &args.adapters.lora, console(&args.evaluator))?;
+        let evaluator = EvaluatorRequest::for_model(&args.evaluator, &model)?;
         let text = ScoredText::read(&args.text, args.windows)?;
-        Ok(PerplexityRequest { model: args.model, text, json: args.json, evaluator })
+        Ok(PerplexityRequest { model, text, json: args.json, evaluator })
     }
 }
 
 impl ReferenceRequest {
     pub(super) fn new(args: ReferenceArgs) -> Result<ReferenceRequest> {
         let evaluator = EvaluatorRequest::new(&args.evaluator)?;
-        let inputs: Inputs = [&args.model, &args.text].into_iter().collect();
+        let model = super::model(&args.model, &args.adapters.lora, console(&args.evaluator))?;
+        let inputs: Inputs = model.paths().chain([&args.text]).collect();
         inputs.check_file(&args.output, args.force)?;
         Ok(ReferenceRequest {
             text: ScoredText::read(&args.text, args.windows)?,
-            model: args.model,
+            model,
             output: args.output,
             overwrite: args.force,
             top_k: args.top_k.map(NonZeroUsize::get),
@@ -182,13 +186,14 @@ impl ReferenceRequest {
 
 impl GenerateRequest {
     pub(super) fn new(args: GenerateArgs) -> Result<GenerateRequest> {
-        let evaluator = EvaluatorRequest::for_model(&args.evaluator, &args.model)?;
+        let model = super::model(&args.model, &args.adapters.lora, console(&args.evaluator))?;
+        let evaluator = EvaluatorRequest::for_model(&args.evaluator, &model)?;
         if args.temperature == 0.0 {
             let why = "with --temp 0, which always takes the most likely token";
             unused::warn_of_seed(args.seed, why, evaluator.console);
         }
         Ok(GenerateRequest {
-            model: args.model,
+            model,
             prompt: args.prompt.or(args.prompt_flag).unwrap_or_default(),
             tokens: args.tokens,
             temperature: args.temperature,
@@ -209,6 +214,7 @@ impl InspectRequest {
             Ok(SparsityRequest { text: ScoredText::read(path, args.windows)?, evaluator })
         };
         let sparsity = args.sparsity.as_ref().map(sparsity).transpose()?;
-        Ok(InspectRequest { path: args.path, sparsity, key: args.key, json: args.json, console })
+        let model = super::model(&args.path, &args.adapters.lora, console)?;
+        Ok(InspectRequest { model, sparsity, key: args.key, json: args.json, console })
     }
 }

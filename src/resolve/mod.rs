@@ -15,11 +15,15 @@ mod unused;
 mod validate;
 mod verify;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
 
 use crate::args::{Command, RunArgs};
+use crate::hub::{self, Wanted};
+use crate::input::{AdapterInput, ModelInput};
 use crate::progress::Console;
 use crate::run::Run;
 
@@ -79,4 +83,15 @@ impl Request {
 fn run(args: &RunArgs, dry_run: bool) -> Run {
     let RunArgs { threads, json, quiet, verbose } = *args;
     Run { threads, json, dry_run, started: Instant::now(), console: Console { quiet, verbose } }
+}
+
+/// The model that the user calls `path`, on disk or on the hub, with the adapters that `--lora` names.
+fn model(path: &Path, lora: &[OsString], console: Console) -> Result<ModelInput> {
+    let adapter = |text: &OsString| -> Result<AdapterInput> {
+        let adapter = AdapterInput::parse(text)?;
+        let path = hub::local_path(&adapter.path, Wanted::Adapter, console)?;
+        Ok(AdapterInput { path, ..adapter })
+    };
+    let adapters = lora.iter().map(adapter).collect::<Result<_>>()?;
+    Ok(ModelInput { path: hub::local_path(path, Wanted::Model, console)?, adapters })
 }

@@ -107,6 +107,10 @@ pub(super) fn refuse_flags(format: FormatArg, flags: &[FormatFlag]) -> Result<()
         (FormatArg::Gguf, _) => ("an ONNX graph", "add --to onnx, or leave it out"),
         (FormatArg::Safetensors, "--layout" | "--tokenizer-pre") => ("a GGUF", "leave it out"),
         (FormatArg::Safetensors, _) => ("an ONNX graph", "leave it out"),
+        (FormatArg::GgufLora, "--layout" | "--tokenizer-pre" | "--split-max-size" | "--passes") => {
+            ("a model", "leave it out")
+        }
+        (FormatArg::GgufLora, _) => ("an ONNX graph", "leave it out"),
         (FormatArg::Onnx, "--layout") => {
             ("a GGUF", "leave it out; --profile chooses the cache of an ONNX graph")
         }

@@ -1,7 +1,7 @@
 //! `quantize`
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 use plmconv_calibrate::statistics::Statistics;
@@ -27,13 +27,14 @@ use crate::args::{
 use crate::error::{At, Place, UsageError};
 use crate::evaluation::{AskedLimits, DEFAULT_CTX, Text};
 use crate::guidance::{Guidance, Source};
+use crate::input::ModelInput;
 use crate::outputs::Inputs;
 use crate::run::Run;
 use crate::target::{AnyTarget, Gguf, Onnx, OnnxWeights, Target, Types, WeightType};
 
 /// A model in fewer bits.
 pub struct QuantizeRequest {
-    pub model: PathBuf,
+    pub model: ModelInput,
     pub target: AnyTarget,
     pub guidance: Guidance,
     pub check: Option<CheckRequest>,
@@ -57,17 +58,16 @@ impl QuantizeRequest {
         refuse_idle_limits(&args.check)?;
         let run = super::run(&args.output.run, args.output.dry_run);
         let options = [&args.stats, &args.imatrix, &args.like, &args.tensor_type_file, &args.check.validate];
-        let inputs: Inputs = std::iter::once(&args.model)
-            .chain(&args.calibrate)
-            .chain(options.into_iter().flatten())
-            .collect();
+        let model = super::model(&args.model, &args.adapters.lora, run.console)?;
+        let inputs: Inputs =
+            model.paths().chain(&args.calibrate).chain(options.into_iter().flatten()).collect();
         if !run.dry_run {
-            check_destination(&target, &args.model, &inputs)?;
+            check_destination(&target, &model.path, &inputs)?;
         }
         let guidance = guidance(args)?;
         let check = check(&args.check)?;
         unused::warn_of_quantize(args, run.console);
-        Ok(QuantizeRequest { model: args.model.clone(), target, guidance, check, inputs, run })
+        Ok(QuantizeRequest { model, target, guidance, check, inputs, run })
     }
 }
 
@@ -93,6 +93,10 @@ pub(super) fn target(args: &QuantizeArgs) -> Result<AnyTarget> {
         FormatArg::Safetensors => {
             let hint = "--to gguf or --to onnx; plmconv convert MODEL --to safetensors writes floats";
             return Err(UsageError::with_hint("a checkpoint holds no quantized weights", hint).into());
+        }
+        FormatArg::GgufLora => {
+            let hint = "plmconv convert ADAPTER --to gguf-lora --base MODEL writes floats";
+            return Err(UsageError::with_hint("an adapter is not quantized", hint).into());
         }
     })
 }

@@ -31,7 +31,9 @@ pub fn of_recipe(recipe: &Recipe, request: &VerifyRequest) -> Result<(AnyTarget,
             args.imatrix.clone_from(&request.imatrix);
             (quantize::target(&args)?, quantize::guidance(&args)?)
         }
-        Command::Convert(args) => (convert::target(&args)?, Guidance::none()),
+        Command::Convert(args) if args.adapters.lora.is_empty() => {
+            (convert::target(&args)?, Guidance::none())
+        }
         _ => bail!("{file}: its recipe makes no model"),
     };
     let made_by = match &mut target {
@@ -44,7 +46,7 @@ pub fn of_recipe(recipe: &Recipe, request: &VerifyRequest) -> Result<(AnyTarget,
 
 fn command_of(recipe: &Recipe, request: &VerifyRequest) -> Result<Command> {
     let words = ["plmconv"].into_iter().chain(recipe.arguments.iter().map(String::as_str));
-    let words = words.map(OsString::from).chain([OsString::from("--"), request.model.clone().into()]);
+    let words = words.map(OsString::from).chain([OsString::from("--"), request.model.path.clone().into()]);
     args::parse_quietly(words).map_err(anyhow::Error::msg).with_context(|| {
         let (file, recipe) = (request.file.display(), recipe.command());
         format!("{file}: this plmconv does not know its recipe {recipe:?}")
@@ -58,4 +60,5 @@ fn names_files(args: &QuantizeArgs) -> bool {
         || args.imatrix.is_some()
         || args.tensor_type_file.is_some()
         || args.like.is_some()
+        || !args.adapters.lora.is_empty()
 }

@@ -9,6 +9,8 @@ use super::{EvaluatorRequest, unused};
 use crate::args::{LimitArgs, ValidateArgs};
 use crate::error::UsageError;
 use crate::evaluation::{AskedLimits, Text, WindowChoice, is_stored};
+use crate::hub::{Wanted, local_path};
+use crate::input::ModelInput;
 use crate::onnx::find_graph;
 use crate::outputs::Inputs;
 use crate::report::file::ReportFile;
@@ -17,7 +19,7 @@ use crate::report::forms::ReportForms;
 /// How far a candidate is from its reference.
 pub struct ValidateRequest {
     pub candidate: PathBuf,
-    pub reference: PathBuf,
+    pub reference: ModelInput,
     pub text: Option<Text>,
     /// Tokens that the reference writes, where the user says it.
     pub self_tokens: Option<NonZeroUsize>,
@@ -33,12 +35,18 @@ pub struct ValidateRequest {
 impl ValidateRequest {
     pub(super) fn new(args: ValidateArgs) -> Result<ValidateRequest> {
         let evaluator = EvaluatorRequest::new(&args.evaluator)?;
-        let inputs: Inputs = [&args.candidate, &args.against].into_iter().chain(&args.text).collect();
+        let console = evaluator.console;
+        let reference = super::model(&args.against, &args.lora, console)?;
+        let candidate = local_path(&args.candidate, Wanted::Model, console)?;
+        let inputs: Inputs = reference.paths().chain([&candidate]).chain(&args.text).collect();
         let create = |path: &Option<PathBuf>| -> Result<Option<ReportFile>> {
             path.as_deref().map(|path| ReportFile::create(path, &inputs)).transpose()
         };
         let forms = ReportForms::new(create(&args.junit)?, create(&args.markdown)?, create(&args.html)?)?;
         let is_stored = is_stored(&args.against);
+        if is_stored {
+            reference.refuse_adapters("stored outputs")?;
+        }
         if is_stored && args.self_tokens.is_some() {
             return Err(UsageError::with_hint(
                 "stored outputs cannot write a text",
@@ -53,7 +61,7 @@ impl ValidateRequest {
             )
             .into());
         }
-        let is_export = find_graph(&args.candidate)?.is_some();
+        let is_export = find_graph(&candidate)?.is_some();
         if is_export && args.per_layer {
             return Err(UsageError::with_hint(
                 "--per-layer needs a candidate that plmconv's own evaluator runs; ONNX Runtime shows no layers",
@@ -74,8 +82,8 @@ impl ValidateRequest {
             unused::warn_of_seed(args.seed, "with stored outputs, which bring their text", evaluator.console);
         }
         Ok(ValidateRequest {
-            candidate: args.candidate,
-            reference: args.against,
+            candidate,
+            reference,
             text,
             self_tokens: args.self_tokens,
             seed: args.seed.unwrap_or(0),

@@ -6,12 +6,13 @@ use anyhow::Result;
 
 use crate::args::VerifyArgs;
 use crate::error::UsageError;
+use crate::input::ModelInput;
 use crate::run::Run;
 
 /// A file beside what it was made from.
 pub struct VerifyRequest {
     pub file: PathBuf,
-    pub model: PathBuf,
+    pub model: ModelInput,
     /// What guided its rounding.
     pub statistics: Option<PathBuf>,
     pub imatrix: Option<PathBuf>,
@@ -27,10 +28,11 @@ impl VerifyRequest {
             let hint = "MODEL is what FILE was made from: the checkpoint, or its GGUF of f32, f16 or bf16";
             return Err(UsageError::with_hint("FILE and MODEL are the same", hint).into());
         }
+        let run = super::run(&args.run, false);
         Ok(VerifyRequest {
-            run: super::run(&args.run, false),
+            run,
             file: args.file,
-            model: args.model,
+            model: super::model(&args.model, &args.adapters.lora, run.console)?,
             statistics: args.stats,
             imatrix: args.imatrix,
             except: args.except,

@@ -15,6 +15,40 @@ pub struct RawTensor {
     pub bytes: Vec<u8>,
 }
 
+impl RawTensor {
+    /// Noise within a tenth of zero.
+    pub fn random(noise: &mut Noise, dtype: Dtype, shape: &[usize]) -> RawTensor {
+        let count: usize = shape.iter().product();
+        let mut bytes = Vec::new();
+        for _ in 0..count {
+            let value = noise.next() * 0.1;
+            match dtype {
+                Dtype::F32 => bytes.extend_from_slice(&value.to_le_bytes()),
+                Dtype::F16 => bytes.extend_from_slice(&half::f16::from_f32(value).to_le_bytes()),
+                Dtype::BF16 => bytes.extend_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
+                other => panic!("no weights of {other:?}"),
+            }
+        }
+        RawTensor { dtype, shape: shape.to_vec(), bytes }
+    }
+
+    /// Its values, exactly.
+    pub fn values(&self) -> Vec<f32> {
+        match self.dtype {
+            Dtype::F32 => {
+                self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            }
+            Dtype::F16 => {
+                self.bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+            }
+            Dtype::BF16 => {
+                self.bytes.chunks_exact(2).map(|b| half::bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+            }
+            other => panic!("no weights of {other:?}"),
+        }
+    }
+}
+
 /// A checkpoint in memory, to be changed by a test before it is saved.
 pub struct Checkpoint {
     pub config: Value,
@@ -22,7 +56,7 @@ pub struct Checkpoint {
 }
 
 /// Deterministic noise in (-1, 1): xorshift64*, good enough to fill weights.
-struct Noise(u64);
+pub struct Noise(pub u64);
 
 impl Noise {
     fn next(&mut self) -> f32 {
@@ -50,7 +84,7 @@ impl Checkpoint {
         let mut noise = Noise(42);
         let mut tensors = BTreeMap::new();
         let mut put = |name: &str, dtype: Dtype, shape: &[usize]| {
-            tensors.insert(name.to_string(), random(&mut noise, dtype, shape));
+            tensors.insert(name.to_string(), RawTensor::random(&mut noise, dtype, shape));
         };
         put("model.embed_tokens.weight", Dtype::BF16, &[4096, 320]);
         for layer in 0..2 {
@@ -105,26 +139,11 @@ impl Checkpoint {
     }
 }
 
-fn write_file<'a>(path: &Path, tensors: impl Iterator<Item = (&'a String, &'a RawTensor)>) {
+pub fn write_file<'a>(path: &Path, tensors: impl Iterator<Item = (&'a String, &'a RawTensor)>) {
     let views: Vec<_> = tensors
         .map(|(name, t)| (name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).expect("sized")))
         .collect();
     std::fs::write(path, safetensors::serialize(views, None).expect("serializes")).expect("write");
-}
-
-fn random(noise: &mut Noise, dtype: Dtype, shape: &[usize]) -> RawTensor {
-    let count: usize = shape.iter().product();
-    let mut bytes = Vec::new();
-    for _ in 0..count {
-        let value = noise.next() * 0.1;
-        match dtype {
-            Dtype::F32 => bytes.extend_from_slice(&value.to_le_bytes()),
-            Dtype::F16 => bytes.extend_from_slice(&half::f16::from_f32(value).to_le_bytes()),
-            Dtype::BF16 => bytes.extend_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
-            other => panic!("no weights of {other:?}"),
-        }
-    }
-    RawTensor { dtype, shape: shape.to_vec(), bytes }
 }
 
 /// The odd checkpoint after `change`, saved.

@@ -1,7 +1,9 @@
 //! What the integration tests share: the binary, the fixture, checkpoints written on the fly.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod adapter;
 pub mod checkpoint;
+pub mod hub_server;
 pub mod outliers;
 #[cfg(unix)]
 pub mod signals;
@@ -17,7 +19,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub fn plmconv() -> Command {
-    Command::cargo_bin("plmconv").expect("the binary is built with the tests")
+    let mut command = Command::cargo_bin("plmconv").expect("the binary is built with the tests");
+    // What looks like a model's name on the hub is not looked for there.
+    command.env("HF_HUB_OFFLINE", "1");
+    command
 }
 
 pub fn fixtures() -> PathBuf {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::name::{NameParts, title};
+use super::name::{NameParts, Parameters, title};
 use super::yaml::Yaml;
 use crate::small_file;
 use crate::warning::Warning;
@@ -107,7 +107,7 @@ impl ModelCard {
 
     /// What the first of `keys` that is there lists, or `None` if none is: models or data sets, each as a name on
     /// Hugging Face, a URL, or a map.
-    pub fn sources(&mut self, keys: &[&str], parameters: usize) -> Option<Vec<Source>> {
+    pub fn sources(&mut self, keys: &[&str], parameters: Parameters) -> Option<Vec<Source>> {
         let (key, value) = keys.iter().find_map(|key| Some((key, self.front.get(key)?)))?;
         let items = match value {
             Yaml::List(items) => items.as_slice(),
@@ -127,7 +127,7 @@ impl ModelCard {
     }
 }
 
-fn source_of_id(id: &str, parameters: usize) -> Source {
+fn source_of_id(id: &str, parameters: Parameters) -> Source {
     let is_url = ["http://", "https://", "ssh://"].iter().any(|scheme| id.starts_with(scheme));
     let parts = match is_url {
         false => NameParts::of(id, parameters),

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::{Map, Value as Json};
 
 use super::card::{ModelCard, Source};
-use super::name::{NameParts, size_label, title};
+use super::name::{NameParts, Parameters, size_label, title};
 use crate::error::{Error, Result};
 use crate::gguf::{Metadata, Value, string_array};
 use crate::hub;
@@ -45,7 +45,7 @@ pub(super) fn add_general(
     metadata: &mut Metadata,
     folder: &Path,
     config: &Map<String, Json>,
-    parameters: usize,
+    parameters: Parameters,
 ) -> Result<Vec<Warning>> {
     let mut warnings = add_sampling(metadata, folder)?;
     let mut card = ModelCard::read(folder);
@@ -69,7 +69,11 @@ pub(super) fn add_general(
     put("basename", basename.or_else(|| guessed(|p| &p.basename)));
     put("description", card.text(&["description", "model_description"]));
     let size = card.text(&["size_label", "model_size_label"]).or_else(|| guessed(|p| &p.size_label));
-    put("size_label", size.or_else(|| Some(size_label(parameters)).filter(|_| parameters > 0)));
+    let counted = match parameters {
+        Parameters::Model(count @ 1..) => Some(size_label(count)),
+        _ => None,
+    };
+    put("size_label", size.or(counted));
     put("license", card.license());
     put("license.name", card.text(&["license_name"]));
     put("license.link", card.text(&["license_link"]));
@@ -90,7 +94,7 @@ pub(super) fn add_general(
 }
 
 /// What the model's own name may be, best first.
-fn guesses(folder: &Path, config: &Map<String, Json>, parameters: usize) -> Vec<NameParts> {
+fn guesses(folder: &Path, config: &Map<String, Json>, parameters: Parameters) -> Vec<NameParts> {
     let configured = config.get("_name_or_path").and_then(Json::as_str);
     // More slashes make it a path on someone's computer.
     let configured = configured.filter(|id| id.matches('/').count() <= 1).map(str::to_string);

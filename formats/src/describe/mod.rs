@@ -8,12 +8,14 @@ pub(crate) mod special;
 mod yaml;
 
 pub(crate) use chat_templates::ADDITIONAL_TEMPLATES;
+use name::Parameters;
 pub use special::special_token_ids;
 
 use std::path::Path;
 
 use serde_json::{Map, Value as Json};
 
+use crate::adapter::{AdapterTensor, without_effect};
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Metadata, Value, i32_array, string_array};
 use crate::json;
@@ -108,11 +110,30 @@ fn describe_folder(model: &Model, folder: &Path, options: &DescribeOptions) -> R
     let mut metadata = Metadata::new();
     metadata.set("general.architecture", Value::String("plm".into()));
     metadata.set("general.type", Value::String("model".into()));
-    let mut warnings = general::add_general(&mut metadata, folder, &raw, model.parameter_count())?;
+    let mut warnings = general::add_general(&mut metadata, folder, &raw, model.parameter_count().into())?;
     add_hyperparameters(&mut metadata, &model.config, &raw, options.file_type)?;
     metadata.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
     let pre = options.tokenizer_pre.as_deref();
     warnings.extend(add_tokenizer(&mut metadata, folder, &raw, model.config.vocab_size, pre)?);
+    Ok(Description { metadata, warnings })
+}
+
+/// The metadata of a GGUF with the adapter in `folder`, of these tensors: as convert_lora_to_gguf.py writes it.
+///
+/// # Errors
+/// A malformed model card or configuration.
+pub fn describe_adapter(folder: &Path, tensors: &[AdapterTensor], alpha: f32) -> Result<Description> {
+    let mut metadata = Metadata::new();
+    metadata.set("general.architecture", Value::String("plm".into()));
+    metadata.set("general.type", Value::String("adapter".into()));
+    metadata.set("adapter.type", Value::String("lora".into()));
+    let products = tensors.chunks_exact(2).map(|pair| pair[1].shape[0] * pair[0].shape[1]);
+    let raw = json::read_optional(&folder.join("config.json"))?.unwrap_or_default();
+    let mut warnings =
+        general::add_general(&mut metadata, folder, &raw, Parameters::Adapter(products.sum()))?;
+    warnings.extend(without_effect(tensors));
+    metadata.set("adapter.lora.alpha", Value::F32(alpha));
+    metadata.set("general.quantization_version", Value::U32(QUANTIZATION_VERSION));
     Ok(Description { metadata, warnings })
 }
 

@@ -57,10 +57,36 @@ pattern!(NOT_A_WORD, r"^(?:v\d+(?:\.\d+)*|\d.*)$");
 pattern!(DECIMAL, r"\d");
 pattern!(HUB_URL, r"^https?://huggingface.co/([^/]+/[^/]+)$");
 
+/// A size, against which a part of a name such as `128k` is told from a size; 0 if it is not known.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Parameters {
+    /// Of a model.
+    Model(usize),
+    /// Of the matrices that an adapter changes, which may be few of its model's.
+    Adapter(usize),
+}
+
+impl From<usize> for Parameters {
+    fn from(parameters: usize) -> Parameters {
+        Parameters::Model(parameters)
+    }
+}
+
+impl Parameters {
+    /// Whether a number in a name is far from the size.
+    fn is_far_from(self, label: f64) -> bool {
+        match self {
+            Parameters::Model(0) | Parameters::Adapter(0) => false,
+            Parameters::Model(own) => (label - own as f64).abs() > (7 * own as u64 / 8) as f64,
+            Parameters::Adapter(own) => label < (own / 8) as f64,
+        }
+    }
+}
+
 impl NameParts {
-    /// Takes a name or `organization/name` apart. `parameters` is the model's size, against which a part such as
-    /// `128k` is told from a size; 0 if it is not known.
-    pub fn of(id: &str, parameters: usize) -> NameParts {
+    /// Takes a name or `organization/name` apart; `parameters` is the size of what it names.
+    pub fn of(id: &str, parameters: impl Into<Parameters>) -> NameParts {
+        let parameters = parameters.into();
         if id.contains(' ') {
             // A sentence, not an identifier.
             return NameParts { full_name: Some(id.into()), ..NameParts::default() };
@@ -110,7 +136,7 @@ impl NameParts {
 }
 
 /// What a part is by itself, and its normalized spelling.
-fn annotate(part: &str, may_be_size: bool, parameters: usize) -> (String, Kinds) {
+fn annotate(part: &str, may_be_size: bool, parameters: Parameters) -> (String, Kinds) {
     let mut kinds = Kinds::default();
     if VERSION.is_match(part) {
         kinds.version = true;
@@ -120,13 +146,15 @@ fn annotate(part: &str, may_be_size: bool, parameters: usize) -> (String, Kinds)
     } else if may_be_size && SIZE.is_match(part) {
         return annotate_size(part, parameters);
     } else if may_be_size && FINETUNE.is_match(part) {
-        kinds.finetune = true;
+        // That an adapter is one needs no saying.
+        kinds.kind = matches!(parameters, Parameters::Adapter(1..)) && part.eq_ignore_ascii_case("lora");
+        kinds.finetune = !kinds.kind;
     }
     (part.to_string(), kinds)
 }
 
 /// A part that is a size, or that looks like one and is a context length.
-fn annotate_size(part: &str, parameters: usize) -> (String, Kinds) {
+fn annotate_size(part: &str, parameters: Parameters) -> (String, Kinds) {
     let mut chars: Vec<char> = part.replace('_', ".").chars().collect();
     // `7b1` (BLOOM's way) is 7.1b.
     if let [.., unit, digit] = chars[..]
@@ -142,13 +170,11 @@ fn annotate_size(part: &str, parameters: usize) -> (String, Kinds) {
     let digits: String = chars.iter().collect();
     let mut kinds = Kinds::default();
     let thousands = "KMBT".find(unit).map_or(-1, |i| i as i32 + 1);
-    if let (true, Ok(label)) = (parameters != 0, digits.parse::<f64>()) {
-        let difference = (label * 1000f64.powi(thousands) - parameters as f64).abs();
-        // Far from the model's own size: likely a context length.
-        if difference > (7 * parameters as u64 / 8) as f64 {
-            kinds.finetune = true;
-            unit = unit.to_ascii_lowercase();
-        }
+    let label = digits.parse::<f64>().map(|label| label * 1000f64.powi(thousands));
+    if label.is_ok_and(|label| parameters.is_far_from(label)) {
+        // Likely a context length.
+        kinds.finetune = true;
+        unit = unit.to_ascii_lowercase();
     }
     kinds.size_label = !kinds.finetune;
     (format!("{digits}{unit}"), kinds)

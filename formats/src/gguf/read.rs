@@ -31,7 +31,7 @@ pub struct TensorInfo {
 }
 
 /// An opened GGUF file, or a set of shards as gguf-split names them, seen as one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct GgufFile {
     path: PathBuf,
     /// The version of the format: 2 or 3.

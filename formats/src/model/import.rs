@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::merging::Merging;
 use super::spelling::Spelling;
 use super::weight_files::weight_files;
 use super::{Config, Model, Origin, Role, Tensor, TensorKey, foreign};
@@ -22,13 +23,16 @@ const COMPARE_CHUNK: usize = 1 << 20;
 
 /// Reads a Hugging Face folder: config.json and safetensors, as one file, shards with an index, or several
 /// files without one.
-pub(super) fn from_folder(folder: &Path) -> Result<Model> {
-    read_folder(folder).map_err(|error| foreign::explain(folder, error))
+///
+/// Adapters change the weights before anything else is made of them.
+pub(super) fn from_folder(folder: &Path, merging: Merging<'_>) -> Result<Model> {
+    read_folder(folder, merging).map_err(|error| foreign::explain(folder, error))
 }
 
-fn read_folder(folder: &Path) -> Result<Model> {
+fn read_folder(folder: &Path, merging: Merging<'_>) -> Result<Model> {
     // Before anything is read, so that no change goes unseen.
-    let inputs = fingerprints(folder);
+    let mut inputs = fingerprints(folder);
+    inputs.extend(merging.adapters.iter().flat_map(|adapter| adapter.inputs.iter().cloned()));
     let config_path = folder.join("config.json");
     let config = Config::from_json(&config_path, small_file::read(&config_path)?)?;
     let (paths, stale_index) = weight_files(folder)?;
@@ -41,6 +45,7 @@ fn read_folder(folder: &Path) -> Result<Model> {
         files.push(file);
     }
     let (mut stored, renamed) = stored_tensors(folder, &files)?;
+    let merged = merging.apply(folder, &config, &mut stored)?;
 
     let mut tensors = Vec::new();
     for (key, expected) in config.expected_tensors() {
@@ -49,6 +54,9 @@ fn read_folder(folder: &Path) -> Result<Model> {
             tensor: key.hugging_face_name().unwrap_or_else(|| key.gguf_name()),
         })?;
         check_shape(&found.path, &found.name, &found.shape, &expected, "config.json")?;
+        if key.role == Role::TokenEmbedding {
+            check_head(folder, config.tie_word_embeddings, &found, stored.head.take())?;
+        }
         tensors.push(Tensor { key, shape: found.shape, source: found.source });
     }
     if let Some((key, left)) = stored.by_key.into_iter().min_by_key(|(key, _)| *key) {
@@ -62,13 +70,12 @@ fn read_folder(folder: &Path) -> Result<Model> {
             _ => Error::UnknownTensor { path: left.path, tensor: left.name },
         });
     }
-    check_head(folder, &config, &tensors, stored.head)?;
-
     let plain = foreign::quantization_method(folder)
         .map(|method| Warning::NotQuantized { config: config_path.clone(), method });
-    let warnings = [stale_index, renamed, plain].into_iter().flatten().collect();
+    let warnings = [stale_index, renamed, plain].into_iter().flatten().chain(merged).collect();
+    let adapters = merging.adapters.iter().map(|adapter| adapter.identity.clone()).collect();
     let origin = Origin::HuggingFace(folder.to_path_buf());
-    let mut model = Model { config, tensors, origin, warnings, inputs };
+    let mut model = Model { config, tensors, origin, warnings, inputs, adapters };
     if !model.config.rope_interleave {
         interleave_rope(&mut model);
     }
@@ -76,18 +83,19 @@ fn read_folder(folder: &Path) -> Result<Model> {
 }
 
 /// A weight as a checkpoint has it.
-struct Weight {
-    path: PathBuf,
-    name: String,
-    shape: Vec<usize>,
-    source: Arc<dyn RowSource>,
+#[derive(Clone)]
+pub(super) struct Weight {
+    pub path: PathBuf,
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub source: Arc<dyn RowSource>,
 }
 
 /// The weights of a checkpoint by what they are for.
 #[derive(Default)]
-struct Weights {
-    by_key: HashMap<TensorKey, Weight>,
-    head: Option<Weight>,
+pub(super) struct Weights {
+    pub by_key: HashMap<TensorKey, Weight>,
+    pub head: Option<Weight>,
 }
 
 /// Sorts the tensors of all files; says so if their names are spelled unusually.
@@ -146,7 +154,7 @@ pub(super) fn from_gguf(file: GgufFile) -> Result<Model> {
         .then(|| Warning::BrokenText { path: path.to_path_buf(), keys: file.broken_texts.clone() });
     let warnings = broken.into_iter().collect();
     let inputs = file.fingerprints().cloned().collect();
-    Ok(Model { config, tensors, origin: Origin::Gguf(file), warnings, inputs })
+    Ok(Model { config, tensors, origin: Origin::Gguf(file), warnings, inputs, adapters: Vec::new() })
 }
 
 /// The files that a folder's model may be read from: weights, tokenizer, configurations, templates, the model card.
@@ -190,7 +198,7 @@ fn weight(file: &SafetensorsFile, info: &TensorInfo) -> Result<Weight> {
     Ok(Weight { path, name: info.name.clone(), shape: info.shape.clone(), source })
 }
 
-fn check_shape(
+pub(super) fn check_shape(
     path: &Path,
     tensor: &str,
     found: &[usize],
@@ -211,15 +219,18 @@ fn check_shape(
 
 /// `lm_head.weight` may be in a checkpoint as a copy of the embedding, even in another type; anything else would
 /// be lost.
-fn check_head(folder: &Path, config: &Config, tensors: &[Tensor], head: Option<Weight>) -> Result<()> {
+pub(super) fn check_head(
+    folder: &Path,
+    is_tied: bool,
+    embedding: &Weight,
+    head: Option<Weight>,
+) -> Result<()> {
     let Some(head) = head else {
-        if config.tie_word_embeddings {
+        if is_tied {
             return Ok(());
         }
         return Err(Error::MissingTensor { path: folder.to_path_buf(), tensor: "lm_head.weight".into() });
     };
-    let embedding = &tensors[0];
-    debug_assert_eq!(embedding.key.role, Role::TokenEmbedding);
     check_shape(&head.path, &head.name, &head.shape, &embedding.shape, "the embedding")?;
     let step = (COMPARE_CHUNK / head.source.row_bytes().max(1)).max(1);
     let (mut a, mut b) = (Vec::new(), Vec::new());
@@ -247,27 +258,12 @@ fn floats(dtype: DType, bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
     })
 }
 
-/// Rewrites a checkpoint whose RoPE pairs lie half a head apart into one whose pairs lie side by side, exactly:
-/// output 2i takes row i, output 2i + 1 takes row i + half, in every query head and in the shared key.
+/// Rewrites a checkpoint whose RoPE pairs lie half a head apart into one whose pairs lie side by side, exactly.
 fn interleave_rope(model: &mut Model) {
-    let config = &model.config;
-    let (nope, rope) = (config.qk_nope_head_dim, config.qk_rope_head_dim);
-    let interleaved = |first: usize| (0..rope).map(move |i| (first + (i % 2) * (rope / 2) + i / 2) as u32);
-    let query: Vec<u32> = (0..config.num_attention_heads)
-        .flat_map(|head| {
-            let start = head * (nope + rope);
-            (start..start + nope).map(|r| r as u32).chain(interleaved(start + nope))
-        })
-        .collect();
-    let latent = config.kv_lora_rank;
-    let key: Vec<u32> = (0..latent as u32).chain(interleaved(latent)).collect();
     for tensor in &mut model.tensors {
-        let order = match tensor.key.role {
-            Role::Query | Role::QueryB => &query,
-            Role::KvA => &key,
-            _ => continue,
-        };
-        tensor.source = Arc::new(GatheredRows::new(Arc::clone(&tensor.source), order.clone()));
+        if let Some(order) = model.config.moved_rows(tensor.key.role) {
+            tensor.source = Arc::new(GatheredRows::new(Arc::clone(&tensor.source), order));
+        }
     }
     model.config.rope_interleave = true;
 }

@@ -4,6 +4,7 @@ mod config;
 mod foreign;
 mod import;
 mod layout;
+mod merging;
 mod roles;
 mod rope;
 mod shape;
@@ -16,9 +17,13 @@ use std::sync::Arc;
 pub use config::Config;
 pub use foreign::Foreign;
 pub use layout::{Layout, latent_metadata, norm_scale, sharpness};
+pub use merging::{Merge, Merging};
 pub use roles::{Role, TensorKey};
 pub use rope::rotations;
+pub(crate) use spelling::Spelling;
+pub use weight_files::has_weights;
 
+use crate::adapter::AdapterIdentity;
 use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::gguf::GgufFile;
@@ -45,7 +50,7 @@ impl Tensor {
 }
 
 /// What a model was read from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Origin {
     /// A Hugging Face folder.
     HuggingFace(PathBuf),
@@ -54,7 +59,7 @@ pub enum Origin {
 }
 
 /// A model: a config, and tensors in file order that are read when they are needed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Model {
     /// The hyperparameters.
     pub config: Config,
@@ -66,6 +71,8 @@ pub struct Model {
     pub warnings: Vec<Warning>,
     /// What the files it is read from were when it was opened.
     pub inputs: Vec<Fingerprint>,
+    /// The adapters that are merged into it, in their order.
+    pub adapters: Vec<AdapterIdentity>,
 }
 
 impl Model {
@@ -75,15 +82,26 @@ impl Model {
     /// # Errors
     /// Anything that makes the input not a whole PLM; see [`Error`].
     pub fn open(path: impl AsRef<Path>) -> Result<Model> {
+        Model::open_merged(path, Merging { adapters: &[], merge: &|_, base, _| base })
+    }
+
+    /// The same with adapters merged into it. Their products are added by `merging`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); adapters that do not fit, and a base model that is not a Hugging Face folder.
+    pub fn open_merged(path: impl AsRef<Path>, merging: Merging<'_>) -> Result<Model> {
         let path = path.as_ref();
         let metadata = std::fs::metadata(path).map_err(Error::io(path))?;
         if !metadata.is_dir() {
+            if !merging.adapters.is_empty() {
+                return Err(Error::BaseNotAFolder { path: path.into() });
+            }
             let file = GgufFile::open(path).map_err(|error| foreign::explain_file(path, error))?;
             return Model::from_gguf(file);
         }
         match hub::snapshot(path)? {
-            Some(snapshot) => import::from_folder(&snapshot),
-            None => import::from_folder(path),
+            Some(snapshot) => import::from_folder(&snapshot, merging),
+            None => import::from_folder(path, merging),
         }
     }
 

@@ -50,6 +50,29 @@ impl Config {
         })
     }
 
+    /// Where a checkpoint's RoPE pairs lie half a head apart, the order of a role's rows in which they lie side by side:
+    /// output 2i takes row i, output 2i + 1 takes row i + half, in every query head and in the shared key. `None` for
+    /// rows that stay where they are.
+    pub fn moved_rows(&self, role: Role) -> Option<Vec<u32>> {
+        let (nope, rope) = (self.qk_nope_head_dim, self.qk_rope_head_dim);
+        let interleaved =
+            |first: usize| (0..rope).map(move |i| (first + (i % 2) * (rope / 2) + i / 2) as u32);
+        let rows = |range: std::ops::Range<usize>| range.map(|row| row as u32);
+        match role {
+            _ if self.rope_interleave => None,
+            Role::Query | Role::QueryB => {
+                let heads = (0..self.num_attention_heads).map(|head| head * (nope + rope));
+                Some(
+                    heads
+                        .flat_map(|start| rows(start..start + nope).chain(interleaved(start + nope)))
+                        .collect(),
+                )
+            }
+            Role::KvA => Some(rows(0..self.kv_lora_rank).chain(interleaved(self.kv_lora_rank)).collect()),
+            _ => None,
+        }
+    }
+
     /// Rows and columns of a role's tensor as a [`RowSource`](crate::source::RowSource) has them, or `None` where a
     /// model of this config has no such tensor.
     pub fn matrix_shape(&self, role: Role) -> Option<[usize; 2]> {

@@ -16,7 +16,7 @@ const USUAL: &str = "model.";
 
 /// How the tensors of one checkpoint are called.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Spelling {
+pub(crate) struct Spelling {
     /// Stands where [`USUAL`] does in other checkpoints.
     prefix: String,
 }

@@ -40,6 +40,11 @@ pub(super) fn weight_files(folder: &Path) -> Result<(Vec<PathBuf>, Option<Warnin
     Ok((names.into_iter().map(|name| folder.join(name)).collect(), None))
 }
 
+/// Whether a folder has all files of a model's weights.
+pub fn has_weights(folder: &Path) -> bool {
+    weight_files(folder).is_ok_and(|(files, _)| files.iter().all(|file| file.is_file()))
+}
+
 /// Whether something has this name, be it a link that leads nowhere.
 fn stands(path: &Path) -> bool {
     path.symlink_metadata().is_ok()

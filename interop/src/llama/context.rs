@@ -1,10 +1,11 @@
 //! A running context: key-value cache, batches in, logits out.
 
+use std::path::Path;
 use std::ptr::NonNull;
 
 use llama_cpp_sys_2 as sys;
 
-use super::{Line, Model, SequenceState, capture, log_text};
+use super::{Line, Model, SequenceState, c_path, capture, log_text};
 use crate::error::{Error, Result};
 
 /// A token's id.
@@ -109,6 +110,27 @@ impl<'model> Context<'model> {
             Some(pointer) => Ok(Self { pointer, model, n_batch: options.n_batch, outputs: 0, creation_log }),
             None => Err(Error::Context { log: log_text(&creation_log) }),
         }
+    }
+
+    /// Adds a LoRA adapter's products, times `scale`, to all that is computed from now on. llama.cpp frees the adapter
+    /// with its model.
+    ///
+    /// # Errors
+    /// [`Error::Load`] with what llama.cpp logged.
+    pub fn add_adapter(&mut self, path: &Path, scale: f32) -> Result<()> {
+        let name = c_path(path)?;
+        let refused = |lines: &[Line]| Error::Load { path: path.to_owned(), log: log_text(lines) };
+        // SAFETY: the model is live, and `name` is a zero-terminated string that outlives the call.
+        let (adapter, lines) =
+            capture(|| unsafe { sys::llama_adapter_lora_init(self.model.pointer(), name.as_ptr()) });
+        let Some(adapter) = NonNull::new(adapter) else { return Err(refused(&lines)) };
+        let (mut adapters, mut scales) = ([adapter.as_ptr()], [scale]);
+        // SAFETY: the context and the adapter, which belongs to its model, are live; both arrays have one element and
+        // are only read.
+        let (status, lines) = capture(|| unsafe {
+            sys::llama_set_adapters_lora(self.pointer.as_ptr(), adapters.as_mut_ptr(), 1, scales.as_mut_ptr())
+        });
+        if status == 0 { Ok(()) } else { Err(refused(&lines)) }
     }
 
     pub fn model(&self) -> &'model Model {

@@ -4,6 +4,7 @@
 //! Each computes on one thread: the tests already run side by side, and llama.cpp's threads wait for each other by
 //! spinning.
 
+mod adapter;
 mod checkpoint;
 mod divergence;
 mod generation;
