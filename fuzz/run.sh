@@ -27,7 +27,7 @@ build() {
 # Longest inputs: what libFuzzer tries besides what its corpus holds.
 longest() {
     case "$1" in
-        config | journal | blocks | template | card) echo 4096 ;;
+        config | adapter | journal | blocks | template | card) echo 4096 ;;
         imatrix_dat | reference | statistics | gguf_set | safetensors) echo 16384 ;;
         conversion | describe) echo 8192 ;;
         *) echo 32768 ;;

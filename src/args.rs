@@ -150,7 +150,7 @@ pub struct QuantizeArgs {
     /// Target type, in any case (see below); with a target size or bits per weight `auto`, or the name it goes by
     #[arg(value_name = "TYPE")]
     pub file_type: String,
-    /// A Hugging Face folder, or a PLM GGUF of f32, f16 or bf16
+    /// A Hugging Face folder or a name on the hub (ORGANIZATION/NAME), or a PLM GGUF of f32, f16 or bf16
     pub model: PathBuf,
     #[command(flatten)]
     pub adapters: LoraArgs,
@@ -250,7 +250,7 @@ The result is also an importance matrix that llama-quantize reads.
 
 Example: plmconv calibrate ./PLM-1.8B-Instruct --text mixed.txt -o stats.gguf")]
 pub struct CalibrateArgs {
-    /// A Hugging Face folder, or a PLM GGUF of f32, f16 or bf16
+    /// A Hugging Face folder or a name on the hub (ORGANIZATION/NAME), or a PLM GGUF of f32, f16 or bf16
     #[arg(required_unless_present = "merge")]
     pub model: Option<PathBuf>,
     #[command(flatten)]
@@ -308,7 +308,7 @@ fn at_least_one(text: &str) -> Result<usize, std::num::ParseIntError> {
 /// Convert a PLM checkpoint without quantizing it
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// A Hugging Face folder, or a PLM GGUF
+    /// A Hugging Face folder or a name on the hub (ORGANIZATION/NAME), or a PLM GGUF; with --to gguf-lora an adapter's folder
     pub model: PathBuf,
     #[command(flatten)]
     pub adapters: LoraArgs,

@@ -63,7 +63,14 @@ impl Folder {
         let config = std::fs::read(&path).expect("config.json");
         let config = Config::from_json(&path, config).expect("a PLM's config");
         let origin = Origin::HuggingFace(self.path.clone());
-        Model { config, tensors: Vec::new(), origin, warnings: Vec::new(), inputs: Vec::new() }
+        Model {
+            config,
+            tensors: Vec::new(),
+            origin,
+            warnings: Vec::new(),
+            inputs: Vec::new(),
+            adapters: Vec::new(),
+        }
     }
 
     fn describe(&self) -> Result<Metadata, Error> {

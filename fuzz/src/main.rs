@@ -31,8 +31,9 @@ struct Target {
     seeds: fn() -> Vec<Vec<u8>>,
 }
 
-static TARGETS: [Target; 16] = [
+static TARGETS: [Target; 17] = [
     Target { name: "safetensors", run: readers::safetensors, seeds: seeds::safetensors },
+    Target { name: "adapter", run: readers::adapter, seeds: seeds::adapter },
     Target { name: "gguf", run: readers::gguf, seeds: seeds::gguf },
     Target { name: "gguf_set", run: readers::gguf_set, seeds: seeds::gguf_set },
     Target { name: "onnx", run: readers::onnx, seeds: seeds::onnx },

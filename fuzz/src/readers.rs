@@ -6,6 +6,7 @@ use std::sync::{LazyLock, OnceLock};
 
 use plmconv_calibrate::statistics::Statistics;
 use plmconv_calibrate::{Silent, resume};
+use plmconv_formats::adapter::{Adapter, gguf_tensors};
 use plmconv_formats::gguf::GgufFile;
 use plmconv_formats::model::{Model, Origin};
 use plmconv_formats::onnx::OnnxFile;
@@ -37,6 +38,29 @@ pub fn safetensors(input: &[u8]) {
         }
     }
 }
+
+/// An adapter's config, and the header of its tensors, which are zeros.
+pub fn adapter(input: &[u8]) {
+    let folder = scratch::empty("adapter");
+    for (name, bytes) in scratch::sections(input, &ADAPTER) {
+        let header = bytes.trim_ascii_end();
+        let length = (header.len() as u64).to_le_bytes();
+        let bytes = match name {
+            "adapter_model.safetensors" => [&length, header, &vec![0; ADAPTER_DATA]].concat(),
+            _ => bytes.to_vec(),
+        };
+        scratch::write(&format!("adapter/{name}"), &bytes);
+    }
+    if let Ok(adapter) = Adapter::open(&folder, 0.5)
+        && let Ok((tensors, _)) = gguf_tensors(&adapter, &SEED_CONFIG)
+    {
+        tensors.iter().for_each(|tensor| read_ends(&*tensor.source));
+    }
+}
+
+const ADAPTER: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+/// Bytes of the tensors of [`crate::seeds::adapter`].
+pub const ADAPTER_DATA: usize = 512;
 
 /// The first and the last row of a tensor, decoded.
 fn read_ends(source: &dyn RowSource) {
@@ -143,12 +167,20 @@ pub fn describe_folder(input: &[u8]) {
     }
 }
 
+static SEED_CONFIG: LazyLock<Config> = LazyLock::new(|| {
+    Config::from_json(Path::new("config.json"), crate::seeds::CONFIG.into()).expect("a seed")
+});
+
 fn describe_model(folder: &Path) {
-    static CONFIG: LazyLock<Config> = LazyLock::new(|| {
-        Config::from_json(Path::new("config.json"), crate::seeds::CONFIG.into()).expect("a seed")
-    });
-    let (config, origin) = (CONFIG.clone(), Origin::HuggingFace(folder.into()));
-    let model = Model { config, tensors: Vec::new(), origin, warnings: Vec::new(), inputs: Vec::new(), adapters: Vec::new() };
+    let (config, origin) = (SEED_CONFIG.clone(), Origin::HuggingFace(folder.into()));
+    let model = Model {
+        config,
+        tensors: Vec::new(),
+        origin,
+        warnings: Vec::new(),
+        inputs: Vec::new(),
+        adapters: Vec::new(),
+    };
     let _ = black_box(describe(&model, &DescribeOptions { file_type: 0, tokenizer_pre: None }));
 }
 

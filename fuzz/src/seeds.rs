@@ -176,6 +176,21 @@ pub fn safetensors() -> Vec<Vec<u8>> {
     vec![small.clone(), header(&small), header(&fixture("tiny-plm/model.safetensors"))]
 }
 
+/// A product for the output projection of [`CONFIG`]'s model, of rank 2 in f32.
+pub fn adapter() -> Vec<Vec<u8>> {
+    let config =
+        r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "rank_pattern": {"x.*": 3}, "use_dora": false}"#;
+    let name = |part: &str| format!("base_model.model.model.layers.0.self_attn.o_proj.lora_{part}.weight");
+    let (a, b) = (name("A"), name("B"));
+    let header = format!(
+        r#"{{"{a}":{{"dtype":"F32","shape":[2,32],"data_offsets":[0,256]}},"{b}":{{"dtype":"F32","shape":[32,2],"data_offsets":[256,512]}}}}"#
+    );
+    vec![scratch::joined(&[
+        ("adapter_config.json", config.as_bytes()),
+        ("adapter_model.safetensors", header.as_bytes()),
+    ])]
+}
+
 pub fn onnx() -> Vec<Vec<u8>> {
     let of = |command| std::fs::read(conversion::graph(&converted(command))).expect("written");
     vec![of(COMMANDS[4]), of(COMMANDS[12]), of(COMMANDS[13])]
@@ -240,8 +255,7 @@ pub fn statistics() -> Vec<Vec<u8>> {
 
 pub fn journal() -> Vec<Vec<u8>> {
     let output = scratch::empty("journal").join("out.gguf");
-    let (file, mut finished) =
-        resume::start(&output, true, 64, Some("key"), &Silent).expect("starts");
+    let (file, mut finished) = resume::start(&output, true, 64, Some("key"), &Silent).expect("starts");
     finished.extra = b"more".to_vec();
     let _ = resume::keep(file, "key", 64, finished).expect("kept");
     vec![std::fs::read(resume::partial_path(&output)).expect("kept")]

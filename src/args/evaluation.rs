@@ -12,7 +12,7 @@ use super::LoraArgs;
 #[derive(Debug, Args)]
 #[command(after_help = "Example: plmconv perplexity model-q4_k_m.gguf --text wiki.test.raw")]
 pub struct PerplexityArgs {
-    /// A Hugging Face folder, a PLM GGUF of any type, or an ONNX folder (feature `ort`)
+    /// A Hugging Face folder or a name on the hub (ORGANIZATION/NAME), a PLM GGUF of any type, or an ONNX folder (feature `ort`)
     pub model: PathBuf,
     #[command(flatten)]
     pub adapters: LoraArgs,
@@ -38,7 +38,7 @@ Example: plmconv validate model-q4_k_m.gguf --against ./PLM-1.8B-Instruct --text
 pub struct ValidateArgs {
     /// The model to judge: a Hugging Face folder, a PLM GGUF of any type, or an ONNX folder (feature `ort`)
     pub candidate: PathBuf,
-    /// What it is judged by: a folder, a GGUF of any type, or stored outputs (.safetensors)
+    /// What it is judged by: a folder or a name on the hub, a GGUF of any type, or stored outputs (.safetensors)
     #[arg(long, value_name = "REFERENCE")]
     pub against: PathBuf,
     /// Merge this LoRA adapter (a folder that peft saved) into REFERENCE first, times SCALE; repeatable, in order
@@ -82,7 +82,7 @@ pub struct ValidateArgs {
     after_help = "Example: plmconv reference ./PLM-1.8B-Instruct --text ci.txt --top-k 64 -o ci.safetensors"
 )]
 pub struct ReferenceArgs {
-    /// A Hugging Face folder, or a PLM GGUF of any type
+    /// A Hugging Face folder or a name on the hub (ORGANIZATION/NAME), or a PLM GGUF of any type
     pub model: PathBuf,
     #[command(flatten)]
     pub adapters: LoraArgs,

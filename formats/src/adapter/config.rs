@@ -2,14 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::json;
+use crate::{json, limits};
 
 /// peft's default of `r` and of `lora_alpha`.
 const DEFAULT: f64 = 8.0;
+
+/// More than a model has modules, and what one pattern may take in memory.
+const MAX_PATTERNS: usize = 1024;
+const PATTERN_BYTES: usize = 1 << 15;
 
 /// Settings that, unless they are false, null or empty, make the adapter something else than a sum; and what that is.
 const REFUSED: [(&str, &str); 12] = [
@@ -161,9 +165,11 @@ impl Fields<'_> {
     fn patterns(&self, key: &str) -> Result<Vec<(Regex, f64)>> {
         let Some(value) = self.map.get(key).filter(|value| !value.is_null()) else { return Ok(Vec::new()) };
         let Some(map) = value.as_object() else { return self.bad(key, value, "patterns and numbers") };
+        limits::check(self.path, "patterns of modules", map.len(), MAX_PATTERNS)?;
         let pattern = |(text, value): (&String, &Value)| -> Result<_> {
             let number = self.positive(&format!("{key}.{text}"), value)?;
-            match Regex::new(&format!(r"^(?:.*\.)?(?:{text})$")) {
+            let whole = format!(r"^(?:.*\.)?(?:{text})$");
+            match RegexBuilder::new(&whole).size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).build() {
                 Ok(pattern) => Ok((pattern, number)),
                 Err(_) => self.bad(key, &Value::String(text.clone()), "regular expressions"),
             }

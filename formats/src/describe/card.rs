@@ -249,14 +249,14 @@ mod tests {
             "base_model: [PLM-Team/plm-1.8B-base, 'https://huggingface.co/a/b-v2', {name: X, doi: 1.10}, null]\n\
              datasets:\n",
         );
-        let models = card.sources(&["base_model"], 0).expect("are there");
+        let models = card.sources(&["base_model"], 0.into()).expect("are there");
         let keys: Vec<_> = models.iter().map(|m| m.iter().map(|(k, _)| *k).collect::<Vec<_>>()).collect();
         assert_eq!(keys[0], ["name", "organization", "repo_url"]);
         assert_eq!(keys[1], ["name", "version", "organization", "repo_url"]);
         assert_eq!(models[0][0].1, "Plm 1.8B Base");
         assert_eq!(models[2], [("name", "X".to_string()), ("doi", "1.10".to_string())]);
-        assert_eq!(card.sources(&["datasets"], 0), Some(Vec::new()));
-        assert_eq!(card.sources(&["dataset"], 0), None);
+        assert_eq!(card.sources(&["datasets"], 0.into()), Some(Vec::new()));
+        assert_eq!(card.sources(&["dataset"], 0.into()), None);
         assert_eq!(card.into_warnings().len(), 1);
     }
 }

@@ -293,6 +293,23 @@ mod tests {
         }
     }
 
+    /// gguf-py's `get_model_id_components` with a negative number of parameters, which stands for an adapter.
+    #[test]
+    fn an_adapter_is_not_named_after_being_one() {
+        for (id, parameters, finetune, version, size) in [
+            ("PLM-1.8B-lora", 90_000, None, None, Some("1.8B")),
+            ("org/PLM-1.8B-Lora-v2", 90_000, None, Some("v2"), Some("1.8B")),
+            ("PLM-1.8B-128k-LoRA", 4_000_000, Some("128k"), None, Some("1.8B")),
+            ("tiny-10k", 90_000, Some("10k"), None, None),
+            ("tiny-12k", 90_000, None, None, Some("12K")),
+            ("my-lora-adapter", 0, Some("lora-adapter"), None, None),
+        ] {
+            let parts = NameParts::of(id, Parameters::Adapter(parameters));
+            let found = (parts.finetune.as_deref(), parts.version.as_deref(), parts.size_label.as_deref());
+            assert_eq!(found, (finetune, version, size), "{id}");
+        }
+    }
+
     #[test]
     fn size_labels_are_those_of_gguf_py() {
         let golden = include_str!("../../../fixtures/golden/size_labels.json");
