@@ -190,9 +190,8 @@ class Tensors(Mapping):
         self._file = _plmconv.Tensors(path)
 
     def __getitem__(self, name):
-        type, shape = self._file.describe(name)
-        values = _numpy().frombuffer(_plmconv.decode(type, self._file.read(name)), dtype="float32")
-        return values.reshape(shape)
+        values = _numpy().frombuffer(self._file.values(name), dtype="float32")
+        return values.reshape(self.shape(name))
 
     def __iter__(self):
         return iter(self._file.names())

@@ -25,7 +25,15 @@ pub fn block(dtype: &str) -> PyResult<(usize, usize)> {
 /// Values of blocks, as bytes of float32.
 #[pyfunction]
 pub fn decode<'py>(py: Python<'py>, dtype: &str, blocks: &[u8]) -> PyResult<Bound<'py, PyByteArray>> {
-    let dtype = named(dtype)?;
+    decoded(py, named(dtype)?, blocks)
+}
+
+/// The same of a type that is known.
+pub(crate) fn decoded<'py>(
+    py: Python<'py>,
+    dtype: DType,
+    blocks: &[u8],
+) -> PyResult<Bound<'py, PyByteArray>> {
     let mut values = vec![0f32; blocks.len() / dtype.block_bytes() * dtype.block_len()];
     py.detach(|| codec::decode(dtype, blocks, &mut values)).map_err(value_error)?;
     let floats = values.len() * size_of::<f32>();

@@ -12,6 +12,8 @@ use pyo3::exceptions::{PyKeyError, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
 
+use crate::codec::decoded;
+
 /// The tensors of a GGUF (all shards of a split one), of a safetensors file, or of a model's folder, in their order.
 #[pyclass(frozen)]
 pub struct Tensors {
@@ -50,11 +52,22 @@ impl Tensors {
 
     /// The bytes as they are stored, row by row.
     fn read<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyByteArray>> {
-        let source = &self.tensor(name)?.source;
+        Ok(PyByteArray::new(py, &self.tensor(name)?.read(py)?))
+    }
+
+    /// The values, as bytes of float32.
+    fn values<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyByteArray>> {
+        let tensor = self.tensor(name)?;
+        decoded(py, tensor.source.dtype(), &tensor.read(py)?)
+    }
+}
+
+impl Tensor {
+    fn read(&self, py: Python<'_>) -> PyResult<Vec<u8>> {
         let mut bytes = Vec::new();
-        py.detach(|| source.read_rows(0..source.rows(), &mut bytes))
+        py.detach(|| self.source.read_rows(0..self.source.rows(), &mut bytes))
             .map_err(|error| PyOSError::new_err(error.to_string()))?;
-        Ok(PyByteArray::new(py, &bytes))
+        Ok(bytes)
     }
 }
 
