@@ -16,6 +16,7 @@ pub mod embed;
 mod error;
 mod evaluation;
 mod guidance;
+#[cfg_attr(not(feature = "hub"), allow(dead_code, reason = "only fetching needs it"))]
 mod hub;
 mod input;
 mod interrupt;

@@ -54,7 +54,11 @@ impl Cache {
             std::fs::create_dir_all(&self.locks)?;
             std::fs::create_dir_all(self.folder.join("blobs"))?;
             let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
-            file.lock()?;
+            match file.lock() {
+                // Some network file systems have no locks; whoever comes first there wins.
+                Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {}
+                locked => locked?,
+            }
             Ok(file)
         };
         lock().map_err(HubError::io(&path))

@@ -104,7 +104,10 @@ impl<'a> Client<'a> {
             if header(&response, "x-repo-commit").is_some_and(|found| found != commit) {
                 return Err(HubError::Changed { name: self.name.to_string(), file: file.into() });
             }
-            let linked = |key: &str, other: &str| header(&response, key).or_else(|| header(&response, other));
+            // Of an answer that leads elsewhere, what it says of itself is not about the file.
+            let leads_elsewhere = response.status().is_redirection();
+            let own = |key: &str| header(&response, key).filter(|_| !leads_elsewhere);
+            let linked = |key: &str, other: &str| header(&response, key).or_else(|| own(other));
             let etag =
                 linked("x-linked-etag", "etag").map(|etag| etag.trim_start_matches("W/").trim_matches('"'));
             let size = linked("x-linked-size", "content-length").and_then(|size| size.parse().ok());
