@@ -62,6 +62,7 @@ fn an_adapter_is_what_it_is_when_it_is_merged() {
     let expected = logits(&mut context(&merged));
     let near = distance(&expected, &with, golden.vocab_size);
     let far = distance(&expected, &without, golden.vocab_size);
-    assert!(near.of_range < 1e-5, "{near:?}");
-    assert!(far.of_range > 1e-3, "{far:?}");
+    // The same sums in another order, with a cache in f16: 3e-10 nats, where the adapter itself makes 0.03.
+    assert!(near.mean_kl < 1e-8 && near.of_range < 1e-4, "{near:?}");
+    assert!(far.mean_kl > 1e-2, "{far:?}");
 }
