@@ -11,6 +11,7 @@ use plmconv_validate::Error as ValidateError;
 
 pub use place::{At, Place};
 
+use crate::hub::HubError;
 use crate::interrupt;
 use crate::log::{Severity, log_with_hint};
 use crate::verification::Verification;
@@ -45,6 +46,7 @@ pub fn leftover(error: &anyhow::Error) -> Option<&Leftover> {
     match error.downcast_ref() {
         Some(CalibrateError::Interrupted(leftover)) => Some(leftover),
         _ if matches!(error.downcast_ref(), Some(ValidateError::Stopped)) => Some(&Leftover::Nothing),
+        _ if matches!(error.downcast_ref(), Some(HubError::Stopped)) => Some(&Leftover::Nothing),
         _ => None,
     }
 }

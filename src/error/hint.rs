@@ -335,7 +335,7 @@ mod tests {
         FormatError::Io { path: "x".into(), source: ErrorKind::PermissionDenied.into() }
     }
 
-    const ALL: [Place; 15] = [
+    const ALL: [Place; 16] = [
         Place::Model,
         Place::Adapter,
         Place::GgufMetadata,

@@ -30,6 +30,8 @@ pub enum HubError {
     Answer { name: String, detail: String },
     #[error("{name}: {file} was interrupted after {done} of {size} bytes: {detail}")]
     Interrupted { name: String, file: String, done: u64, size: u64, detail: String },
+    #[error("interrupted")]
+    Stopped,
     #[error("{name}: changed on the hub while it was fetched ({file})")]
     Changed { name: String, file: String },
     #[error("{name}: {file} is not what the hub says it is ({detail})")]
@@ -73,7 +75,7 @@ impl HubError {
             HubError::Incomplete { .. } => {
                 "plmconv reads safetensors; a repository of GGUF or ONNX files has to be fetched with `hf download`"
             }
-            HubError::Interrupted { .. } => "run it again: it goes on where it stopped",
+            HubError::Interrupted { .. } | HubError::Stopped => "run it again: it goes on where it stopped",
             HubError::Changed { .. } | HubError::Damaged { .. } => "run it again",
             HubError::NoCache => "set HF_HOME to a folder",
             HubError::Io { .. } => "HF_HUB_CACHE names another folder for the hub's cache",

@@ -11,6 +11,7 @@ use super::cache::Cache;
 use super::client::{Client, FileInfo};
 use super::settings::Settings;
 use super::{HubError, HubName, Wanted};
+use crate::interrupt;
 use crate::progress::{Console, Unit};
 
 /// Bytes read at a time.
@@ -124,6 +125,9 @@ impl Fetching<'_> {
         }
         let mut chunk = vec![0; CHUNK];
         while *done < info.size {
+            if interrupt::is_pending() {
+                return Err(HubError::Stopped);
+            }
             let count = match data.read(&mut chunk) {
                 Ok(0) => return Err(interrupted(*done, "the connection was closed".into())),
                 Ok(count) => count,
