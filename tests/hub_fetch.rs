@@ -36,6 +36,9 @@ impl User {
         {
             command.env_remove(key);
         }
+        for key in ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"] {
+            command.env_remove(key);
+        }
         command.current_dir(self.dir.path()).env("HF_HOME", self.dir.path().join("hf"));
         command.env("HF_ENDPOINT", &self.endpoint);
         command
@@ -164,6 +167,9 @@ fn what_is_not_there_is_said() {
     offline.code(1).stderr(contains("not in the cache").and(contains("HF_HUB_OFFLINE is set")));
     let nobody = user.command().args(["inspect", ID]).env("HF_ENDPOINT", "http://127.0.0.1:9").assert();
     nobody.code(1).stderr(contains("the hub cannot be reached"));
+    let roots =
+        user.command().args(["inspect", ID]).env("SSL_CERT_FILE", tiny_plm().join("config.json")).assert();
+    roots.code(1).stderr(contains("no certificates in PEM").and(contains("root certificates")));
     // A path that stands is never a name.
     std::fs::create_dir_all(user.dir.path().join(ID)).expect("create");
     server.requests();

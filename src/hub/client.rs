@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::Response;
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body};
 
 use super::name::is_word;
@@ -46,7 +47,10 @@ pub struct FileInfo {
 }
 
 impl<'a> Client<'a> {
-    pub fn new(settings: &'a Settings, name: &'a HubName) -> Client<'a> {
+    /// # Errors
+    /// A file of certificates that cannot be read.
+    pub fn new(settings: &'a Settings, name: &'a HubName) -> Result<Client<'a>, HubError> {
+        let tls = tls(settings)?;
         let config = |redirects: u32| {
             Agent::config_builder()
                 .http_status_as_error(false)
@@ -56,10 +60,11 @@ impl<'a> Client<'a> {
                 .redirect_auth_headers(RedirectAuthHeaders::SameHost)
                 .timeout_connect(Some(PATIENCE))
                 .timeout_recv_response(Some(PATIENCE))
+                .tls_config(tls.clone())
                 .user_agent(concat!("plmconv/", env!("CARGO_PKG_VERSION")))
                 .build()
         };
-        Client { settings, name, agent: config(MAX_REDIRECTS).into(), direct: config(0).into() }
+        Ok(Client { settings, name, agent: config(MAX_REDIRECTS).into(), direct: config(0).into() })
     }
 
     /// Which files there are at the revision, and which commit that is.
@@ -171,6 +176,23 @@ impl<'a> Client<'a> {
     fn not_understood(&self, detail: String) -> HubError {
         HubError::Answer { name: self.name.to_string(), detail }
     }
+}
+
+/// Whom to trust.
+fn tls(settings: &Settings) -> Result<TlsConfig, HubError> {
+    let Some(path) = &settings.certificates else { return Ok(TlsConfig::default()) };
+    let unusable = |detail: String| HubError::Certificates { path: path.clone(), detail };
+    let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    let certificates: Vec<_> = parse_pem(&pem)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() {
+        return Err(unusable("no certificates in PEM".into()));
+    }
+    Ok(TlsConfig::builder().root_certs(RootCerts::new_with_certs(&certificates)).build())
 }
 
 fn header<'r>(response: &'r Response<Body>, key: &str) -> Option<&'r str> {

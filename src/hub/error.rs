@@ -36,6 +36,8 @@ pub enum HubError {
     Changed { name: String, file: String },
     #[error("{name}: {file} is not what the hub says it is ({detail})")]
     Damaged { name: String, file: String, detail: String },
+    #[error("{}: {detail}", path.display())]
+    Certificates { path: PathBuf, detail: String },
     #[error("no folder for the hub's cache: neither HF_HOME nor a home folder is set")]
     NoCache,
     #[error("{}: {source}", path.display())]
@@ -77,6 +79,9 @@ impl HubError {
             }
             HubError::Interrupted { .. } | HubError::Stopped => "run it again: it goes on where it stopped",
             HubError::Changed { .. } | HubError::Damaged { .. } => "run it again",
+            HubError::Certificates { .. } => {
+                "SSL_CERT_FILE (or REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE) names a file of root certificates"
+            }
             HubError::NoCache => "set HF_HOME to a folder",
             HubError::Io { .. } => "HF_HUB_CACHE names another folder for the hub's cache",
             HubError::Answer { .. } => return None,

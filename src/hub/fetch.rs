@@ -13,6 +13,7 @@ use super::settings::Settings;
 use super::{HubError, HubName, Wanted};
 use crate::interrupt;
 use crate::progress::{Console, Unit};
+use crate::report::human_bytes;
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 16;
@@ -31,7 +32,7 @@ pub fn fetch(
     settings: &Settings,
     console: Console,
 ) -> Result<PathBuf, HubError> {
-    let client = Client::new(settings, name);
+    let client = Client::new(settings, name)?;
     let repository = client.repository()?;
     let commit = &repository.commit;
     let all: Vec<&str> = repository.files.iter().map(String::as_str).collect();
@@ -43,7 +44,7 @@ pub fn fetch(
     let absent = |info: &&FileInfo| !is_there(cache, info);
     let bytes: u64 = infos.iter().filter(absent).map(|info| info.size).sum();
     let snapshot = cache.snapshot_of(commit);
-    console.note(&format!("{name}: fetching {bytes} bytes to {}", snapshot.display()));
+    console.note(&format!("{name}: fetching {} to {}", human_bytes(bytes), snapshot.display()));
     let bar = console.bar(bytes, Unit::Bytes, "fetching");
     let fetching = Fetching { name, client: &client, cache, commit, bar: &bar };
     for (file, info) in files.iter().zip(&infos) {

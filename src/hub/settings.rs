@@ -6,6 +6,9 @@ use super::HubError;
 
 const ENDPOINT: &str = "https://huggingface.co";
 
+/// What Python's clients take a file of root certificates from.
+const CERTIFICATES: [&str; 3] = ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"];
+
 /// Where the hub and its cache are.
 pub struct Settings {
     /// Without a slash at its end.
@@ -13,12 +16,15 @@ pub struct Settings {
     /// The folder with a folder for each model.
     pub cache: PathBuf,
     pub token: Option<String>,
+    /// Roots to trust instead of Mozilla's, as where a proxy answers for others.
+    pub certificates: Option<PathBuf>,
     /// Nothing is fetched.
     pub offline: bool,
 }
 
 impl Settings {
-    /// HF_ENDPOINT, HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE and their older names.
+    /// HF_ENDPOINT, HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME, HF_TOKEN, HF_TOKEN_PATH, HF_HUB_OFFLINE and their older names;
+    /// SSL_CERT_FILE.
     ///
     /// # Errors
     /// No folder for the cache is known.
@@ -37,6 +43,7 @@ impl Settings {
             endpoint: endpoint.trim_end_matches('/').into(),
             cache,
             token: token.map(|token| token.trim().to_string()).filter(|token| !token.is_empty()),
+            certificates: CERTIFICATES.iter().find_map(|key| path(key)),
             offline: is_set("HF_HUB_OFFLINE") || is_set("TRANSFORMERS_OFFLINE"),
         })
     }

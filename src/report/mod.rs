@@ -208,7 +208,7 @@ fn print_columns<const N: usize, R: Iterator<Item = [String; N]>>(
 }
 
 /// `4228512` → `4.23 MB`.
-fn human_bytes(bytes: u64) -> String {
+pub fn human_bytes(bytes: u64) -> String {
     indicatif::DecimalBytes(bytes).to_string()
 }
 
