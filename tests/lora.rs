@@ -154,7 +154,7 @@ fn an_embedding_and_its_head_stay_one() {
     both.config["modules_to_save"] = json!(["embed_tokens", "lm_head"]);
     both.put("base_model.model.model.embed_tokens.weight", Dtype::BF16, &[4096, 256]);
     let only_one = saved(&dir, "one", &both);
-    run(&only_one).failure().stderr(contains("`lm_head.weight` differs from the embedding"));
+    run(&only_one).failure().stderr(contains("one of the embedding and the head alone in `modules_to_save`"));
     let copy = both.tensors["base_model.model.model.embed_tokens.weight"].clone();
     both.tensors.insert("base_model.model.lm_head.weight".into(), copy);
     let equal = saved(&dir, "equal", &both);
@@ -256,6 +256,11 @@ fn shapes_and_ranks_are_compared() {
     );
     refused(&|a| a.target(q, [384, 256], 2), "the rank 4 that adapter_config.json says");
     refused(&|a| a.config["r"] = json!(0), "`r` is 0, expected a positive number");
+    let resized = |a: &mut TestAdapter| {
+        let name = "base_model.model.model.embed_tokens.base_layer.weight";
+        a.put(name, Dtype::BF16, &[4098, 256]);
+    };
+    refused(&resized, "model.embed_tokens (saved in the adapter)` has shape [4098, 256], but [4096, 256]");
     let b = format!("base_model.model.{q}.lora_B.weight");
     let without = |a: &mut TestAdapter| drop(a.tensors.remove(&b));
     refused(&without, &format!("tensor `{b}` is missing"));

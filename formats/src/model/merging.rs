@@ -38,8 +38,15 @@ impl Merging<'_> {
             if config.tie_word_embeddings {
                 tie(folder, weights)?;
             }
-            if has_product(adapter, EMBEDDING) && weights.head.is_none() && !adapter.ties_head() {
-                warnings.push(Warning::HeadFollows { adapter: adapter.path().into() });
+            if weights.head.is_none() && !adapter.ties_head() {
+                if saves(adapter, EMBEDDING) != saves(adapter, Target::Head) {
+                    let what = "one of the embedding and the head alone in `modules_to_save`, which are the same in \
+                                this model,";
+                    return Err(Error::Unmergeable { path: adapter.path().into(), what: what.into() });
+                }
+                if has_product(adapter, EMBEDDING) {
+                    warnings.push(Warning::HeadFollows { adapter: adapter.path().into() });
+                }
             }
             for change in &adapter.changes {
                 self.change(adapter, weights, change)?;
@@ -77,7 +84,7 @@ impl Merging<'_> {
             return Err(Error::UnknownModule { path, module });
         };
         match &change.kind {
-            ChangeKind::Base(saved) | ChangeKind::Saved(saved) => replace(adapter, weight, saved),
+            ChangeKind::Base(saved) | ChangeKind::Saved(saved) => replace(adapter, weight, change, saved),
             ChangeKind::LowRank(product) => self.add(adapter, weight, change, product),
         }
     }
@@ -107,8 +114,14 @@ fn has_product(adapter: &Adapter, target: Target) -> bool {
     adapter.changes.iter().filter(is_product).any(|change| change.target == target)
 }
 
-fn replace(adapter: &Adapter, weight: &mut Weight, saved: &Saved) -> Result<()> {
-    check_shape(adapter.path(), &saved.name, &saved.shape, &weight.shape, "the base model")?;
+fn saves(adapter: &Adapter, target: Target) -> bool {
+    let is_saved = |change: &&Change| matches!(change.kind, ChangeKind::Saved(_));
+    adapter.changes.iter().filter(is_saved).any(|change| change.target == target)
+}
+
+fn replace(adapter: &Adapter, weight: &mut Weight, change: &Change, saved: &Saved) -> Result<()> {
+    let name = format!("{} (saved in the adapter)", change.module);
+    check_shape(adapter.path(), &name, &saved.shape, &weight.shape, "the base model")?;
     *weight = Weight {
         path: adapter.path().into(),
         name: saved.name.clone(),
