@@ -127,35 +127,37 @@ fn identity(len: usize) -> Vec<f32> {
 }
 
 /// `U`, upper triangular, with `UᵀU = (M / mean + damping)⁻¹`.
-///
-/// With `J` the reversal of all indices and `L` the Cholesky factor of `J M J`, `U = J L⁻¹ J`.
 fn inverse_factor(len: usize, upper: &[f32], mean: f64, damping: f64) -> Result<Vec<f32>, Error> {
     let at = |i: usize, j: usize| {
         let (i, j) = (i.min(j), i.max(j));
         f64::from(upper[i * len - i * i.saturating_sub(1) / 2 + j - i]) / mean
     };
-    let last = len - 1;
     // Rounding of the sums may leave a matrix barely indefinite: more damping mends that.
-    for times in [1.0, 1e1, 1e2, 1e3, 1e4, 1e5] {
-        let mut flipped = vec![0.0; len * len];
-        for (i, row) in flipped.chunks_exact_mut(len).enumerate() {
-            row[..=i].iter_mut().enumerate().for_each(|(j, x)| *x = at(last - i, last - j));
-            row[i] += damping * times;
-        }
-        if !cholesky(&mut flipped, len) {
-            continue;
-        }
-        let inverse = invert_lower(&flipped, len);
-        let mut out = vec![0.0; len * len];
-        for (i, row) in out.chunks_exact_mut(len).enumerate() {
-            let inverse = &inverse[(last - i) * len..][..len - i];
-            row[i..].iter_mut().zip(inverse.iter().rev()).for_each(|(out, &x)| *out = x as f32);
-        }
-        if out.iter().all(|x| x.is_finite()) {
-            return Ok(out);
-        }
+    let damped = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5].into_iter().find_map(|times| {
+        factor_of_inverse(len, |i, j| at(i, j) + if i == j { damping * times } else { 0.0 })
+    });
+    damped.ok_or(Error::NotPositiveDefinite { rows: len })
+}
+
+/// `U`, upper triangular, with `UᵀU = M⁻¹`, `M` given by its entries; `None` if it is not positive definite.
+///
+/// With `J` the reversal of all indices and `L` the Cholesky factor of `J M J`, `U = J L⁻¹ J`.
+pub(super) fn factor_of_inverse(len: usize, at: impl Fn(usize, usize) -> f64) -> Option<Vec<f32>> {
+    let last = len - 1;
+    let mut flipped = vec![0.0; len * len];
+    for (i, row) in flipped.chunks_exact_mut(len).enumerate() {
+        row[..=i].iter_mut().enumerate().for_each(|(j, x)| *x = at(last - i, last - j));
     }
-    Err(Error::NotPositiveDefinite { rows: len })
+    if !cholesky(&mut flipped, len) {
+        return None;
+    }
+    let inverse = invert_lower(&flipped, len);
+    let mut out = vec![0.0; len * len];
+    for (i, row) in out.chunks_exact_mut(len).enumerate() {
+        let inverse = &inverse[(last - i) * len..][..len - i];
+        row[i..].iter_mut().zip(inverse.iter().rev()).for_each(|(out, &x)| *out = x as f32);
+    }
+    out.iter().all(|x| x.is_finite()).then_some(out)
 }
 
 #[cfg(test)]

@@ -30,10 +30,10 @@ mod split;
 use plmconv_formats::DType;
 
 use crate::simd::{Level, Loop};
+pub(crate) use grid::code_bits;
 #[cfg(target_arch = "x86_64")]
 use nearest::{Avx2Nearest, Avx512Nearest};
 use nearest::{Nearest, Plain};
-pub(crate) use grid::code_bits;
 pub(crate) use shape::{Chosen, Shape, Signs};
 
 const SUPER_BLOCK: usize = 256;

@@ -4,7 +4,7 @@ use super::*;
 use crate::block_symmetric::BlockSymmetric;
 use crate::codec;
 
-const TYPES: [DType; 12] = [
+const TYPES: [DType; 19] = [
     DType::Q4_0,
     DType::Q4_1,
     DType::Q5_0,
@@ -17,6 +17,13 @@ const TYPES: [DType; 12] = [
     DType::Q4K,
     DType::Q5K,
     DType::Q6K,
+    DType::Iq1S,
+    DType::Iq1M,
+    DType::Iq2Xxs,
+    DType::Iq2Xs,
+    DType::Iq2S,
+    DType::Iq3Xxs,
+    DType::Iq3S,
 ];
 
 /// Reproducible values, roughly normal.
