@@ -15,6 +15,8 @@ pub(super) struct Scalar {
 
 impl Rounder for Scalar {
     type Step = ();
+    type Chosen = ();
+    const SETTLES: bool = false;
 
     fn step(&self, _corner: &[f32], _stride: usize, _width: usize) {}
 
@@ -37,7 +39,7 @@ impl Rounder for Scalar {
         rounded: &mut [f32],
         errors: &mut [f32],
         bytes: &mut [u8],
-    ) -> bool {
+    ) -> Option<()> {
         match self.grid.sub {
             0..=MAX_SUB => self.round_line::<MAX_SUB>(line, rounded, errors, bytes),
             33..=128 => self.round_line::<128>(line, rounded, errors, bytes),
@@ -53,7 +55,7 @@ impl Scalar {
         rounded: &mut [f32],
         errors: &mut [f32],
         bytes: &mut [u8],
-    ) -> bool {
+    ) -> Option<()> {
         let grid = &self.grid;
         let mut rest = line.target.to_vec();
         let mut blocks = bytes.chunks_exact_mut(grid.block_bytes());
@@ -70,11 +72,11 @@ impl Scalar {
                 line.charge(&mut rest, at, &result.errors[..grid.sub]);
             }
             if !(block.d.is_finite() && block.dmin.is_finite()) {
-                return false;
+                return None;
             }
             pack(grid.form, &block, blocks.next().expect("as many blocks as bytes for them"));
         }
-        true
+        Some(())
     }
 
     /// A block's common scales, from its targets as they stand when its first column is reached.

@@ -70,6 +70,12 @@ pub(super) trait Rounder {
     /// What it needs of some columns' factor, for all rows.
     type Step;
 
+    /// What was chosen for a line.
+    type Chosen;
+
+    /// Lines are chosen anew when all are done, in [`settle`](Self::settle).
+    const SETTLES: bool;
+
     /// From a square of `width` columns of `corner`, which has rows of `stride`.
     fn step(&self, corner: &[f32], stride: usize, width: usize) -> Self::Step;
 
@@ -82,7 +88,7 @@ pub(super) trait Rounder {
     /// Bytes of a block.
     fn block_bytes(&self) -> usize;
 
-    /// Rounds a line's target into `rounded`, its errors over pivots and `bytes`. False if a scale is beyond half
+    /// Rounds a line's target into `rounded`, its errors over pivots and `bytes`. `None` if a scale is beyond half
     /// precision.
     fn round(
         &self,
@@ -91,13 +97,33 @@ pub(super) trait Rounder {
         rounded: &mut [f32],
         errors: &mut [f32],
         bytes: &mut [u8],
-    ) -> bool;
+    ) -> Option<Self::Chosen>;
+
+    /// Chooses lines anew under what all others left, and writes their bytes.
+    fn settle(
+        &self,
+        _sheet: Sheet<'_, Self::Chosen>,
+        _bytes: &mut dyn FnMut(usize, usize, &dyn Fn(&mut [u8])),
+    ) {
+    }
 
     /// Bytes of `values` values, unless these are not whole blocks.
     fn encoded_len(&self, values: usize) -> Option<usize> {
         let whole = values.is_multiple_of(self.block_len());
         whole.then(|| values / self.block_len() * self.block_bytes())
     }
+}
+
+/// All rows of the columns that make up for each other's errors, rounded.
+pub(super) struct Sheet<'a, C> {
+    /// `[rows, cols]`: what was to be rounded.
+    pub target: Vec<f32>,
+    pub cols: usize,
+    /// What was chosen, row after row of one step, step after step.
+    pub chosen: Vec<C>,
+    /// What errors in these columns cost, `[cols, cols]`.
+    pub costs: Vec<f32>,
+    pub rows: Option<&'a RowFactor>,
 }
 
 /// Some columns of one row.
@@ -169,16 +195,35 @@ impl<'a, R: Rounder> Sweep<'a, R> {
         let block_len = self.columns.block_len();
         for (index, start) in (0..self.cols).step_by(block_len).enumerate() {
             let end = (start + block_len).min(self.cols);
+            let target = if R::SETTLES {
+                values.chunks_exact(self.cols).flat_map(|row| &row[start..end]).copied().collect()
+            } else {
+                Vec::new()
+            };
+            let mut chosen = Vec::new();
             for first in (start..end).step_by(STEP) {
                 let step = first..(first + STEP).min(end);
-                let mut errors = self.round_step(values, out, index, start, step.clone())?;
+                let mut errors = self.round_step(values, out, index, start, step.clone(), &mut chosen)?;
                 if let Some(rows) = self.rows {
                     charge_rows_below(rows, &mut errors, step.len());
                 }
                 self.charge_columns_after(values, &errors, index, start, step, end);
             }
+            if R::SETTLES {
+                let costs = self.columns.costs(index);
+                let sheet = Sheet { target, cols: end - start, chosen, costs, rows: self.rows };
+                self.settle(sheet, start, out);
+            }
         }
         Ok(())
+    }
+
+    fn settle(&self, sheet: Sheet<'_, R::Chosen>, start: usize, out: &mut [u8]) {
+        let per_step = self.rounder.encoded_len(STEP).expect("steps are whole blocks");
+        let offset = self.rounder.encoded_len(start).expect("steps are whole blocks");
+        self.rounder.settle(sheet, &mut |row, step, write| {
+            write(&mut out[row * self.row_bytes + offset + step * per_step..][..per_step]);
+        });
     }
 
     /// Rounds the columns `step` of all rows; returns their errors over pivots, `[rows, step]`.
@@ -189,6 +234,7 @@ impl<'a, R: Rounder> Sweep<'a, R> {
         index: usize,
         start: usize,
         step: std::ops::Range<usize>,
+        chosen: &mut Vec<R::Chosen>,
     ) -> Result<Vec<f32>, Error> {
         let (count, width) = (values.len() / self.cols, step.len());
         let stride = self.columns.block_len().min(self.cols - start);
@@ -207,10 +253,12 @@ impl<'a, R: Rounder> Sweep<'a, R> {
             let target = &targets[i * width..(i + 1) * width];
             let bytes = &mut out[i * self.row_bytes + offset..][..per_row];
             let line = Line { target, corner, stride, importance };
-            let finite =
-                self.rounder.round(&line, &prepared, &mut rounded, &mut errors[i * width..][..width], bytes);
-            if !finite {
+            let errors = &mut errors[i * width..(i + 1) * width];
+            let Some(found) = self.rounder.round(&line, &prepared, &mut rounded, errors, bytes) else {
                 return Err(Error::NotRepresentable { dtype: self.rounder.dtype(), row: i });
+            };
+            if R::SETTLES {
+                chosen.push(found);
             }
             let Some(rows) = self.rows else { continue };
             rounded.iter_mut().zip(target).for_each(|(q, t)| *q = t - *q);

@@ -1,6 +1,7 @@
 //! Lines of the types whose codes are points of a grid: eight values (a word) are chosen together, words of a sub-block
 //! under one scale, sub-blocks of a super-block under scales that are small integers of a common one.
 
+mod polish;
 mod refine;
 mod step;
 mod sub_block;
@@ -12,7 +13,7 @@ use std::sync::LazyLock;
 use half::f16;
 use plmconv_formats::DType;
 
-use super::sweep::{Effort, Line, Rounder};
+use super::sweep::{Effort, Line, Rounder, Sheet};
 use crate::codec::{Chosen, Shape, Signs, lattice_shape, pack_lattice};
 use crate::simd::{Level, Loop};
 use step::Step;
@@ -47,8 +48,10 @@ struct Search {
     reach: i32,
     /// Nodes that are opened for a word.
     nodes: u32,
-    /// How often all sub-blocks are chosen anew.
+    /// How often the sub-blocks of a super-block are chosen anew.
     passes: usize,
+    /// How often those of all rows are.
+    polishes: usize,
 }
 
 impl Search {
@@ -61,8 +64,10 @@ impl Search {
             (Signs::Even, _) => 256,
         };
         match effort {
-            Effort::Normal => Search { scales: &[1.0], reach: 8, nodes, passes: 2 },
-            Effort::Max => Search { scales: &[1.0, 0.85, 1.15], reach: 15, nodes: 4 * nodes, passes: 4 },
+            Effort::Normal => Search { scales: &[1.0], reach: 8, nodes, passes: 2, polishes: 2 },
+            Effort::Max => {
+                Search { scales: &[1.0, 0.85, 1.15], reach: 15, nodes: 4 * nodes, passes: 4, polishes: 4 }
+            }
         }
     }
 }
@@ -100,6 +105,8 @@ impl Lattice {
 
 impl Rounder for Lattice {
     type Step = Step;
+    type Chosen = Found;
+    const SETTLES: bool = true;
 
     fn step(&self, corner: &[f32], stride: usize, _width: usize) -> Step {
         Step::new(corner, stride, self.shape.sub)
@@ -123,18 +130,28 @@ impl Rounder for Lattice {
         step: &Step,
         rounded: &mut [f32],
         errors: &mut [f32],
-        bytes: &mut [u8],
-    ) -> bool {
+        _bytes: &mut [u8],
+    ) -> Option<Found> {
         let found = if self.shape.group == WORD {
             self.level.run(Rounding::<8> { lattice: self, line, step })
         } else {
             self.level.run(Rounding::<16> { lattice: self, line, step })
-        };
-        let Some(found) = found else { return false };
+        }?;
         rounded.copy_from_slice(&found.values);
         found.errors_over_pivots(line, errors);
-        pack_lattice(self.dtype, &found.chosen, bytes);
-        true
+        Some(found)
+    }
+
+    fn settle(&self, mut sheet: Sheet<'_, Found>, bytes: &mut dyn FnMut(usize, usize, &dyn Fn(&mut [u8]))) {
+        if self.shape.group == WORD {
+            self.polish::<8>(&mut sheet);
+        } else {
+            self.polish::<16>(&mut sheet);
+        }
+        let rows = sheet.target.len() / sheet.cols;
+        for (index, found) in sheet.chosen.iter().enumerate() {
+            bytes(index % rows, index / rows, &|out| pack_lattice(self.dtype, &found.chosen, out));
+        }
     }
 }
 
@@ -159,7 +176,7 @@ impl<const L: usize> Loop for Rounding<'_, L> {
 }
 
 /// A rounded super-block.
-struct Found {
+pub(super) struct Found {
     loss: f32,
     chosen: Chosen,
     values: [f32; SUPER_BLOCK],

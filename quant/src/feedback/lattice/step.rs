@@ -1,7 +1,7 @@
 //! What rounding a super-block needs of the column factor: the same for all rows, so computed once.
 
+use super::SUPER_BLOCK;
 use super::word::{Corner, WORD};
-use super::{MOST_SUB, SUPER_BLOCK};
 use crate::feedback::factor::factor_of_inverse;
 use crate::feedback::triangular::invert_lower;
 use crate::product::{Matrix, add_product};
@@ -16,15 +16,16 @@ pub(in crate::feedback) struct Step {
     pub(super) refinement: Option<Refinement>,
 }
 
-/// For choosing a sub-block anew when all others stand.
+/// For choosing sub-blocks of a row anew when all others stand.
 #[derive(Debug)]
 pub(super) struct Refinement {
-    /// `M` with `d M dᵀ` what errors `d` cost, once the columns after these have made up for them; `[256, 256]`.
-    pub cost: Vec<f32>,
+    pub size: usize,
+    /// `M` with `d M dᵀ` what errors `d` cost; `[size, size]`.
+    pub costs: Vec<f32>,
     pub subs: Vec<SubFactor>,
 }
 
-/// A sub-block's own part of `M`.
+/// A sub-block's own part of the costs.
 #[derive(Debug)]
 pub(super) struct SubFactor {
     /// The inverse of the part, `[sub, sub]`.
@@ -43,33 +44,38 @@ impl Step {
             row[j..].copy_from_slice(&corner[j * stride..][j..SUPER_BLOCK]);
         }
         let corners = corners(&factor, SUPER_BLOCK);
-        let refinement = Refinement::new(&factor, sub);
+        let refinement = Refinement::new(made_up_costs(&factor), SUPER_BLOCK, sub);
         Step { factor, corners, refinement }
     }
 }
 
 impl Refinement {
-    /// `None` if rounding left a part that is not positive definite.
-    fn new(factor: &[f32], sub: usize) -> Option<Refinement> {
-        let n = SUPER_BLOCK;
-        // The factor transposed is lower triangular, and `M` is its inverse's transpose times that inverse.
-        let lower: Vec<f64> = (0..n * n).map(|at| f64::from(factor[at % n * n + at / n])).collect();
-        let inverse = invert_lower(&lower, n);
-        let inverse = Matrix::new(&inverse, n, n);
-        let mut cost = vec![0.0; n * n];
-        add_product(inverse.transposed(), inverse, &mut cost, n);
-        let subs = (0..n).step_by(sub).map(|at| SubFactor::new(&cost, at, sub)).collect::<Option<_>>()?;
-        Some(Refinement { cost: cost.iter().map(|&x| x as f32).collect(), subs })
+    /// `None` if a part is not positive definite.
+    pub fn new(costs: Vec<f32>, size: usize, sub: usize) -> Option<Refinement> {
+        let subs =
+            (0..size).step_by(sub).map(|at| SubFactor::new(&costs, size, at, sub)).collect::<Option<_>>()?;
+        Some(Refinement { size, costs, subs })
     }
 }
 
+/// What errors in a super-block cost once the columns after it have made up for them.
+fn made_up_costs(factor: &[f32]) -> Vec<f32> {
+    let n = SUPER_BLOCK;
+    // The factor transposed is lower triangular, and the costs are its inverse's transpose times that inverse.
+    let lower: Vec<f64> = (0..n * n).map(|at| f64::from(factor[at % n * n + at / n])).collect();
+    let inverse = invert_lower(&lower, n);
+    let inverse = Matrix::new(&inverse, n, n);
+    let mut costs = vec![0.0; n * n];
+    add_product(inverse.transposed(), inverse, &mut costs, n);
+    costs.iter().map(|&x| x as f32).collect()
+}
+
 impl SubFactor {
-    fn new(cost: &[f64], at: usize, sub: usize) -> Option<SubFactor> {
-        let factor = factor_of_inverse(sub, |i, j| cost[(at + i) * SUPER_BLOCK + at + j])?;
+    fn new(costs: &[f32], size: usize, at: usize, sub: usize) -> Option<SubFactor> {
+        let factor = factor_of_inverse(sub, |i, j| f64::from(costs[(at + i) * size + at + j]))?;
         let mut inverse = vec![0.0; sub * sub];
         let upper = Matrix::new(&factor, sub, sub);
         add_product(upper.transposed(), upper, &mut inverse, sub);
-        debug_assert!(sub <= MOST_SUB);
         Some(SubFactor { inverse, corners: corners(&factor, sub), factor })
     }
 }
