@@ -14,6 +14,7 @@
 mod factor;
 mod grid;
 mod lattice;
+mod line;
 mod pack;
 mod scalar;
 mod search;

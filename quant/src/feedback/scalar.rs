@@ -3,9 +3,10 @@
 use plmconv_formats::DType;
 
 use super::grid::{Block, Grid, MAX_BLOCK, MAX_SUB, ScaleForm, half};
+use super::line::{Line, Rounder};
 use super::pack::pack;
 use super::search::{Affine, Rounded, fit, round};
-use super::sweep::{Effort, Line, Rounder, nearest_first};
+use super::sweep::{Effort, nearest_first};
 
 /// Rounds values one by one.
 pub(super) struct Scalar {

@@ -5,6 +5,7 @@ use plmconv_formats::DType;
 use super::factor::{ColumnFactor, RowFactor};
 use super::grid::{Grid, MAX_BLOCK};
 use super::lattice::Lattice;
+use super::line::{Encoded, Line, Rounder, Sheet};
 use super::pack::Loose;
 use super::scalar::Scalar;
 use crate::Error;
@@ -65,99 +66,6 @@ pub fn encode_group_in_blocks(
     grid::check_range(grid, out, columns.cols())
 }
 
-/// How a type's values are rounded: what the sweep does not know.
-pub(super) trait Rounder {
-    /// What it needs of some columns' factor, for all rows.
-    type Step;
-
-    /// What was chosen for a line.
-    type Chosen;
-
-    /// Lines are chosen anew when all are done, in [`settle`](Self::settle).
-    const SETTLES: bool;
-
-    /// From a square of `width` columns of `corner`, which has rows of `stride`.
-    fn step(&self, corner: &[f32], stride: usize, width: usize) -> Self::Step;
-
-    /// What an error calls it.
-    fn dtype(&self) -> DType;
-
-    /// Values in a block, by which [`STEP`] is divided or which divides it.
-    fn block_len(&self) -> usize;
-
-    /// Bytes of a block.
-    fn block_bytes(&self) -> usize;
-
-    /// Rounds a line's target into `rounded`, its errors over pivots and `bytes`. `None` if a scale is beyond half
-    /// precision.
-    fn round(
-        &self,
-        line: &Line<'_>,
-        step: &Self::Step,
-        rounded: &mut [f32],
-        errors: &mut [f32],
-        bytes: &mut [u8],
-    ) -> Option<Self::Chosen>;
-
-    /// Chooses lines anew under what all others left, and writes their bytes.
-    fn settle(
-        &self,
-        _sheet: Sheet<'_, Self::Chosen>,
-        _bytes: &mut dyn FnMut(usize, usize, &dyn Fn(&mut [u8])),
-    ) {
-    }
-
-    /// Bytes of `values` values, unless these are not whole blocks.
-    fn encoded_len(&self, values: usize) -> Option<usize> {
-        let whole = values.is_multiple_of(self.block_len());
-        whole.then(|| values / self.block_len() * self.block_bytes())
-    }
-}
-
-/// All rows of the columns that make up for each other's errors, rounded.
-pub(super) struct Sheet<'a, C> {
-    /// `[rows, cols]`: what was to be rounded.
-    pub target: Vec<f32>,
-    pub cols: usize,
-    /// What was chosen, row after row of one step, step after step.
-    pub chosen: Vec<C>,
-    /// What errors in these columns cost, `[cols, cols]`.
-    pub costs: Vec<f32>,
-    pub rows: Option<&'a RowFactor>,
-}
-
-/// Some columns of one row.
-pub(super) struct Line<'a> {
-    pub target: &'a [f32],
-    /// The column factor from the first of these columns on, in rows of `stride`.
-    pub corner: &'a [f32],
-    pub stride: usize,
-    pub importance: &'a [f32],
-}
-
-impl Line<'_> {
-    /// The column factor from column `at` of the line on.
-    pub fn corner_at(&self, at: usize) -> &[f32] {
-        &self.corner[at * (self.stride + 1)..]
-    }
-
-    /// Moves what is left of the line to make up for the errors of the columns from `at` on.
-    #[inline(always)]
-    pub fn charge(&self, rest: &mut [f32], at: usize, errors: &[f32]) {
-        self.charge_from(rest, at, at + errors.len(), errors);
-    }
-
-    /// The same from column `after` on only.
-    #[inline(always)]
-    pub fn charge_from(&self, rest: &mut [f32], at: usize, after: usize, errors: &[f32]) {
-        let rest = &mut rest[after..];
-        for (j, error) in errors.iter().enumerate() {
-            let row = &self.corner[(at + j) * self.stride + after..][..rest.len()];
-            rest.iter_mut().zip(row).for_each(|(t, u)| *t -= error * u);
-        }
-    }
-}
-
 struct Sweep<'a, R> {
     rounder: R,
     columns: &'a ColumnFactor,
@@ -212,18 +120,16 @@ impl<'a, R: Rounder> Sweep<'a, R> {
             if R::SETTLES {
                 let costs = self.columns.costs(index);
                 let sheet = Sheet { target, cols: end - start, chosen, costs, rows: self.rows };
-                self.settle(sheet, start, out);
+                let encoded = Encoded {
+                    bytes: out,
+                    row_bytes: self.row_bytes,
+                    offset: self.rounder.encoded_len(start).expect("steps are whole blocks"),
+                    line_bytes: self.rounder.encoded_len(STEP).expect("steps are whole blocks"),
+                };
+                self.rounder.settle(sheet, encoded);
             }
         }
         Ok(())
-    }
-
-    fn settle(&self, sheet: Sheet<'_, R::Chosen>, start: usize, out: &mut [u8]) {
-        let per_step = self.rounder.encoded_len(STEP).expect("steps are whole blocks");
-        let offset = self.rounder.encoded_len(start).expect("steps are whole blocks");
-        self.rounder.settle(sheet, &mut |row, step, write| {
-            write(&mut out[row * self.row_bytes + offset + step * per_step..][..per_step]);
-        });
     }
 
     /// Rounds the columns `step` of all rows; returns their errors over pivots, `[rows, step]`.

@@ -8,12 +8,11 @@ mod sub_block;
 mod trie;
 mod word;
 
-use std::sync::LazyLock;
-
 use half::f16;
 use plmconv_formats::DType;
 
-use super::sweep::{Effort, Line, Rounder, Sheet};
+use super::line::{Encoded, Line, Rounder, Sheet};
+use super::sweep::Effort;
 use crate::codec::{Chosen, Shape, Signs, lattice_shape, pack_lattice};
 use crate::simd::{Level, Loop};
 use step::Step;
@@ -72,33 +71,10 @@ impl Search {
     }
 }
 
-/// The trie of a grid, made when it is first needed.
-fn trie(dtype: DType) -> Option<&'static Trie> {
-    static IQ1: LazyLock<Trie> = LazyLock::new(|| make(DType::Iq1S));
-    static IQ2_XXS: LazyLock<Trie> = LazyLock::new(|| make(DType::Iq2Xxs));
-    static IQ2_XS: LazyLock<Trie> = LazyLock::new(|| make(DType::Iq2Xs));
-    static IQ2_S: LazyLock<Trie> = LazyLock::new(|| make(DType::Iq2S));
-    static IQ3_XXS: LazyLock<Trie> = LazyLock::new(|| make(DType::Iq3Xxs));
-    static IQ3_S: LazyLock<Trie> = LazyLock::new(|| make(DType::Iq3S));
-    Some(match dtype {
-        DType::Iq1S | DType::Iq1M => &IQ1,
-        DType::Iq2Xxs => &IQ2_XXS,
-        DType::Iq2Xs => &IQ2_XS,
-        DType::Iq2S => &IQ2_S,
-        DType::Iq3Xxs => &IQ3_XXS,
-        DType::Iq3S => &IQ3_S,
-        _ => return None,
-    })
-}
-
-fn make(dtype: DType) -> Trie {
-    Trie::new(lattice_shape(dtype).expect("a type with a grid"))
-}
-
 impl Lattice {
     /// The rounding of `dtype`, if its codes are points of a grid.
     pub fn of(dtype: DType, effort: Effort) -> Option<Lattice> {
-        let (shape, trie) = (lattice_shape(dtype)?, trie(dtype)?);
+        let (shape, trie) = (lattice_shape(dtype)?, Trie::of(dtype)?);
         Some(Lattice { dtype, shape, trie, search: Search::new(shape, effort), level: Level::detect() })
     }
 }
@@ -142,7 +118,7 @@ impl Rounder for Lattice {
         Some(found)
     }
 
-    fn settle(&self, mut sheet: Sheet<'_, Found>, bytes: &mut dyn FnMut(usize, usize, &dyn Fn(&mut [u8]))) {
+    fn settle(&self, mut sheet: Sheet<'_, Found>, mut out: Encoded<'_>) {
         if self.shape.group == WORD {
             self.polish::<8>(&mut sheet);
         } else {
@@ -150,7 +126,7 @@ impl Rounder for Lattice {
         }
         let rows = sheet.target.len() / sheet.cols;
         for (index, found) in sheet.chosen.iter().enumerate() {
-            bytes(index % rows, index / rows, &|out| pack_lattice(self.dtype, &found.chosen, out));
+            pack_lattice(self.dtype, &found.chosen, out.line(index % rows, index / rows));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::step::Refinement;
 use super::{Found, Lattice, SUPER_BLOCK};
-use crate::feedback::sweep::Sheet;
+use crate::feedback::line::Sheet;
 use crate::product::{Matrix, add_product};
 use crate::simd::Loop;
 

@@ -6,7 +6,7 @@ use half::f16;
 use super::step::Refinement;
 use super::sub_block::Part;
 use super::{Found, Lattice, MOST_SUB, SUPER_BLOCK};
-use crate::feedback::sweep::Line;
+use crate::feedback::line::Line;
 
 /// Codes of a sub-block's scale that are tried on each side of the one it has.
 const REACH: i32 = 1;

@@ -1,6 +1,10 @@
 //! A grid's points by their codes, from the first value on: which codes may follow those already chosen.
 
-use crate::codec::{Shape, code_bits};
+use std::sync::LazyLock;
+
+use plmconv_formats::DType;
+
+use crate::codec::{Shape, code_bits, lattice_shape};
 
 /// The points of one grid. The root is node 0.
 #[derive(Debug)]
@@ -28,6 +32,25 @@ impl Node {
 }
 
 impl Trie {
+    /// The trie of a type's grid, made when it is first needed.
+    pub fn of(dtype: DType) -> Option<&'static Trie> {
+        static IQ1: LazyLock<Trie> = LazyLock::new(|| made(DType::Iq1S));
+        static IQ2_XXS: LazyLock<Trie> = LazyLock::new(|| made(DType::Iq2Xxs));
+        static IQ2_XS: LazyLock<Trie> = LazyLock::new(|| made(DType::Iq2Xs));
+        static IQ2_S: LazyLock<Trie> = LazyLock::new(|| made(DType::Iq2S));
+        static IQ3_XXS: LazyLock<Trie> = LazyLock::new(|| made(DType::Iq3Xxs));
+        static IQ3_S: LazyLock<Trie> = LazyLock::new(|| made(DType::Iq3S));
+        Some(match dtype {
+            DType::Iq1S | DType::Iq1M => &IQ1,
+            DType::Iq2Xxs => &IQ2_XXS,
+            DType::Iq2Xs => &IQ2_XS,
+            DType::Iq2S => &IQ2_S,
+            DType::Iq3Xxs => &IQ3_XXS,
+            DType::Iq3S => &IQ3_S,
+            _ => return None,
+        })
+    }
+
     pub fn new(shape: &Shape) -> Trie {
         let bits = code_bits(shape.group);
         let code = |point: u16, at: usize| (point >> (at * bits)) & ((1 << bits) - 1);
@@ -81,6 +104,10 @@ impl Trie {
     }
 }
 
+fn made(dtype: DType) -> Trie {
+    Trie::new(lattice_shape(dtype).expect("a type with a grid"))
+}
+
 fn size(shape: &Shape) -> f32 {
     let bits = code_bits(shape.group);
     let square =
@@ -91,10 +118,7 @@ fn size(shape: &Shape) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use plmconv_formats::DType;
-
     use super::*;
-    use crate::codec::lattice_shape;
 
     /// All paths from a node, as packed points with what the leaf says.
     fn collect(trie: &Trie, group: usize, at: usize, node: u32, packed: u16, out: &mut Vec<(u16, u16)>) {
