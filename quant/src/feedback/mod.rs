@@ -28,5 +28,10 @@ use plmconv_formats::DType;
 
 /// Whether [`encode_group`] knows `dtype`; others gain nothing from feedback or are rounded at will.
 pub fn supports(dtype: DType) -> bool {
-    grid::Grid::of(dtype).is_some() || crate::codec::lattice_shape(dtype).is_some()
+    grid::Grid::of(dtype).is_some() || shares_points(dtype)
+}
+
+/// Whether the codes of `dtype` are points of a grid, which several values share.
+pub fn shares_points(dtype: DType) -> bool {
+    crate::codec::lattice_shape(dtype).is_some()
 }

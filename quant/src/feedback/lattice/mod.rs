@@ -34,13 +34,13 @@ pub(super) struct Lattice {
     dtype: DType,
     shape: &'static Shape,
     trie: &'static Trie,
-    search: Search,
-    level: Level,
+    pub(super) search: Search,
+    pub(super) level: Level,
 }
 
 /// How much is tried.
 #[derive(Clone, Copy, Debug)]
-struct Search {
+pub(super) struct Search {
     /// Scales of the super-block, as parts of the one that its largest sub-block asks for.
     scales: &'static [f32],
     /// Codes of a sub-block's scale on each side of the likeliest.
@@ -50,7 +50,7 @@ struct Search {
     /// How often the sub-blocks of a super-block are chosen anew.
     passes: usize,
     /// How often those of all rows are.
-    polishes: usize,
+    pub(super) polishes: usize,
 }
 
 impl Search {

@@ -71,8 +71,9 @@ impl Lattice {
         let Some(best) = best else { return };
         let before = found.values;
         found.take(&best, at, self.shape);
-        for i in at..at + len {
-            refinement.move_value(first + i, found.values[i] - before[i], gradient);
+        let changes = before.iter().zip(&found.values).enumerate().skip(at).take(len);
+        for (i, (before, after)) in changes {
+            refinement.move_value(first + i, after - before, gradient);
         }
     }
 }

@@ -61,7 +61,8 @@ impl Trie {
         let mut leaves: Vec<u16> = (0..shape.points.len() as u16).collect();
         leaves.sort_by_key(|&index| codes(index));
         // Level by level: `level` are the nodes of one, as the leaves below each.
-        let (mut nodes, mut level) = (Vec::new(), vec![0..leaves.len()]);
+        let all = 0..leaves.len();
+        let (mut nodes, mut level) = (Vec::new(), vec![all]);
         for at in 0..shape.group {
             let is_last = at + 1 == shape.group;
             let first_child = if is_last { 0 } else { nodes.len() + level.len() };

@@ -93,8 +93,9 @@ impl<const L: usize> Levels<'_, L> {
             let value = self.values[lane];
             let error = (place.rest[at] - value) * corner.inverses[at];
             let loss = place.loss + error * error;
-            // The lane of a place where none is left costs more than any limit.
-            if !(loss < limit * self.shares[at]) {
+            // The lane of a place where none is left costs more than any limit, and what is no number is never less.
+            let is_followed = loss < limit * self.shares[at];
+            if !is_followed {
                 if at == 0 {
                     return best;
                 }
@@ -142,11 +143,11 @@ impl<const L: usize> Levels<'_, L> {
         let allowed = plus | minus << (L / 2);
         let (x, inverse) = (place.rest[at], corner.inverses[at]);
         let mut keys = [0; L];
-        for lane in 0..L {
+        for (lane, key) in keys.iter_mut().enumerate() {
             let error = (x - self.values[lane]) * inverse;
             let bits = (place.loss + error * error).to_bits();
-            let key = bits & !(L as u32 - 1) | lane as u32;
-            keys[lane] = if allowed >> lane & 1 == 1 { key } else { u32::MAX };
+            let own = bits & !(L as u32 - 1) | lane as u32;
+            *key = if allowed >> lane & 1 == 1 { own } else { u32::MAX };
         }
         keys
     }
