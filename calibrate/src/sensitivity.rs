@@ -26,6 +26,8 @@ use crate::storage::{Menu, Storage};
 
 /// Values of a matrix that are rounded for the measurement: whole rows, spread evenly.
 const SAMPLE_VALUES: usize = 1 << 16;
+/// Of those rows, every how manieth is rounded to points of a grid, which takes several times as long as other types.
+const FEW: usize = 4;
 
 /// Of each matrix, by GGUF name, the divergence in nats per token that each way to store it would cause.
 #[derive(Debug, Default)]
@@ -74,17 +76,42 @@ impl Sensitivity {
 struct Probe<'a> {
     source: DType,
     cols: usize,
-    values: Vec<f32>,
+    sample: Sample,
+    /// Some of the sample's rows.
+    few: Sample,
     importance: Option<&'a [f32]>,
     inputs: BlockSymmetric,
     /// For error feedback.
     columns: Option<ColumnFactor>,
     effort: Option<feedback::Effort>,
-    /// Per row, what an error costs: its share of the whole `G`, over the tokens of the text.
-    weights: Vec<f64>,
     activations: Activations,
     /// Per column, for the embedding: the squares of the gradient where text enters the model.
     lookups: Option<Vec<f32>>,
+}
+
+/// Rows that are rounded for the measurement.
+struct Sample {
+    values: Vec<f32>,
+    /// Per row, what an error costs: its share of the whole `G`, over the tokens of the text.
+    weights: Vec<f64>,
+}
+
+impl Sample {
+    /// Every [`FEW`]th row. Weights stand for the other rows too: they grow by what values do in all over what they do in
+    /// these.
+    fn few(&self, inputs: &BlockSymmetric) -> Sample {
+        let cols = inputs.size();
+        let forms = inputs.quadratic_forms(&self.values);
+        let sizes: Vec<f64> = forms.iter().zip(&self.weights).map(|(form, weight)| form * weight).collect();
+        let (all, some) = (sizes.iter().sum::<f64>(), sizes.iter().step_by(FEW).sum::<f64>());
+        // Where values do nothing, errors are taken to do as much in every row.
+        let factor =
+            if some > 0.0 { all / some } else { sizes.len() as f64 / sizes.len().div_ceil(FEW) as f64 };
+        Sample {
+            values: self.values.chunks_exact(cols).step_by(FEW).flatten().copied().collect(),
+            weights: self.weights.iter().step_by(FEW).map(|weight| weight * factor).collect(),
+        }
+    }
 }
 
 impl<'a> Probe<'a> {
@@ -105,16 +132,17 @@ impl<'a> Probe<'a> {
         // Nothing makes up for what is lost of activations.
         let shares = row_weights(outputs.as_ref(), &sample, false, tokens)?;
         let activations = Activations::new(statistics, &name, &inputs.diagonal(), &shares, &values)?;
+        let sample = Sample { values, weights };
         Ok(Probe {
             source: tensor.source.dtype(),
             cols,
-            values,
+            few: sample.few(&inputs),
+            sample,
             importance: rounding.importance_of(&name),
             inputs,
             columns,
             effort,
             activations,
-            weights,
             lookups: statistics.lookups(&name)?,
         })
     }
@@ -130,7 +158,8 @@ impl<'a> Probe<'a> {
 
     /// `None` where the values cannot be stored so.
     fn loss(&self, menu: Menu, storage: Storage) -> Result<Option<f64>> {
-        let Some(errors) = self.errors(storage)? else { return Ok(None) };
+        let sample = if storage.shares_points() { &self.few } else { &self.sample };
+        let Some(errors) = self.errors(storage, &sample.values)? else { return Ok(None) };
         let mut forms = self.inputs.quadratic_forms(&errors);
         if let Some(lookups) = &self.lookups {
             for (form, errors) in forms.iter_mut().zip(errors.chunks_exact(self.cols)) {
@@ -139,21 +168,21 @@ impl<'a> Probe<'a> {
                 *form += terms.sum::<f64>();
             }
         }
-        let loss: f64 = forms.iter().zip(&self.weights).map(|(form, weight)| form.max(0.0) * weight).sum();
+        let loss: f64 = forms.iter().zip(&sample.weights).map(|(form, weight)| form.max(0.0) * weight).sum();
         Ok(Some(loss / 2.0 + self.activations.loss(menu.activation_block(storage))))
     }
 
     /// What rounding the rows changes, or `None` where they cannot be stored so.
-    fn errors(&self, storage: Storage) -> Result<Option<Vec<f32>>> {
+    fn errors(&self, storage: Storage, values: &[f32]) -> Result<Option<Vec<f32>>> {
         let rounded = match storage {
-            Storage::Type(dtype) => self.rounded_to_type(dtype),
-            Storage::Blocks(grid) => self.rounded_to_blocks(grid),
+            Storage::Type(dtype) => self.rounded_to_type(dtype, values),
+            Storage::Blocks(grid) => self.rounded_to_blocks(grid, values),
         };
         let mut errors = match rounded {
             Err(plmconv_quant::Error::NotRepresentable { .. }) => return Ok(None),
             other => other?,
         };
-        errors.iter_mut().zip(&self.values).for_each(|(e, x)| *e -= x);
+        errors.iter_mut().zip(values).for_each(|(e, x)| *e -= x);
         Ok(Some(errors))
     }
 
@@ -162,27 +191,35 @@ impl<'a> Probe<'a> {
         self.columns.as_ref().zip(self.effort).filter(|_| storage.takes_feedback(self.cols))
     }
 
-    fn rounded_to_type(&self, dtype: DType) -> std::result::Result<Vec<f32>, plmconv_quant::Error> {
-        let len = dtype.encoded_len(self.values.len()).expect("only types that fit the rows are tried");
+    fn rounded_to_type(
+        &self,
+        dtype: DType,
+        values: &[f32],
+    ) -> std::result::Result<Vec<f32>, plmconv_quant::Error> {
+        let len = dtype.encoded_len(values.len()).expect("only types that fit the rows are tried");
         let mut blocks = vec![0; len];
         if let Some((columns, effort)) = self.feedback(Storage::Type(dtype)) {
-            let mut targets = self.values.clone();
+            let mut targets = values.to_vec();
             feedback::encode_group(dtype, &mut targets, columns, None, effort, &mut blocks)?;
         } else {
-            codec::encode_rows(dtype, &self.values, self.cols, self.importance, &mut blocks)?;
+            codec::encode_rows(dtype, values, self.cols, self.importance, &mut blocks)?;
         }
-        let mut rounded = vec![0.0; self.values.len()];
+        let mut rounded = vec![0.0; values.len()];
         codec::decode(dtype, &blocks, &mut rounded)?;
         Ok(rounded)
     }
 
-    fn rounded_to_blocks(&self, grid: Grid) -> std::result::Result<Vec<f32>, plmconv_quant::Error> {
+    fn rounded_to_blocks(
+        &self,
+        grid: Grid,
+        values: &[f32],
+    ) -> std::result::Result<Vec<f32>, plmconv_quant::Error> {
         let (mut blocks, mut rounded) = (Blocks::default(), Vec::new());
         if let Some((columns, effort)) = self.feedback(Storage::Blocks(grid)) {
-            let mut targets = self.values.clone();
+            let mut targets = values.to_vec();
             feedback::encode_group_in_blocks(&grid, &mut targets, columns, None, effort, &mut blocks)?;
         } else {
-            grid::quantize(&grid, &self.values, self.cols, self.importance, &mut blocks)?;
+            grid::quantize(&grid, values, self.cols, self.importance, &mut blocks)?;
         }
         grid::dequantize(&grid, &blocks, self.cols, &mut rounded);
         Ok(rounded)

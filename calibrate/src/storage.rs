@@ -15,6 +15,11 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// Whether several values share a code, which takes longest to round.
+    pub fn shares_points(self) -> bool {
+        matches!(self, Storage::Type(dtype) if feedback::shares_points(dtype))
+    }
+
     /// Whether rows of `cols` values can make up for their rounding errors.
     pub fn takes_feedback(self, cols: usize) -> bool {
         match self {
@@ -24,9 +29,18 @@ impl Storage {
     }
 }
 
-/// Types that a budget chooses from: those of stock llama.cpp that this build encodes, besides the matrix's own.
-const GGUF_TYPES: [DType; 13] = [
+/// Types that a budget chooses from: those of stock llama.cpp that this build encodes, besides the matrix's own. Not those
+/// that feedback does not know, as each has a rounded one beside it that is no larger: Q1_0 IQ1_M, Q2_0 IQ2_XS, MXFP4 and
+/// NVFP4 IQ4_XS.
+const GGUF_TYPES: [DType; 20] = [
+    DType::Iq1S,
+    DType::Iq1M,
+    DType::Iq2Xxs,
+    DType::Iq2Xs,
+    DType::Iq2S,
     DType::Q2K,
+    DType::Iq3Xxs,
+    DType::Iq3S,
     DType::Q3K,
     DType::Iq4Xs,
     DType::Iq4Nl,

@@ -71,6 +71,13 @@ impl BlockSymmetric {
         (len, &self.values[start..start + triangle(len)])
     }
 
+    /// The upper triangle of block `index`, to be filled.
+    pub(crate) fn block_mut(&mut self, index: usize) -> &mut [f32] {
+        let len = self.block_len.min(self.size - index * self.block_len);
+        let start = index * triangle(self.block_len);
+        &mut self.values[start..start + triangle(len)]
+    }
+
     /// The diagonal, `[size]`.
     pub fn diagonal(&self) -> Vec<f32> {
         let mut out = Vec::with_capacity(self.size);

@@ -25,7 +25,7 @@ impl BlockSymmetric {
     }
 
     /// Block `index` as a square, row-major.
-    fn dense_block(&self, index: usize) -> Vec<f32> {
+    pub(crate) fn dense_block(&self, index: usize) -> Vec<f32> {
         let (len, upper) = self.block(index);
         let mut dense = vec![0.0; len * len];
         let mut rest = upper.iter();

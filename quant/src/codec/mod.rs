@@ -15,6 +15,7 @@ mod ternary;
 mod weighted;
 
 pub(crate) use iq::{BOUNDS as IQ4_BOUNDS, VALUES as IQ4_VALUES};
+pub(crate) use lattice::{Chosen, Shape, Signs, code_bits, pack as pack_lattice, shape as lattice_shape};
 
 use plmconv_formats::DType;
 

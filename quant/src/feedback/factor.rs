@@ -17,6 +17,8 @@ pub struct ColumnFactor {
     block_len: usize,
     /// Upper triangular, row-major and square, zeros below.
     blocks: Vec<Vec<f32>>,
+    /// The damped matrix, in units of the mean of its diagonal.
+    costs: BlockSymmetric,
     importance: Vec<f32>,
 }
 
@@ -33,8 +35,8 @@ impl ColumnFactor {
         } else {
             importance.fill(1.0);
         }
-        let blocks = inverse_factors(hessian, mean, COLUMN_DAMPING)?;
-        Ok(ColumnFactor { cols: hessian.size(), block_len: hessian.block_len(), blocks, importance })
+        let (costs, blocks) = inverse_factors(hessian, mean, COLUMN_DAMPING)?;
+        Ok(ColumnFactor { cols: hessian.size(), block_len: hessian.block_len(), blocks, costs, importance })
     }
 
     /// Columns of the matrices this belongs to.
@@ -51,6 +53,11 @@ impl ColumnFactor {
         &self.blocks[index]
     }
 
+    /// The matrix that block `index` is the inverse's factor of, row-major and square.
+    pub(super) fn costs(&self, index: usize) -> Vec<f32> {
+        self.costs.dense_block(index)
+    }
+
     /// `[cols]`: how much an error in each column costs.
     pub fn importance(&self) -> &[f32] {
         &self.importance
@@ -64,6 +71,8 @@ pub struct RowFactor {
     /// Unit upper triangular, row-major and square.
     values: Vec<f32>,
     pivots: Vec<f32>,
+    /// The damped matrix, row-major and square.
+    costs: Vec<f32>,
 }
 
 impl RowFactor {
@@ -73,11 +82,12 @@ impl RowFactor {
     /// A matrix that is not finite or has a negative diagonal.
     pub fn per_group(outputs: &BlockSymmetric) -> Result<Vec<RowFactor>, Error> {
         let mean = mean(&outputs.diagonal())?;
-        let factors = inverse_factors(outputs, mean, ROW_DAMPING)?;
-        Ok(factors.into_iter().map(RowFactor::unit).collect())
+        let (costs, factors) = inverse_factors(outputs, mean, ROW_DAMPING)?;
+        let groups = factors.into_iter().enumerate();
+        Ok(groups.map(|(index, factor)| RowFactor::unit(factor, costs.dense_block(index))).collect())
     }
 
-    fn unit(mut values: Vec<f32>) -> RowFactor {
+    fn unit(mut values: Vec<f32>, costs: Vec<f32>) -> RowFactor {
         let rows = values.len().isqrt();
         let mut pivots = Vec::with_capacity(rows);
         for (i, row) in values.chunks_exact_mut(rows).enumerate() {
@@ -85,7 +95,7 @@ impl RowFactor {
             pivots.push(1.0 / (pivot * pivot));
             row[i..].iter_mut().for_each(|x| *x /= pivot);
         }
-        RowFactor { rows, values, pivots }
+        RowFactor { rows, values, pivots, costs }
     }
 
     /// Rows of the group.
@@ -102,6 +112,11 @@ impl RowFactor {
     pub(super) fn row(&self, i: usize) -> &[f32] {
         &self.values[i * self.rows..(i + 1) * self.rows]
     }
+
+    /// What errors in row `i` cost together with those in each row.
+    pub(super) fn costs(&self, i: usize) -> &[f32] {
+        &self.costs[i * self.rows..(i + 1) * self.rows]
+    }
 }
 
 fn mean(diagonal: &[f32]) -> Result<f64, Error> {
@@ -111,13 +126,29 @@ fn mean(diagonal: &[f32]) -> Result<f64, Error> {
     }
 }
 
-fn inverse_factors(matrix: &BlockSymmetric, mean: f64, damping: f64) -> Result<Vec<Vec<f32>>, Error> {
-    (0..matrix.blocks())
-        .map(|index| {
-            let (len, upper) = matrix.block(index);
-            if mean > 0.0 { inverse_factor(len, upper, mean, damping) } else { Ok(identity(len)) }
-        })
-        .collect()
+/// The damped matrix in units of `mean`, and for each block `U`, upper triangular, with `UᵀU` its inverse.
+fn inverse_factors(
+    matrix: &BlockSymmetric,
+    mean: f64,
+    damping: f64,
+) -> Result<(BlockSymmetric, Vec<Vec<f32>>), Error> {
+    let mut damped = BlockSymmetric::zeros(matrix.size(), matrix.block_len());
+    let mut factors = Vec::with_capacity(matrix.blocks());
+    for index in 0..matrix.blocks() {
+        let (len, upper) = matrix.block(index);
+        let (added, factor) =
+            if mean > 0.0 { inverse_factor(len, upper, mean, damping)? } else { (1.0, identity(len)) };
+        let unit = if mean > 0.0 { mean } else { 1.0 };
+        let out = damped.block_mut(index);
+        out.iter_mut().zip(upper).for_each(|(out, &x)| *out = (f64::from(x) / unit) as f32);
+        let mut at = 0;
+        for row in 0..len {
+            out[at] += added as f32;
+            at += len - row;
+        }
+        factors.push(factor);
+    }
+    Ok((damped, factors))
 }
 
 fn identity(len: usize) -> Vec<f32> {
@@ -126,36 +157,40 @@ fn identity(len: usize) -> Vec<f32> {
     out
 }
 
-/// `U`, upper triangular, with `UᵀU = (M / mean + damping)⁻¹`.
-///
-/// With `J` the reversal of all indices and `L` the Cholesky factor of `J M J`, `U = J L⁻¹ J`.
-fn inverse_factor(len: usize, upper: &[f32], mean: f64, damping: f64) -> Result<Vec<f32>, Error> {
+/// The damping that was needed and `U`, upper triangular, with `UᵀU = (M / mean + damping)⁻¹`.
+fn inverse_factor(len: usize, upper: &[f32], mean: f64, damping: f64) -> Result<(f64, Vec<f32>), Error> {
     let at = |i: usize, j: usize| {
         let (i, j) = (i.min(j), i.max(j));
         f64::from(upper[i * len - i * i.saturating_sub(1) / 2 + j - i]) / mean
     };
-    let last = len - 1;
     // Rounding of the sums may leave a matrix barely indefinite: more damping mends that.
-    for times in [1.0, 1e1, 1e2, 1e3, 1e4, 1e5] {
-        let mut flipped = vec![0.0; len * len];
-        for (i, row) in flipped.chunks_exact_mut(len).enumerate() {
-            row[..=i].iter_mut().enumerate().for_each(|(j, x)| *x = at(last - i, last - j));
-            row[i] += damping * times;
-        }
-        if !cholesky(&mut flipped, len) {
-            continue;
-        }
-        let inverse = invert_lower(&flipped, len);
-        let mut out = vec![0.0; len * len];
-        for (i, row) in out.chunks_exact_mut(len).enumerate() {
-            let inverse = &inverse[(last - i) * len..][..len - i];
-            row[i..].iter_mut().zip(inverse.iter().rev()).for_each(|(out, &x)| *out = x as f32);
-        }
-        if out.iter().all(|x| x.is_finite()) {
-            return Ok(out);
-        }
+    let damped = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5].into_iter().find_map(|times| {
+        let added = damping * times;
+        let factor = factor_of_inverse(len, |i, j| at(i, j) + if i == j { added } else { 0.0 })?;
+        Some((added, factor))
+    });
+    damped.ok_or(Error::NotPositiveDefinite { rows: len })
+}
+
+/// `U`, upper triangular, with `UᵀU = M⁻¹`, `M` given by its entries; `None` if it is not positive definite.
+///
+/// With `J` the reversal of all indices and `L` the Cholesky factor of `J M J`, `U = J L⁻¹ J`.
+pub(super) fn factor_of_inverse(len: usize, at: impl Fn(usize, usize) -> f64) -> Option<Vec<f32>> {
+    let last = len - 1;
+    let mut flipped = vec![0.0; len * len];
+    for (i, row) in flipped.chunks_exact_mut(len).enumerate() {
+        row[..=i].iter_mut().enumerate().for_each(|(j, x)| *x = at(last - i, last - j));
     }
-    Err(Error::NotPositiveDefinite { rows: len })
+    if !cholesky(&mut flipped, len) {
+        return None;
+    }
+    let inverse = invert_lower(&flipped, len);
+    let mut out = vec![0.0; len * len];
+    for (i, row) in out.chunks_exact_mut(len).enumerate() {
+        let inverse = &inverse[(last - i) * len..][..len - i];
+        row[i..].iter_mut().zip(inverse.iter().rev()).for_each(|(out, &x)| *out = x as f32);
+    }
+    out.iter().all(|x| x.is_finite()).then_some(out)
 }
 
 #[cfg(test)]

@@ -119,11 +119,6 @@ impl Grid {
         }
     }
 
-    /// Bytes of `values` values, unless these are not whole blocks.
-    pub fn encoded_len(&self, values: usize) -> Option<usize> {
-        values.is_multiple_of(self.block()).then(|| values / self.block() * self.block_bytes())
-    }
-
     /// What an error calls it: the type of ggml, or that of the scales.
     pub fn dtype(&self) -> DType {
         match self.form {

@@ -7,12 +7,16 @@
 //! errors before it: those to its left, as in GPTQ (arXiv 2210.17323), and those above it, as in YAQA
 //! (arXiv 2505.22988). The two directions need the triangular factors of the inverses of `H` and `G`.
 //!
-//! Reading order: `grid` is what a block type can express, `factor` the triangular factors, `sweep` the order of
-//! rounding, `search` the choice of scales, `pack` the bytes.
+//! Reading order: `factor` is the triangular factors, `sweep` the order of rounding. Types with one level for each value:
+//! `grid` is what a block type can express, `scalar` the rounding of a row's blocks, `search` the choice of scales, `pack`
+//! the bytes. Types whose codes are points of a grid: `lattice`.
 
 mod factor;
 mod grid;
+mod lattice;
+mod line;
 mod pack;
+mod scalar;
 mod search;
 mod sweep;
 mod triangular;
@@ -24,5 +28,10 @@ use plmconv_formats::DType;
 
 /// Whether [`encode_group`] knows `dtype`; others gain nothing from feedback or are rounded at will.
 pub fn supports(dtype: DType) -> bool {
-    grid::Grid::of(dtype).is_some()
+    grid::Grid::of(dtype).is_some() || shares_points(dtype)
+}
+
+/// Whether the codes of `dtype` are points of a grid, which several values share.
+pub fn shares_points(dtype: DType) -> bool {
+    crate::codec::lattice_shape(dtype).is_some()
 }

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use super::points;
 
 /// Values that share a point, bits and number of a value's codes.
-pub(super) const fn code_bits(group: usize) -> usize {
+pub(crate) const fn code_bits(group: usize) -> usize {
     if group == 8 { 2 } else { 3 }
 }
 

@@ -10,9 +10,11 @@
 
 use super::SUPER_BLOCK;
 use super::grid::{self, Grid};
-use super::iq1_s::write_shifted;
+use super::iq1_s::{scale, write_shifted};
 use super::nearest::{Levels, Nearest};
 use super::parts::{self, Unweighted};
+use super::points;
+use super::shape::{Chosen, Shape, Signs};
 use super::split::{self, DOWN, SHIFT, SplitSums, SubBlock, Sums, UP};
 use crate::codec::float::{f16_bits, f16_value};
 
@@ -26,7 +28,17 @@ const ZERO_BELOW: f32 = 1e-7;
 /// What the block's scale is stretched by, as ggml found it to help.
 const STRETCH: f32 = 1.1125;
 
-/// A sub-block as stored.
+pub(super) static SHAPE: Shape = Shape {
+    group: 8,
+    points: &points::IQ1,
+    levels: &[-1.0, 0.0, 1.0],
+    signs: Signs::Shifted { words: 1 },
+    sub: SUB,
+    top_code: 7,
+    scale,
+};
+
+/// A sub-block as it is chosen.
 #[derive(Clone, Copy, Default)]
 struct Fit {
     indices: [u16; 2],
@@ -65,23 +77,35 @@ fn encode_block<K: Nearest>(
         weights[sub] = parts::weights(x, importance, sub, spread, Unweighted::Square);
         fits[sub] = fit(kernel, grid, &SubBlock { x, w: &weights[sub] });
     }
-    out.fill(0);
-    let scale = parts::quantize_scales(&fits.map(|fit| fit.scale), 7);
+    let mut chosen = Chosen::default();
+    let scale = parts::quantize_scales(&fits.map(|fit| fit.scale), SHAPE.top_code);
     for (sub, fit) in fits.iter().enumerate() {
         for half in 0..2 {
-            out[2 * sub + half] = fit.indices[half] as u8;
+            chosen.points[2 * sub + half] = fit.indices[half];
             // Of a block of zeros ggml stores no shifts.
-            let down = scale.is_some() && fit.down[half];
-            out[HIGH + sub] |= ((fit.indices[half] >> 8) as u8 | u8::from(down) << 3) << (4 * half);
+            chosen.down[2 * sub + half] = scale.is_some() && fit.down[half];
         }
     }
-    let Some(scale) = scale else { return };
-    let d = best_block_scale(grid, subs, &weights, &fits, &scale);
-    let bits = f16_bits(d * STRETCH);
+    if let Some(scale) = scale {
+        let d = best_block_scale(grid, subs, &weights, &fits, &scale);
+        (chosen.d, chosen.scales) = (f16_bits(d * STRETCH), scale.codes);
+    }
+    pack(&chosen, out);
+}
+
+/// Lays out a super-block.
+#[inline(always)]
+pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+    out.fill(0);
+    for group in 0..32 {
+        let (index, down) = (chosen.points[group], u8::from(chosen.down[group]));
+        out[group] = index as u8;
+        out[HIGH + group / 2] |= ((index >> 8) as u8 | down << 3) << (4 * (group % 2));
+    }
     for (part, out) in out[SCALES..].as_chunks_mut::<2>().0.iter_mut().enumerate() {
-        let codes = scale.codes[4 * part..][..4].iter().rev();
+        let codes = chosen.scales[4 * part..][..4].iter().rev();
         let codes = codes.fold(0, |packed, code| packed << 3 | u16::from(*code));
-        *out = (codes | (bits >> (4 * part) & 15) << 12).to_le_bytes();
+        *out = (codes | (chosen.d >> (4 * part) & 15) << 12).to_le_bytes();
     }
 }
 
@@ -186,7 +210,7 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
         for (g, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let part = 2 * (g / 8);
             let scales = u16::from_le_bytes([block[SCALES + part], block[SCALES + part + 1]]);
-            let scale = d * f32::from(2 * (scales >> (3 * (g / 2 % 4)) & 7) + 1);
+            let scale = scale(d, (scales >> (3 * (g / 2 % 4)) & 7) as u8);
             let high = block[HIGH + g / 2] >> (4 * (g % 2));
             let shift = if high & 8 == 8 { -SHIFT } else { SHIFT };
             let index = usize::from(block[g]) | usize::from(high & 7) << 8;

@@ -13,6 +13,7 @@ use super::grid::{self, Grid};
 use super::nearest::Nearest;
 use super::parts::{self, Unweighted};
 use super::points;
+use super::shape::{Chosen, Shape, Signs};
 use super::split::{self, DOWN, SHIFT, SplitSums, SubBlock, Sums, UP};
 use crate::codec::float::{f16_bits, f16_value};
 
@@ -25,10 +26,20 @@ const ZERO_BELOW: f32 = 1e-12;
 /// What the block's scale is stretched by, as ggml found it to help.
 const STRETCH: f32 = 1.125;
 
+pub(super) static SHAPE: Shape = Shape {
+    group: 8,
+    points: &points::IQ1,
+    levels: &[-1.0, 0.0, 1.0],
+    signs: Signs::Shifted { words: SUB / 8 },
+    sub: SUB,
+    top_code: 7,
+    scale,
+};
+
 /// By code, one more than what it means.
 pub(super) static CODES: [[u8; 8]; 2048] = points::spread(&points::IQ1, &[0, 1, 2]);
 
-/// A sub-block as stored.
+/// A sub-block as it is chosen.
 #[derive(Clone, Copy, Default)]
 struct Fit {
     indices: [u16; 4],
@@ -58,20 +69,39 @@ fn encode_block<K: Nearest>(
         let w = parts::weights(x, importance, sub, spread, Unweighted::EvenImportance);
         fits[sub] = fit(kernel, grid, &SubBlock { x, w: &w });
     }
-    let scale = parts::quantize_scales(&fits.map(|fit| fit.scale), 7);
-    let d = scale.as_ref().map_or(0.0, |scale| scale.d * STRETCH);
-    out[..2].copy_from_slice(&f16_bits(d).to_le_bytes());
-    for (sub, fit) in fits.iter().enumerate() {
-        let mut high = 0;
-        for (g, index) in fit.indices.iter().enumerate() {
-            out[2 + 4 * sub + g] = *index as u8;
-            high |= index >> 8 << (3 * g);
-        }
-        if let Some(scale) = &scale {
-            high |= u16::from(scale.codes[sub]) << 12 | u16::from(fit.down) << 15;
-        }
-        out[HIGH + 2 * sub..][..2].copy_from_slice(&high.to_le_bytes());
+    let mut chosen = Chosen::default();
+    let scale = parts::quantize_scales(&fits.map(|fit| fit.scale), SHAPE.top_code);
+    if let Some(scale) = &scale {
+        chosen.d = f16_bits(scale.d * STRETCH);
+        chosen.scales[..8].copy_from_slice(&scale.codes);
     }
+    for (sub, fit) in fits.iter().enumerate() {
+        chosen.points[4 * sub..][..4].copy_from_slice(&fit.indices);
+        // Of a block of zeros ggml stores no shifts.
+        chosen.down[4 * sub] = scale.is_some() && fit.down;
+    }
+    pack(&chosen, out);
+}
+
+/// Lays out a super-block.
+#[inline(always)]
+pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+    out[..2].copy_from_slice(&chosen.d.to_le_bytes());
+    for (out, index) in out[2..HIGH].iter_mut().zip(&chosen.points) {
+        *out = *index as u8;
+    }
+    for (sub, out) in out[HIGH..].as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        let indices = chosen.points[4 * sub..][..4].iter().rev();
+        let high = indices.fold(0, |packed, index| packed << 3 | index >> 8);
+        let shift = u16::from(chosen.down[4 * sub]) << 15;
+        *out = (high | u16::from(chosen.scales[sub]) << 12 | shift).to_le_bytes();
+    }
+}
+
+/// The scale of a sub-block.
+#[inline(always)]
+pub(super) fn scale(d: f32, code: u8) -> f32 {
+    d * f32::from(2 * code + 1)
 }
 
 #[inline(always)]
@@ -137,7 +167,7 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
         let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
         for (sub, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
             let high = u16::from_le_bytes([block[HIGH + 2 * sub], block[HIGH + 2 * sub + 1]]);
-            let scale = d * f32::from(2 * (high >> 12 & 7) + 1);
+            let scale = scale(d, (high >> 12 & 7) as u8);
             let shift = if high >> 15 == 1 { -SHIFT } else { SHIFT };
             for (g, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
                 let index = usize::from(block[2 + 4 * sub + g]) | usize::from(high >> (3 * g) & 7) << 8;

@@ -15,6 +15,7 @@ use super::nearest::Nearest;
 use super::parts::{self, Unweighted};
 use super::points::{self, TWO_BIT};
 use super::search::{Again, Rule, SubBlock, best_fit};
+use super::shape::{Chosen, Shape, Signs};
 use super::{SUPER_BLOCK, search};
 use crate::codec::float::{f16_bits, f16_value};
 
@@ -28,6 +29,16 @@ const RULE: Rule = Rule { each_side: 9, step: 0.1, again: Again::OffGrid };
 const ZERO_BELOW: f32 = 1e-8;
 /// What the block's scale is stretched by, as ggml found it to help.
 const STRETCH: f32 = 0.9875;
+
+pub(super) static SHAPE: Shape = Shape {
+    group: 8,
+    points: &points::IQ2_S,
+    levels: &points::TWO_BIT_LEVELS,
+    signs: Signs::Each,
+    sub: SUB,
+    top_code: 15,
+    scale,
+};
 
 static MAGNITUDES: [[u8; 8]; 1024] = points::spread(&points::IQ2_S, &TWO_BIT);
 
@@ -49,7 +60,7 @@ fn encode_block<K: Nearest>(
 ) {
     let spread = 2.0 * parts::mean_square(x);
     let mut scales = [0.0; 16];
-    out.fill(0);
+    let mut chosen = Chosen::default();
     for (sub, x) in x.as_chunks::<SUB>().0.iter().enumerate() {
         let w = parts::weights(x, importance, sub, spread, Unweighted::QuarterSpreadPlusSquare);
         let mut block = SubBlock { x: *x, w };
@@ -64,16 +75,34 @@ fn encode_block<K: Nearest>(
         parts::turn_around(&mut fit.scale, &mut signs, u8::MAX);
         scales[sub] = fit.scale;
         for group in 0..2 {
-            let (index, at) = (grid.index(fit.points[group]), 2 * sub + group);
-            out[2 + at] = index as u8;
-            out[HIGH + at / 4] |= ((index >> 8) << (2 * (at % 4))) as u8;
-            out[SIGNS + at] = signs[group];
+            chosen.points[2 * sub + group] = grid.index(fit.points[group]);
+            chosen.signs[2 * sub + group] = signs[group];
         }
     }
-    if let Some(scale) = parts::quantize_scales(&scales, 15) {
-        out[..2].copy_from_slice(&f16_bits(scale.d * STRETCH).to_le_bytes());
-        parts::pack_nibbles(&scale.codes, &mut out[SCALES..]);
+    if let Some(scale) = parts::quantize_scales(&scales, SHAPE.top_code) {
+        (chosen.d, chosen.scales) = (f16_bits(scale.d * STRETCH), scale.codes);
     }
+    pack(&chosen, out);
+}
+
+/// Lays out a super-block.
+#[inline(always)]
+pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+    out.fill(0);
+    out[..2].copy_from_slice(&chosen.d.to_le_bytes());
+    for group in 0..32 {
+        let index = chosen.points[group];
+        out[2 + group] = index as u8;
+        out[HIGH + group / 4] |= ((index >> 8) << (2 * (group % 4))) as u8;
+        out[SIGNS + group] = chosen.signs[group];
+    }
+    parts::pack_nibbles(&chosen.scales, &mut out[SCALES..]);
+}
+
+/// The scale of a sub-block.
+#[inline(always)]
+fn scale(d: f32, code: u8) -> f32 {
+    d * (0.5 + f32::from(code)) * 0.25
 }
 
 #[inline(always)]
@@ -83,7 +112,7 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
         for (group, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let high = usize::from(block[HIGH + group / 4] >> (2 * (group % 4)) & 3);
             let scale = block[SCALES + group / 4] >> (4 * (group / 2 % 2)) & 15;
-            let scale = d * (0.5 + f32::from(scale)) * 0.25;
+            let scale = self::scale(d, scale);
             let point = &MAGNITUDES[usize::from(block[2 + group]) | high << 8];
             parts::write_signed(scale, point, block[SIGNS + group], out);
         }

@@ -13,6 +13,7 @@ use super::nearest::Nearest;
 use super::parts::{self, Unweighted};
 use super::points::{self, TWO_BIT};
 use super::search::{Again, Rule, SubBlock, best_fit};
+use super::shape::{Chosen, Shape, Signs};
 use super::{SUPER_BLOCK, search};
 use crate::codec::float::{f16_bits, f16_value};
 use crate::codec::k::search::ZERO_BELOW;
@@ -21,6 +22,16 @@ const BYTES: usize = 74;
 const SUB: usize = 16;
 const SCALES: usize = 66;
 const RULE: Rule = Rule { each_side: 9, step: 0.1, again: Again::OffGrid };
+
+pub(super) static SHAPE: Shape = Shape {
+    group: 8,
+    points: &points::IQ2_XS,
+    levels: &points::TWO_BIT_LEVELS,
+    signs: Signs::Even,
+    sub: SUB,
+    top_code: 15,
+    scale,
+};
 
 static MAGNITUDES: [[u8; 8]; 512] = points::spread(&points::IQ2_XS, &TWO_BIT);
 
@@ -42,7 +53,7 @@ fn encode_block<K: Nearest>(
 ) {
     let spread = parts::mean_square(x);
     let mut scales = [0.0; 16];
-    out.fill(0);
+    let mut chosen = Chosen::default();
     for (sub, x) in x.as_chunks::<SUB>().0.iter().enumerate() {
         let w = parts::weights(x, importance, sub, spread, Unweighted::EvenImportance);
         let mut block = SubBlock { x: *x, w };
@@ -57,17 +68,31 @@ fn encode_block<K: Nearest>(
         parts::turn_around(&mut fit.scale, &mut signs, parts::EVEN_SIGNS);
         scales[sub] = fit.scale;
         for group in 0..2 {
-            let code = grid.index(fit.points[group]) | u16::from(signs[group]) << 9;
-            out[2 + 4 * sub + 2 * group..][..2].copy_from_slice(&code.to_le_bytes());
+            chosen.points[2 * sub + group] = grid.index(fit.points[group]);
+            chosen.signs[2 * sub + group] = signs[group];
         }
     }
-    match parts::quantize_scales(&scales, 15) {
-        None => out.fill(0),
-        Some(scale) => {
-            out[..2].copy_from_slice(&f16_bits(scale.d).to_le_bytes());
-            parts::pack_nibbles(&scale.codes, &mut out[SCALES..]);
-        }
+    match parts::quantize_scales(&scales, SHAPE.top_code) {
+        None => chosen = Chosen::default(),
+        Some(scale) => (chosen.d, chosen.scales) = (f16_bits(scale.d), scale.codes),
     }
+    pack(&chosen, out);
+}
+
+/// Lays out a super-block.
+#[inline(always)]
+pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+    out[..2].copy_from_slice(&chosen.d.to_le_bytes());
+    for (group, out) in out[2..SCALES].as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        *out = (chosen.points[group] | u16::from(chosen.signs[group]) << 9).to_le_bytes();
+    }
+    parts::pack_nibbles(&chosen.scales, &mut out[SCALES..]);
+}
+
+/// The scale of a sub-block.
+#[inline(always)]
+fn scale(d: f32, code: u8) -> f32 {
+    d * (0.5 + f32::from(code)) * 0.25
 }
 
 #[inline(always)]
@@ -77,7 +102,7 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
         for (group, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let code = u16::from_le_bytes([block[2 + 2 * group], block[3 + 2 * group]]);
             let scale = block[SCALES + group / 4] >> (4 * (group / 2 % 2)) & 15;
-            let scale = d * (0.5 + f32::from(scale)) * 0.25;
+            let scale = self::scale(d, scale);
             let signs = parts::even_signs((code >> 9) as u8);
             parts::write_signed(scale, &MAGNITUDES[usize::from(code & 511)], signs, out);
         }

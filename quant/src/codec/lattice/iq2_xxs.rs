@@ -12,6 +12,7 @@ use super::nearest::Nearest;
 use super::parts::{self, Unweighted};
 use super::points::{self, TWO_BIT};
 use super::search::{Again, Fit, Rule, SubBlock, best_fit};
+use super::shape::{Chosen, Shape, Signs};
 use super::{SUPER_BLOCK, search};
 use crate::codec::float::{f16_bits, f16_value};
 use crate::codec::k::search::{ZERO_BELOW, positive};
@@ -19,6 +20,16 @@ use crate::codec::k::search::{ZERO_BELOW, positive};
 const BYTES: usize = 66;
 const SUB: usize = 32;
 const RULE: Rule = Rule { each_side: 6, step: 0.1, again: Again::Always };
+
+pub(super) static SHAPE: Shape = Shape {
+    group: 8,
+    points: &points::IQ2_XXS,
+    levels: &points::TWO_BIT_LEVELS,
+    signs: Signs::Even,
+    sub: SUB,
+    top_code: 15,
+    scale,
+};
 
 static MAGNITUDES: [[u8; 8]; 256] = points::spread(&points::IQ2_XXS, &TWO_BIT);
 
@@ -40,31 +51,47 @@ fn encode_block<K: Nearest>(
 ) {
     let spread = parts::mean_square(x);
     let mut scales = [0.0; 8];
-    let (head, subs) = out.split_at_mut(2);
-    let subs = subs.as_chunks_mut::<8>().0;
+    let mut chosen = Chosen::default();
     for (sub, x) in x.as_chunks::<SUB>().0.iter().enumerate() {
         let w = parts::weights(x, importance, sub, spread, Unweighted::EvenImportance);
         let mut block = SubBlock { x: *x, w };
         let mut signs = parts::take_even_signs(&mut block);
-        subs[sub] = [0; 8];
         let Some(mut fit) = fit(kernel, grid, &block) else { continue };
         parts::turn_around(&mut fit.scale, &mut signs, parts::EVEN_SIGNS);
         scales[sub] = fit.scale;
-        let (indices, packed) = subs[sub].split_at_mut(4);
-        for (index, point) in indices.iter_mut().zip(fit.points) {
-            *index = grid.index(point) as u8;
+        for group in 0..4 {
+            chosen.points[4 * sub + group] = grid.index(fit.points[group]);
         }
-        packed.copy_from_slice(&parts::pack_even_signs(&signs).to_le_bytes());
+        chosen.signs[4 * sub..][..4].copy_from_slice(&signs);
     }
-    match parts::quantize_scales(&scales, 15) {
-        None => out.fill(0),
+    match parts::quantize_scales(&scales, SHAPE.top_code) {
+        None => chosen = Chosen::default(),
         Some(scale) => {
-            head.copy_from_slice(&f16_bits(scale.d).to_le_bytes());
-            for (sub, code) in subs.iter_mut().zip(scale.codes) {
-                sub[7] |= code << 4;
-            }
+            chosen.d = f16_bits(scale.d);
+            chosen.scales[..8].copy_from_slice(&scale.codes);
         }
     }
+    pack(&chosen, out);
+}
+
+/// Lays out a super-block.
+#[inline(always)]
+pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+    let (head, subs) = out.split_at_mut(2);
+    head.copy_from_slice(&chosen.d.to_le_bytes());
+    for (sub, out) in subs.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+        for (out, index) in out.iter_mut().zip(&chosen.points[4 * sub..][..4]) {
+            *out = *index as u8;
+        }
+        let packed = parts::pack_even_signs(&chosen.signs, sub) | u32::from(chosen.scales[sub]) << 28;
+        out[4..].copy_from_slice(&packed.to_le_bytes());
+    }
+}
+
+/// The scale of a sub-block.
+#[inline(always)]
+fn scale(d: f32, code: u8) -> f32 {
+    d * (0.5 + f32::from(code)) * 0.25
 }
 
 /// The fit of a sub-block, or `None` if it is as good as zero.
@@ -87,7 +114,7 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
         let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
         for (sub, out) in block[2..].as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<SUB>().0) {
             let packed = u32::from_le_bytes([sub[4], sub[5], sub[6], sub[7]]);
-            let scale = d * (0.5 + (packed >> 28) as f32) * 0.25;
+            let scale = scale(d, (packed >> 28) as u8);
             for (group, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
                 let signs = parts::even_signs((packed >> (7 * group)) as u8 & parts::EVEN_SIGNS);
                 parts::write_signed(scale, &MAGNITUDES[usize::from(sub[group])], signs, out);

@@ -11,10 +11,11 @@
 //! A value is `d · (2 l + 1)` times its point's magnitude.
 
 use super::grid::{self, Grid};
-use super::nearest::Nearest;
+use super::nearest::{Nearest, ODD};
 use super::parts::{self, Unweighted};
 use super::points;
 use super::search::{Again, Rule, SubBlock, best_fit};
+use super::shape::{Chosen, Shape, Signs};
 use super::{SUPER_BLOCK, search};
 use crate::codec::float::{f16_bits, f16_value};
 
@@ -26,6 +27,16 @@ const SCALES: usize = 106;
 const RULE: Rule = Rule { each_side: 9, step: 0.2, again: Again::AllIfAnyIsOff };
 /// What the block's scale is stretched by, as ggml found it to help.
 const STRETCH: f32 = 1.033;
+
+pub(super) static SHAPE: Shape = Shape {
+    group: 4,
+    points: &points::IQ3_S,
+    levels: &ODD,
+    signs: Signs::Each,
+    sub: SUB,
+    top_code: 15,
+    scale,
+};
 
 static MAGNITUDES: [[u8; 4]; 512] = points::spread(&points::IQ3_S, &[1, 3, 5, 7, 9, 11, 13, 15]);
 
@@ -47,7 +58,7 @@ fn encode_block<K: Nearest>(
 ) {
     let spread = 2.0 * parts::mean_square(x);
     let mut scales = [0.0; 8];
-    out.fill(0);
+    let mut chosen = Chosen::default();
     for (sub, x) in x.as_chunks::<SUB>().0.iter().enumerate() {
         let w = parts::weights(x, importance, sub, spread, Unweighted::Square);
         let mut block = SubBlock { x: *x, w };
@@ -61,17 +72,33 @@ fn encode_block<K: Nearest>(
             best_fit::<K, SUB, 4, { search::lanes(RULE) }>(kernel, grid, RULE, &block, largest, start);
         parts::turn_around(&mut fit.scale, &mut signs, u8::MAX);
         scales[sub] = fit.scale;
-        for (group, point) in fit.points.into_iter().enumerate() {
-            let index = grid.index(point);
-            out[2 + 8 * sub + group] = index as u8;
-            out[HIGH + sub] |= ((index >> 8) as u8) << group;
-        }
-        out[SIGNS + 4 * sub..][..4].copy_from_slice(&signs);
+        chosen.points[8 * sub..][..8].copy_from_slice(&fit.points.map(|point| grid.index(point)));
+        chosen.signs[4 * sub..][..4].copy_from_slice(&signs);
     }
-    if let Some(scale) = parts::quantize_scales(&scales, 15) {
-        out[..2].copy_from_slice(&f16_bits(scale.d * STRETCH).to_le_bytes());
-        parts::pack_nibbles(&scale.codes, &mut out[SCALES..]);
+    if let Some(scale) = parts::quantize_scales(&scales, SHAPE.top_code) {
+        chosen.d = f16_bits(scale.d * STRETCH);
+        chosen.scales[..8].copy_from_slice(&scale.codes);
     }
+    pack(&chosen, out);
+}
+
+/// Lays out a super-block.
+#[inline(always)]
+pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+    out.fill(0);
+    out[..2].copy_from_slice(&chosen.d.to_le_bytes());
+    for (group, index) in chosen.points.iter().enumerate() {
+        out[2 + group] = *index as u8;
+        out[HIGH + group / 8] |= ((index >> 8) as u8) << (group % 8);
+    }
+    out[SIGNS..SCALES].copy_from_slice(&chosen.signs);
+    parts::pack_nibbles(&chosen.scales[..8], &mut out[SCALES..]);
+}
+
+/// The scale of a sub-block.
+#[inline(always)]
+fn scale(d: f32, code: u8) -> f32 {
+    d * f32::from(1 + 2 * code)
 }
 
 #[inline(always)]
@@ -79,7 +106,7 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
     for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
         let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
         for (sub, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
-            let scale = d * f32::from(1 + 2 * (block[SCALES + sub / 2] >> (4 * (sub % 2)) & 15));
+            let scale = scale(d, block[SCALES + sub / 2] >> (4 * (sub % 2)) & 15);
             for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 let high = usize::from(block[HIGH + sub] >> group & 1);
                 let point = &MAGNITUDES[usize::from(block[2 + 8 * sub + group]) | high << 8];

@@ -13,6 +13,7 @@ use super::nearest::Nearest;
 use super::parts::{self, Unweighted};
 use super::points;
 use super::search::{Again, Rule, SubBlock, best_fit};
+use super::shape::{Chosen, Shape, Signs};
 use super::{SUPER_BLOCK, search};
 use crate::codec::float::{f16_bits, f16_value};
 
@@ -24,6 +25,16 @@ const RULE: Rule = Rule { each_side: 15, step: 0.2, again: Again::OffGrid };
 const ZERO_BELOW: f32 = 1e-8;
 /// What the block's scale is stretched by, as ggml found it to help.
 const STRETCH: f32 = 1.0125;
+
+pub(super) static SHAPE: Shape = Shape {
+    group: 4,
+    points: &points::IQ3_XXS,
+    levels: &[4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 62.0],
+    signs: Signs::Even,
+    sub: SUB,
+    top_code: 15,
+    scale,
+};
 
 static MAGNITUDES: [[u8; 4]; 256] = points::spread(&points::IQ3_XXS, &[4, 12, 20, 28, 36, 44, 52, 62]);
 
@@ -45,7 +56,7 @@ fn encode_block<K: Nearest>(
 ) {
     let spread = 2.0 * parts::mean_square(x);
     let mut scales = [0.0; 8];
-    out.fill(0);
+    let mut chosen = Chosen::default();
     for (sub, x) in x.as_chunks::<SUB>().0.iter().enumerate() {
         let w = parts::weights(x, importance, sub, spread, Unweighted::Square);
         let mut block = SubBlock { x: *x, w };
@@ -59,20 +70,36 @@ fn encode_block<K: Nearest>(
             best_fit::<K, SUB, 4, { search::lanes(RULE) }>(kernel, grid, RULE, &block, largest, start);
         parts::turn_around(&mut fit.scale, &mut signs, parts::EVEN_SIGNS);
         scales[sub] = fit.scale;
-        for (index, point) in out[2 + 8 * sub..][..8].iter_mut().zip(fit.points) {
-            *index = grid.index(point) as u8;
-        }
-        out[SIGNS_AND_SCALES + 4 * sub..][..4].copy_from_slice(&parts::pack_even_signs(&signs).to_le_bytes());
+        chosen.points[8 * sub..][..8].copy_from_slice(&fit.points.map(|point| grid.index(point)));
+        chosen.signs[4 * sub..][..4].copy_from_slice(&signs);
     }
-    match parts::quantize_scales(&scales, 15) {
-        None => out.fill(0),
+    match parts::quantize_scales(&scales, SHAPE.top_code) {
+        None => chosen = Chosen::default(),
         Some(scale) => {
-            out[..2].copy_from_slice(&f16_bits(scale.d * STRETCH).to_le_bytes());
-            for (packed, code) in out[SIGNS_AND_SCALES..].as_chunks_mut::<4>().0.iter_mut().zip(scale.codes) {
-                packed[3] |= code << 4;
-            }
+            chosen.d = f16_bits(scale.d * STRETCH);
+            chosen.scales[..8].copy_from_slice(&scale.codes);
         }
     }
+    pack(&chosen, out);
+}
+
+/// Lays out a super-block.
+#[inline(always)]
+pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+    out[..2].copy_from_slice(&chosen.d.to_le_bytes());
+    for (out, index) in out[2..SIGNS_AND_SCALES].iter_mut().zip(&chosen.points) {
+        *out = *index as u8;
+    }
+    for (sub, out) in out[SIGNS_AND_SCALES..].as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        let packed = parts::pack_even_signs(&chosen.signs, sub) | u32::from(chosen.scales[sub]) << 28;
+        *out = packed.to_le_bytes();
+    }
+}
+
+/// The scale of a sub-block.
+#[inline(always)]
+fn scale(d: f32, code: u8) -> f32 {
+    d * (0.5 + f32::from(code)) * 0.5
 }
 
 #[inline(always)]
@@ -83,7 +110,7 @@ pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
         let subs = indices.as_chunks::<8>().0.iter().zip(packed.as_chunks::<4>().0);
         for ((indices, packed), out) in subs.zip(out.as_chunks_mut::<SUB>().0) {
             let packed = u32::from_le_bytes(*packed);
-            let scale = d * (0.5 + (packed >> 28) as f32) * 0.5;
+            let scale = scale(d, (packed >> 28) as u8);
             for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 let signs = parts::even_signs((packed >> (7 * (group / 2))) as u8 & parts::EVEN_SIGNS);
                 let point = &MAGNITUDES[usize::from(indices[group])];

@@ -24,14 +24,17 @@ mod nearest;
 mod parts;
 mod points;
 mod search;
+mod shape;
 mod split;
 
 use plmconv_formats::DType;
 
 use crate::simd::{Level, Loop};
+pub(crate) use grid::code_bits;
 #[cfg(target_arch = "x86_64")]
 use nearest::{Avx2Nearest, Avx512Nearest};
 use nearest::{Nearest, Plain};
+pub(crate) use shape::{Chosen, Shape, Signs};
 
 const SUPER_BLOCK: usize = 256;
 
@@ -91,6 +94,38 @@ pub(super) fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         DType::Iq3S => iq3_s::decode(bytes, out),
         other => unreachable!("{other} has no grid"),
     }
+}
+
+/// What `dtype` can express, if it is one of these types.
+pub(crate) fn shape(dtype: DType) -> Option<&'static Shape> {
+    Some(match dtype {
+        DType::Iq1S => &iq1_s::SHAPE,
+        DType::Iq1M => &iq1_m::SHAPE,
+        DType::Iq2Xxs => &iq2_xxs::SHAPE,
+        DType::Iq2Xs => &iq2_xs::SHAPE,
+        DType::Iq2S => &iq2_s::SHAPE,
+        DType::Iq3Xxs => &iq3_xxs::SHAPE,
+        DType::Iq3S => &iq3_s::SHAPE,
+        _ => return None,
+    })
+}
+
+/// Lays out a super-block of one of these types; `out` has its bytes.
+pub(crate) fn pack(dtype: DType, chosen: &Chosen, out: &mut [u8]) {
+    match dtype {
+        DType::Iq1S => iq1_s::pack(chosen, block(out)),
+        DType::Iq1M => iq1_m::pack(chosen, block(out)),
+        DType::Iq2Xxs => iq2_xxs::pack(chosen, block(out)),
+        DType::Iq2Xs => iq2_xs::pack(chosen, block(out)),
+        DType::Iq2S => iq2_s::pack(chosen, block(out)),
+        DType::Iq3Xxs => iq3_xxs::pack(chosen, block(out)),
+        DType::Iq3S => iq3_s::pack(chosen, block(out)),
+        other => unreachable!("{other} has no grid"),
+    }
+}
+
+fn block<const BYTES: usize>(out: &mut [u8]) -> &mut [u8; BYTES] {
+    out.try_into().expect("a block's bytes")
 }
 
 /// The half-precision bits of the scale of an IQ1_M block.

@@ -19,7 +19,7 @@ pub(super) use avx512::Avx512Nearest;
 pub(super) type Levels = [f32; 8];
 
 /// The odd numbers: magnitudes of two- and three-bit codes.
-pub(super) const ODD: Levels = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
+pub(super) static ODD: Levels = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0];
 
 pub(super) trait Nearest: Copy {
     /// The first of the candidates with the least `Σ (w·d)·d`, where `d` is `scale` times a level less `x`; sums that are

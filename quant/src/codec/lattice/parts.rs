@@ -120,10 +120,11 @@ pub(super) fn turn_around(scale: &mut f32, signs: &mut [u8; 4], stored: u8) {
     }
 }
 
-/// Four times seven signs, the first lowest.
+/// Four times seven signs of sub-block `sub`, the first lowest; the eighth of each follows from them.
 #[inline(always)]
-pub(super) fn pack_even_signs(signs: &[u8; 4]) -> u32 {
-    signs.iter().rev().fold(0, |packed, signs| packed << 7 | u32::from(*signs))
+pub(super) fn pack_even_signs(signs: &[u8; 32], sub: usize) -> u32 {
+    let signs = signs[4 * sub..][..4].iter().rev();
+    signs.fold(0, |packed, signs| packed << 7 | u32::from(signs & EVEN_SIGNS))
 }
 
 /// The eight signs that seven stand for.
@@ -150,15 +151,15 @@ pub(super) struct BlockScale<const S: usize> {
 
 /// `None` where all scales are zero.
 #[inline(always)]
-pub(super) fn quantize_scales<const S: usize>(scales: &[f32; S], top_code: i32) -> Option<BlockScale<S>> {
+pub(super) fn quantize_scales<const S: usize>(scales: &[f32; S], top_code: u8) -> Option<BlockScale<S>> {
     let max = scales.iter().fold(0.0, |max, &scale| if max > scale { max } else { scale });
     let unusable = scales.iter().any(|scale| scale.is_nan());
     if max == 0.0 && !unusable {
         return None;
     }
-    let d = if unusable { f32::NAN } else { max / (2 * top_code + 1) as f32 };
+    let d = if unusable { f32::NAN } else { max / f32::from(2 * top_code + 1) };
     let inverse = 1.0 / d;
-    let code = |scale: &f32| nearest_int(0.5 * (inverse * scale - 1.0)).clamp(0, top_code) as u8;
+    let code = |scale: &f32| nearest_int(0.5 * (inverse * scale - 1.0)).clamp(0, top_code.into()) as u8;
     Some(BlockScale { d, codes: std::array::from_fn(|sub| code(&scales[sub])) })
 }
 

@@ -335,3 +335,6 @@ pub(super) const fn spread<const N: usize, const P: usize>(
 
 /// What the three codes of IQ2 types mean, in eighths.
 pub(super) const TWO_BIT: [u8; 3] = [8, 25, 43];
+
+/// The same as numbers.
+pub(super) static TWO_BIT_LEVELS: [f32; 3] = [8.0, 25.0, 43.0];

@@ -3,8 +3,9 @@
 use super::*;
 use crate::block_symmetric::BlockSymmetric;
 use crate::codec;
+use crate::simd::Level;
 
-const TYPES: [DType; 12] = [
+const TYPES: [DType; 19] = [
     DType::Q4_0,
     DType::Q4_1,
     DType::Q5_0,
@@ -17,6 +18,13 @@ const TYPES: [DType; 12] = [
     DType::Q4K,
     DType::Q5K,
     DType::Q6K,
+    DType::Iq1S,
+    DType::Iq1M,
+    DType::Iq2Xxs,
+    DType::Iq2Xs,
+    DType::Iq2S,
+    DType::Iq3Xxs,
+    DType::Iq3S,
 ];
 
 /// Reproducible values, roughly normal.
@@ -234,4 +242,67 @@ fn wrong_lengths_and_types_are_refused() {
     assert!(matches!(run(DType::F16, 512, 1024), Err(Error::CannotEncode { .. })));
     assert!(matches!(run(DType::Q4K, 500, 288), Err(Error::PartialRow { .. })));
     assert!(matches!(run(DType::Q4K, 512, 287), Err(Error::EncodedLength { .. })));
+}
+
+/// Types whose codes are points of a grid.
+const LATTICES: [DType; 7] =
+    [DType::Iq1S, DType::Iq1M, DType::Iq2Xxs, DType::Iq2Xs, DType::Iq2S, DType::Iq3Xxs, DType::Iq3S];
+
+fn encoded_by(lattice: Lattice, values: &[f32], columns: &ColumnFactor, rows: Option<&RowFactor>) -> Vec<u8> {
+    let mut out = vec![0; lattice.dtype().encoded_len(values.len()).expect("whole blocks")];
+    let sweep = Sweep::new(lattice, columns, rows).expect("whole blocks");
+    sweep.encode(&mut values.to_vec(), &mut out).expect("valid input");
+    out
+}
+
+#[test]
+fn every_level_chooses_the_same_points() {
+    let values = noise(2 * 256, 31);
+    let (_, inputs) = covariance(256, 300, 5);
+    let columns = ColumnFactor::new(&inputs).expect("a covariance");
+    for dtype in LATTICES {
+        let by = |level| {
+            let mut lattice = Lattice::of(dtype, Effort::Normal).expect("a type with a grid");
+            lattice.level = level;
+            encoded_by(lattice, &values, &columns, None)
+        };
+        let expected = by(Level::Generic);
+        for level in Level::available() {
+            assert_eq!(by(level), expected, "{dtype} {level}");
+        }
+    }
+}
+
+#[test]
+fn rows_chosen_anew_cost_less() {
+    let (rows, cols) = (24, 256);
+    let values = noise(rows * cols, 3);
+    let (h, inputs) = covariance(cols, 300, 5);
+    let (g, outputs) = covariance(rows, 60, 9);
+    let columns = ColumnFactor::new(&inputs).expect("a covariance");
+    let group = &RowFactor::per_group(&outputs).expect("a covariance")[0];
+    for dtype in [DType::Iq1M, DType::Iq2Xxs, DType::Iq3S] {
+        let cost = |polishes| {
+            let mut lattice = Lattice::of(dtype, Effort::Normal).expect("a type with a grid");
+            lattice.search.polishes = polishes;
+            let bytes = encoded_by(lattice, &values, &columns, Some(group));
+            let back = decoded(dtype, &bytes, values.len());
+            let error: Vec<f32> = back.iter().zip(&values).map(|(a, b)| a - b).collect();
+            loss(&error, rows, cols, &g, &h)
+        };
+        let (once, again) = (cost(0), cost(2));
+        assert!(again < 0.97 * once, "{dtype}: {again:e} after {once:e}");
+    }
+}
+
+#[test]
+fn what_a_half_cannot_hold_is_refused() {
+    let mut values = vec![1.0; 2 * 256];
+    values[300] = 3e9;
+    let columns = ColumnFactor::new(&BlockSymmetric::zeros(256, 256)).expect("zeros are a covariance");
+    for dtype in LATTICES {
+        let mut out = vec![0; dtype.encoded_len(values.len()).expect("whole blocks")];
+        let found = encode_group(dtype, &mut values.clone(), &columns, None, Effort::Normal, &mut out);
+        assert!(matches!(found, Err(Error::NotRepresentable { row: 1, .. })), "{dtype}: {found:?}");
+    }
 }
