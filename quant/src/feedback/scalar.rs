@@ -149,6 +149,10 @@ impl Scalar {
                 }
             }
         }
+        if best.1.is_none() {
+            // Every scale that the values ask for is beyond half precision, which the line then reports.
+            block.d = f32::INFINITY;
+        }
         let (fit, result) = best;
         let result = result.unwrap_or_else(|| round(grid, x, corner, line.stride, fit, f32::INFINITY));
         (fit, result)

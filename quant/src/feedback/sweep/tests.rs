@@ -300,7 +300,7 @@ fn what_a_half_cannot_hold_is_refused() {
     let mut values = vec![1.0; 2 * 256];
     values[300] = 3e9;
     let columns = ColumnFactor::new(&BlockSymmetric::zeros(256, 256)).expect("zeros are a covariance");
-    for dtype in LATTICES {
+    for dtype in TYPES {
         let mut out = vec![0; dtype.encoded_len(values.len()).expect("whole blocks")];
         let found = encode_group(dtype, &mut values.clone(), &columns, None, Effort::Normal, &mut out);
         assert!(matches!(found, Err(Error::NotRepresentable { row: 1, .. })), "{dtype}: {found:?}");
