@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod describe;
 pub mod dtype;
 pub mod error;
+mod fields;
 pub mod fingerprint;
 pub mod gguf;
 mod hex;

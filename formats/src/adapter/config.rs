@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use regex::{Regex, RegexBuilder};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::{json, limits};
+use crate::fields::{Fields, missing};
+use crate::limits;
 
 /// peft's default of `r` and of `lora_alpha`.
 const DEFAULT: f64 = 8.0;
@@ -55,17 +56,17 @@ impl AdapterConfig {
     /// # Errors
     /// Not JSON, no LoRA or a kind of it that is no sum, values of the wrong kind.
     pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<AdapterConfig> {
-        let fields = Fields { path, map: json::parse(path, bytes)? };
+        let fields = Fields::parse(path, bytes)?;
         fields.refuse_other_kinds()?;
         Ok(AdapterConfig {
             path: path.into(),
-            rank: fields.number("r")?,
-            alpha: fields.number("lora_alpha")?,
-            rank_stabilized: fields.flag("use_rslora")?,
+            rank: fields.positive_or_default("r")?,
+            alpha: fields.positive_or_default("lora_alpha")?,
+            rank_stabilized: fields.is_on("use_rslora")?,
             ranks: fields.patterns("rank_pattern")?,
             alphas: fields.patterns("alpha_pattern")?,
             modules_to_save: fields.texts("modules_to_save")?,
-            ensure_weight_tying: fields.flag("ensure_weight_tying")?,
+            ensure_weight_tying: fields.is_on("ensure_weight_tying")?,
         })
     }
 
@@ -101,23 +102,18 @@ fn of_pattern(patterns: &[(Regex, f64)], module: &str) -> Option<f64> {
     patterns.iter().find(|(pattern, _)| pattern.is_match(module)).map(|(_, value)| *value)
 }
 
-struct Fields<'a> {
-    path: &'a Path,
-    map: Map<String, Value>,
-}
-
 impl Fields<'_> {
     fn refuse_other_kinds(&self) -> Result<()> {
         let refuse = |what: String| Err(Error::Unmergeable { path: self.path.into(), what });
-        match self.map.get("peft_type").and_then(Value::as_str) {
+        match self.text("peft_type") {
             Some("LORA") => {}
             Some(other) => return refuse(format!("an adapter of the type {other} (LORA is read)")),
-            None => return Err(Error::MissingKey { path: self.path.into(), key: "peft_type".into() }),
+            None => return Err(missing(self.path, "peft_type")),
         }
         if let Some((_, what)) = REFUSED.iter().find(|(key, _)| self.map.get(*key).is_some_and(is_set)) {
             return refuse((*what).into());
         }
-        match self.map.get("init_lora_weights").and_then(Value::as_str) {
+        match self.text("init_lora_weights") {
             Some(start) if CHANGED_BASES.iter().any(|base| start.starts_with(base)) => refuse(format!(
                 "an adapter that began with a changed base model (`init_lora_weights: {start}`; peft saves one for \
                  the model as it was with `path_initial_model_for_weight_conversion`)"
@@ -126,13 +122,8 @@ impl Fields<'_> {
         }
     }
 
-    fn bad<T>(&self, key: &str, found: &Value, expected: &str) -> Result<T> {
-        let (path, key) = (self.path.into(), key.to_string());
-        Err(Error::BadValue { path, key, found: found.to_string(), expected: expected.into() })
-    }
-
-    /// A positive number.
-    fn number(&self, key: &str) -> Result<f64> {
+    /// A positive number, or what peft takes without one.
+    fn positive_or_default(&self, key: &str) -> Result<f64> {
         match self.map.get(key) {
             None => Ok(DEFAULT),
             Some(value) => self.positive(key, value),
@@ -142,36 +133,32 @@ impl Fields<'_> {
     fn positive(&self, key: &str, value: &Value) -> Result<f64> {
         match value.as_f64() {
             Some(number) if number > 0.0 => Ok(number),
-            _ => self.bad(key, value, "a positive number"),
+            _ => Err(self.bad(key, value, "a positive number")),
         }
     }
 
-    fn flag(&self, key: &str) -> Result<bool> {
-        match self.map.get(key) {
-            None | Some(Value::Null) => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(other) => self.bad(key, other, "true or false"),
-        }
+    fn is_on(&self, key: &str) -> Result<bool> {
+        Ok(self.flag(key)?.unwrap_or(false))
     }
 
     fn texts(&self, key: &str) -> Result<Vec<String>> {
-        let Some(value) = self.map.get(key).filter(|value| !value.is_null()) else { return Ok(Vec::new()) };
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
         let texts = value.as_array().and_then(|list| {
             list.iter().map(|text| text.as_str().map(str::to_string)).collect::<Option<Vec<_>>>()
         });
-        texts.map_or_else(|| self.bad(key, value, "a list of names"), Ok)
+        texts.ok_or_else(|| self.bad(key, value, "a list of names"))
     }
 
     fn patterns(&self, key: &str) -> Result<Vec<(Regex, f64)>> {
-        let Some(value) = self.map.get(key).filter(|value| !value.is_null()) else { return Ok(Vec::new()) };
-        let Some(map) = value.as_object() else { return self.bad(key, value, "patterns and numbers") };
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let map = value.as_object().ok_or_else(|| self.bad(key, value, "patterns and numbers"))?;
         limits::check(self.path, "patterns of modules", map.len(), MAX_PATTERNS)?;
         let pattern = |(text, value): (&String, &Value)| -> Result<_> {
             let number = self.positive(&format!("{key}.{text}"), value)?;
             let whole = format!(r"^(?:.*\.)?(?:{text})$");
             match RegexBuilder::new(&whole).size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).build() {
                 Ok(pattern) => Ok((pattern, number)),
-                Err(_) => self.bad(key, &Value::String(text.clone()), "regular expressions"),
+                Err(_) => Err(self.bad(key, &Value::String(text.clone()), "regular expressions")),
             }
         };
         map.iter().map(pattern).collect()

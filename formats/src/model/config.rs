@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::fields::{Fields, bad_value, missing};
 use crate::gguf::Metadata;
-use crate::json;
 use crate::limits::MAX_TOKENS;
 use crate::model::Layout;
 use crate::model::layout::HeadSizes;
@@ -55,7 +55,7 @@ impl Config {
     /// Not JSON, a key that is missing, zero or not a number, or a setting that no PLM graph has (another activation,
     /// biases, RoPE scaling, untied embeddings, fewer key-value heads than heads).
     pub fn from_json(path: &Path, bytes: Vec<u8>) -> Result<Config> {
-        let fields = Fields { path, map: json::parse(path, bytes)? };
+        let fields = Fields::parse(path, bytes)?;
         fields.refuse_what_no_graph_has()?;
         let config = Config {
             vocab_size: fields.size("vocab_size")?,
@@ -155,26 +155,7 @@ impl Config {
 }
 
 /// config.json as it is. Every key that changes the meaning of the weights is looked at, and errors name it.
-struct Fields<'a> {
-    path: &'a Path,
-    map: Map<String, Value>,
-}
-
 impl Fields<'_> {
-    /// The value of a key, unless it is null.
-    fn get(&self, key: &str) -> Option<&Value> {
-        self.map.get(key).filter(|value| !value.is_null())
-    }
-
-    fn text(&self, key: &str) -> Option<&str> {
-        self.get(key)?.as_str()
-    }
-
-    fn flag(&self, key: &str) -> Result<Option<bool>> {
-        let read = |value: &Value| value.as_bool().ok_or_else(|| self.bad(key, value, "true or false"));
-        self.get(key).map(read).transpose()
-    }
-
     fn optional_size(&self, key: &str) -> Result<Option<usize>> {
         let read = |value: &Value| {
             let size = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
@@ -198,10 +179,6 @@ impl Fields<'_> {
             true => bad_value(self.path, key, "null, NaN or infinite", "a number"),
             false => missing(self.path, key),
         }
-    }
-
-    fn bad(&self, key: &str, found: &Value, expected: &str) -> Error {
-        bad_value(self.path, key, found, expected)
     }
 
     fn refuse_what_no_graph_has(&self) -> Result<()> {
@@ -255,19 +232,6 @@ impl Fields<'_> {
             Some(theta) => theta.as_f64().ok_or_else(|| self.bad("rope_theta", theta, "a number")),
             None => self.number("rope_theta"),
         }
-    }
-}
-
-fn missing(path: &Path, key: &str) -> Error {
-    Error::MissingKey { path: path.to_path_buf(), key: key.into() }
-}
-
-fn bad_value(path: &Path, key: &str, found: impl ToString, expected: impl ToString) -> Error {
-    Error::BadValue {
-        path: path.to_path_buf(),
-        key: key.into(),
-        found: found.to_string(),
-        expected: expected.to_string(),
     }
 }
 
