@@ -9,6 +9,18 @@ use crate::error::{Error, Result};
 /// What a model's folder of the cache is called, before its id.
 const PREFIX: &str = "models--";
 
+/// What the folder of a model (`organization/name`) is called.
+pub fn folder_name(id: &str) -> String {
+    format!("{PREFIX}{}", id.replace('/', "--"))
+}
+
+/// The snapshot of a commit in a model's folder of the cache, if it is there. What is said to be a commit may come from
+/// anywhere: it is one name of a folder, not a path that leads elsewhere.
+pub fn snapshot_of(folder: &Path, commit: &str) -> Option<PathBuf> {
+    let snapshot = folder.join("snapshots").join(commit);
+    (Path::new(commit).file_name() == Some(OsStr::new(commit)) && snapshot.is_dir()).then_some(snapshot)
+}
+
 /// The id on the hub (`organization/name`, or a name alone) of a model whose folder is a snapshot in the cache, given
 /// as such or by a link. `None` for any other folder.
 pub fn model_id(folder: &Path) -> Option<String> {
@@ -28,12 +40,9 @@ pub fn snapshot(folder: &Path) -> Result<Option<PathBuf>> {
     if folder.join("config.json").exists() || !snapshots.is_dir() {
         return Ok(None);
     }
-    if let Ok(commit) = std::fs::read_to_string(folder.join("refs/main")) {
-        let commit = commit.trim();
-        // One name of a folder, not a path that leads elsewhere.
-        if Path::new(commit).file_name() == Some(OsStr::new(commit)) && snapshots.join(commit).is_dir() {
-            return Ok(Some(snapshots.join(commit)));
-        }
+    let main = std::fs::read_to_string(folder.join("refs/main")).ok();
+    if let Some(snapshot) = main.and_then(|commit| snapshot_of(folder, commit.trim())) {
+        return Ok(Some(snapshot));
     }
     let entries = std::fs::read_dir(&snapshots).map_err(Error::io(&snapshots))?;
     let mut found: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|path| path.is_dir()).collect();

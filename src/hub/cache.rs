@@ -4,6 +4,8 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
+use plmconv_formats::hub::{folder_name, snapshot_of};
+
 use super::{HubError, HubName};
 
 /// A model's folder in the cache.
@@ -15,7 +17,7 @@ pub struct Cache {
 impl Cache {
     /// Of the model in the cache in `root`.
     pub fn new(root: &Path, name: &HubName) -> Cache {
-        let folder = format!("models--{}", name.id.replace('/', "--"));
+        let folder = folder_name(&name.id);
         Cache { locks: root.join(".locks").join(&folder), folder: root.join(folder) }
     }
 
@@ -26,10 +28,7 @@ impl Cache {
     /// The snapshot of a revision: of a commit that it names, or that it is.
     pub fn snapshot(&self, revision: &str) -> Option<PathBuf> {
         let named = std::fs::read_to_string(self.folder.join("refs").join(revision)).ok();
-        let commit = named.as_deref().map_or(revision, str::trim);
-        let is_name = Path::new(commit).file_name() == Some(commit.as_ref());
-        let snapshot = self.folder.join("snapshots").join(commit);
-        (is_name && snapshot.is_dir()).then_some(snapshot)
+        snapshot_of(&self.folder, named.as_deref().map_or(revision, str::trim))
     }
 
     /// Where a commit's snapshot stands.

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use plmconv_formats::model::{INDEX, SINGLE, has_weights, may_be_weights};
+
 /// What a folder is read for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
@@ -12,9 +14,6 @@ pub enum Wanted {
     /// A LoRA adapter.
     Adapter,
 }
-
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
 /// A model's files but its weights.
 const SMALL: [&str; 11] = [
@@ -36,19 +35,13 @@ const TEMPLATES: &str = "additional_chat_templates/";
 
 const ADAPTER: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "README.md"];
 
-/// What safetensors files that are not a model's weights begin with.
-const NOT_WEIGHTS: [&str; 5] = ["adapter", "consolidated", "optimizer", "training", "."];
-
 impl Wanted {
     /// Those of the files of a repository that are needed, small ones first.
     pub fn of<'a>(self, files: &[&'a str]) -> Vec<&'a str> {
         let has = |name: &str| files.contains(&name);
         let is_weights = |name: &str| {
-            name.ends_with(".safetensors")
-                && !name.contains('/')
-                && !NOT_WEIGHTS.iter().any(|start| name.starts_with(start))
-                // One file hides all others, as it does for transformers.
-                && (name == WEIGHTS || !has(WEIGHTS))
+            // One file hides all others, as it does for transformers.
+            may_be_weights(name) && !name.contains('/') && (name == SINGLE || !has(SINGLE))
         };
         let is_small = |name: &str| match self {
             Wanted::Config => name == SMALL[0],
@@ -56,7 +49,7 @@ impl Wanted {
             Wanted::Model => {
                 let template = name.strip_prefix(TEMPLATES).and_then(|rest| rest.strip_suffix(".jinja"));
                 SMALL.contains(&name)
-                    || (name == INDEX && !has(WEIGHTS))
+                    || (name == INDEX && !has(SINGLE))
                     || template.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '\\']))
             }
         };
@@ -94,7 +87,7 @@ impl Wanted {
         match self {
             Wanted::Config => has(SMALL[0]),
             Wanted::Adapter => has(ADAPTER[0]) && has(ADAPTER[1]),
-            Wanted::Model => has(SMALL[0]) && plmconv_formats::model::has_weights(snapshot),
+            Wanted::Model => has(SMALL[0]) && has_weights(snapshot),
         }
     }
 }
@@ -134,8 +127,8 @@ mod tests {
             ]
         );
         assert_eq!(Wanted::Model.missing(&wanted), None);
-        let single = [WEIGHTS, INDEX, "model-00001-of-00002.safetensors", "config.json"];
-        assert_eq!(Wanted::Model.of(&single), ["config.json", WEIGHTS]);
+        let single = [SINGLE, INDEX, "model-00001-of-00002.safetensors", "config.json"];
+        assert_eq!(Wanted::Model.of(&single), ["config.json", SINGLE]);
         assert_eq!(Wanted::Config.of(&files), ["config.json"]);
         assert_eq!(Wanted::Model.missing(&["config.json"]), Some("*.safetensors"));
         assert_eq!(Wanted::Adapter.missing(&["adapter_config.json"]), Some("adapter_model.safetensors"));

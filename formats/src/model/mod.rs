@@ -21,7 +21,7 @@ pub use merging::{Merge, Merging};
 pub use roles::{Role, TensorKey};
 pub use rope::rotations;
 pub(crate) use spelling::Spelling;
-pub use weight_files::has_weights;
+pub use weight_files::{INDEX, SINGLE, has_weights, may_be_weights};
 
 use crate::adapter::AdapterIdentity;
 use crate::error::{Error, Result};

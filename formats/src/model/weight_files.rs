@@ -7,8 +7,10 @@ use crate::error::{Error, Result};
 use crate::json;
 use crate::warning::Warning;
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// The file of all weights, which hides any others beside it.
+pub const SINGLE: &str = "model.safetensors";
+/// The file that names the shard of each tensor.
+pub const INDEX: &str = "model.safetensors.index.json";
 
 /// What safetensors files that are not a model's weights begin with: files of macOS, Meta's own format, adapters, and
 /// what a trainer leaves.
@@ -43,6 +45,11 @@ pub(super) fn weight_files(folder: &Path) -> Result<(Vec<PathBuf>, Option<Warnin
 /// Whether a folder has all files of a model's weights.
 pub fn has_weights(folder: &Path) -> bool {
     weight_files(folder).is_ok_and(|(files, _)| files.iter().all(|file| file.is_file()))
+}
+
+/// Whether a file of this name may hold a model's weights.
+pub fn may_be_weights(name: &str) -> bool {
+    name.ends_with(".safetensors") && !NOT_WEIGHTS.iter().any(|start| name.starts_with(start))
 }
 
 /// Whether something has this name, be it a link that leads nowhere.
@@ -82,8 +89,7 @@ fn unindexed_names(folder: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
         let name = entry.map_err(Error::io(folder))?.file_name().to_string_lossy().into_owned();
-        let is_weights = !NOT_WEIGHTS.iter().any(|start| name.starts_with(start));
-        if is_weights && name.ends_with(".safetensors") {
+        if may_be_weights(&name) {
             names.push(name);
         }
     }
