@@ -103,10 +103,24 @@ impl Line<'_> {
     /// The same from column `after` on only.
     #[inline(always)]
     pub fn charge_from(&self, rest: &mut [f32], at: usize, after: usize, errors: &[f32]) {
-        let rest = &mut rest[after..];
-        for (j, error) in errors.iter().enumerate() {
-            let row = &self.corner[(at + j) * self.stride + after..][..rest.len()];
-            rest.iter_mut().zip(row).for_each(|(t, u)| *t -= error * u);
-        }
+        charge(self.corner, self.stride, rest, at, after, errors);
+    }
+}
+
+/// Moves what is left of some columns, from `after` on, to make up for the errors of those from `at` on. `corner` is
+/// the factor from the first of these columns on, in rows of `stride`.
+#[inline(always)]
+pub(super) fn charge(
+    corner: &[f32],
+    stride: usize,
+    rest: &mut [f32],
+    at: usize,
+    after: usize,
+    errors: &[f32],
+) {
+    let rest = &mut rest[after..];
+    for (j, error) in errors.iter().enumerate() {
+        let row = &corner[(at + j) * stride + after..][..rest.len()];
+        rest.iter_mut().zip(row).for_each(|(t, u)| *t -= error * u);
     }
 }

@@ -3,6 +3,7 @@
 use super::word::{Corner, Levels, SHARES, WORD, Word};
 use super::{Lattice, MOST_SUB};
 use crate::codec::Signs;
+use crate::feedback::line::charge;
 use crate::feedback::sweep::nearest_first;
 
 /// A rounded sub-block.
@@ -102,11 +103,8 @@ impl Lattice {
             }
             let best = best?;
             found.loss += best.loss;
-            let after = WORD * (index + 1);
-            for (j, error) in best.errors.iter().enumerate() {
-                let row = &part.factor[(WORD * index + j) * part.stride + after..][..len - after];
-                rest[after..len].iter_mut().zip(row).for_each(|(t, u)| *t -= error * u);
-            }
+            let at = WORD * index;
+            charge(part.factor, part.stride, &mut rest[..len], at, at + WORD, &best.errors);
             found.words[index] = best;
         }
         Some(found)
