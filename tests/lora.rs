@@ -4,6 +4,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
+use assert_cmd::assert::Assert;
 use common::adapter::TestAdapter;
 use common::checkpoint::Checkpoint;
 use common::{calibration_text, copy_of_tiny_plm, plmconv, statistics, tensor_bytes, tiny_plm};
@@ -20,6 +21,17 @@ fn tempdir() -> TempDir {
 
 fn saved(dir: &TempDir, name: &str, adapter: &TestAdapter) -> PathBuf {
     adapter.save(&dir.path().join(name))
+}
+
+/// What the program says of the tiny adapter after a change that it cannot take.
+fn refused(dir: &TempDir, change: &dyn Fn(&mut TestAdapter), said: &str) -> Assert {
+    let mut adapter = TestAdapter::tiny();
+    change(&mut adapter);
+    let folder = saved(dir, "bad", &adapter);
+    let mut command = plmconv();
+    let refusal = command.arg("inspect").arg(tiny_plm()).arg("--lora").arg(&folder).assert();
+    std::fs::remove_dir_all(&folder).expect("there");
+    refusal.code(1).stderr(contains(said))
 }
 
 /// `model` with `lora` merged into it, as a GGUF of f32.
@@ -198,13 +210,7 @@ fn rows_that_are_moved_are_moved_with_what_was_added() {
 fn what_does_not_fit_is_named() {
     let dir = tempdir();
     let refused = |change: &dyn Fn(&mut TestAdapter), said: &str| {
-        let mut adapter = TestAdapter::tiny();
-        change(&mut adapter);
-        let folder = saved(&dir, "bad", &adapter);
-        let mut command = plmconv();
-        command.arg("inspect").arg(tiny_plm()).arg("--lora").arg(&folder);
-        command.assert().code(1).stderr(contains(said)).stderr(contains("hint: "));
-        std::fs::remove_dir_all(&folder).expect("there");
+        refused(&dir, change, said).stderr(contains("hint: "));
     };
     let shaped = |module: &'static str, shape| move |a: &mut TestAdapter| a.target(module, shape, 4);
     refused(
@@ -236,18 +242,7 @@ fn what_does_not_fit_is_named() {
 fn shapes_and_ranks_are_compared() {
     let dir = tempdir();
     let refused = |change: &dyn Fn(&mut TestAdapter), said: &str| {
-        let mut adapter = TestAdapter::tiny();
-        change(&mut adapter);
-        let folder = saved(&dir, "bad", &adapter);
-        let mut command = plmconv();
-        command
-            .arg("inspect")
-            .arg(tiny_plm())
-            .arg("--lora")
-            .arg(&folder)
-            .assert()
-            .code(1)
-            .stderr(contains(said));
+        refused(&dir, change, said);
     };
     let q = "model.layers.0.self_attn.q_proj";
     refused(

@@ -62,6 +62,10 @@ class ParityFailure(Failure):
     """A model is farther from its source than its limits allow, or is not what its source makes; ``report`` says how."""
 
 
+def _word(value):
+    return os.fspath(value) if hasattr(value, "__fspath__") else str(value)
+
+
 def _words(flags):
     """``--name value`` for each flag; ``True`` stands alone, a list is repeated, None and False say nothing."""
     for name, value in flags.items():
@@ -74,7 +78,7 @@ def _words(flags):
         many = value if isinstance(value, (list, tuple)) else [value]
         for one in many:
             # In one word, so that a value may begin with a hyphen.
-            yield f"{flag}={os.fspath(one) if hasattr(one, '__fspath__') else one}"
+            yield f"{flag}={_word(one)}"
 
 
 def run(command, *positional, progress=None, **flags):
@@ -84,8 +88,7 @@ def run(command, *positional, progress=None, **flags):
     called as ``progress(task, done, total, unit)`` about ten times a second.
     """
     _find_onnxruntime()
-    given = [os.fspath(one) if hasattr(one, "__fspath__") else str(one) for one in positional]
-    arguments = [command, "--json", *_words(flags), "--", *given]
+    arguments = [command, "--json", *_words(flags), "--", *map(_word, positional)]
     output, warned, failure = _plmconv.run(arguments, progress)
     for line in warned:
         warnings.warn(line, PlmconvWarning, stacklevel=3)

@@ -6,12 +6,12 @@ use anyhow::Result;
 use plmconv_calibrate::statistics::Statistics;
 use serde_json::json;
 
-use super::{human_bytes, print_document};
+use super::{file_bytes, human_bytes, print_document};
 
 /// Prints the result of a finished run.
 pub fn print(statistics: &Statistics, elapsed: Duration, json: bool) -> Result<()> {
     let path = statistics.path();
-    let bytes = std::fs::metadata(path).map_err(plmconv_formats::Error::io(path))?.len();
+    let bytes = file_bytes(path)?;
     let (windows, window) = (statistics.windows(), statistics.window());
     if json {
         return print_document(

@@ -31,6 +31,7 @@ pub mod written;
 
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
@@ -168,6 +169,11 @@ impl Table {
             say!("{}", line.trim_end());
         }
     }
+}
+
+/// The length of a file that was written.
+fn file_bytes(path: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(path).map_err(plmconv_formats::Error::io(path))?.len())
 }
 
 /// A measured number with `digits` behind the point.

@@ -7,11 +7,11 @@ use plmconv_validate::Windows;
 use plmconv_validate::estimate::Estimate;
 use serde_json::json;
 
-use super::{figure, human_bytes, print_document};
+use super::{figure, file_bytes, human_bytes, print_document};
 
 /// Prints the result of a finished run.
 pub fn print(path: &Path, windows: &Windows<'_>, perplexity: Estimate, json: bool) -> Result<()> {
-    let bytes = std::fs::metadata(path).map_err(plmconv_formats::Error::io(path))?.len();
+    let bytes = file_bytes(path)?;
     if json {
         return print_document(
             "reference",
