@@ -6,7 +6,7 @@ use plmconv_quant::random::{mix, unit};
 use plmconv_validate::network::exp_minus;
 use rayon::prelude::*;
 
-use super::moments::SiteMoments;
+use super::moments::{Samples, SiteMoments};
 use super::rows::{Dense, Shape, read_rows_into, read_vector, rms_norm, rms_norm_backward};
 use super::spill::Spill;
 use crate::error::{Error, Result};
@@ -47,7 +47,7 @@ pub(super) fn backward(
         if weights.iter().any(|w| !w.is_finite()) {
             return Err(Error::NotFinite { layer: shape.layers, what: "logits" });
         }
-        site.add_inputs(&x, &weights);
+        site.add_inputs(Samples::Dense(&x), &weights);
         let by_x = embedding.by_input(probabilities, tokens)?;
         let into = &mut gradient[first * shape.hidden..(first + tokens) * shape.hidden];
         rms_norm_backward(&hidden, &norm, shape.eps, &by_x, into, shape.hidden);

@@ -1,11 +1,12 @@
 //! One layer forward, and the gradients of all its matrices.
 
 use plmconv_formats::{Model, Role, TensorKey};
+use plmconv_quant::product::SparseMatrix;
 use plmconv_validate::network::rectify;
 use rayon::prelude::*;
 
 use super::attention::{self, Head};
-use super::moments::SiteMoments;
+use super::moments::{Samples, SiteMoments};
 use super::products;
 use super::rows::{Dense, Shape, read_vector, rms_norm, rms_norm_backward};
 use crate::error::Result;
@@ -20,7 +21,8 @@ pub(super) struct LayerWeights {
     attention_output: Dense,
     ffn_norm: Vec<f32>,
     up: Dense,
-    down: Dense,
+    /// `[neurons, hidden]`: a row is what one neuron adds to the output.
+    down_by_neuron: Dense,
 }
 
 impl LayerWeights {
@@ -36,7 +38,7 @@ impl LayerWeights {
             attention_output: matrix(Role::AttentionOutput)?,
             ffn_norm: vector(Role::FfnNorm)?,
             up: matrix(Role::FfnUp)?,
-            down: matrix(Role::FfnDown)?,
+            down_by_neuron: matrix(Role::FfnDown)?.transposed(),
         })
     }
 }
@@ -52,16 +54,23 @@ pub(super) struct State {
     /// The residual stream between attention and FFN.
     middle: Vec<f32>,
     ffn_input: Vec<f32>,
-    /// The up projection's result where positive, else zero.
-    rectified: Vec<f32>,
-    activation: Vec<f32>,
+    /// The up projection's result where it is positive: the neurons that fire.
+    rectified: SparseMatrix,
 }
 
 impl State {
     /// The residual stream after the layer; the backward run has no need of it.
     pub fn output(&self, w: &LayerWeights, out: &mut [f32]) {
-        let ffn = products::forward(&self.activation, &w.down);
+        let mut ffn = vec![0.0; out.len()];
+        products::sparse(&self.activation(), &w.down_by_neuron, &mut ffn);
         out.par_iter_mut().zip(&self.middle).zip(&ffn).for_each(|((out, a), b)| *out = a + b);
+    }
+
+    /// Squared ReLU of the up projection's result.
+    fn activation(&self) -> SparseMatrix {
+        let mut activation = self.rectified.clone();
+        activation.change(|_, u| u * u);
+        activation
     }
 }
 
@@ -82,8 +91,8 @@ pub(super) fn forward(shape: &Shape, w: &LayerWeights, hidden: &[f32]) -> State 
     let ffn_input = rms_norm(&middle, &w.ffn_norm, shape.eps);
     let mut rectified = products::forward(&ffn_input, &w.up);
     rectified.par_chunks_mut(1 << 14).for_each(rectify);
-    let activation: Vec<f32> = rectified.par_iter().map(|u| u * u).collect();
-    State { attention_input, latent, kv_input, heads, heads_output, middle, ffn_input, rectified, activation }
+    let rectified = SparseMatrix::new(&rectified, w.up.rows);
+    State { attention_input, latent, kv_input, heads, heads_output, middle, ffn_input, rectified }
 }
 
 /// Statistics of a layer's matrices.
@@ -98,14 +107,15 @@ pub(super) struct Sites {
 
 impl Sites {
     pub fn new(index: usize, w: &LayerWeights) -> Sites {
-        let site = |role, w: &Dense| SiteMoments::new(TensorKey::in_layer(index, role), Some(w.rows), w.cols);
+        let new = |role, rows, cols| SiteMoments::new(TensorKey::in_layer(index, role), Some(rows), cols);
+        let site = |role, w: &Dense| new(role, w.rows, w.cols);
         Sites {
             query: site(Role::Query, &w.query),
             kv_a: site(Role::KvA, &w.kv_a),
             kv_b: site(Role::KvB, &w.kv_b),
             attention_output: site(Role::AttentionOutput, &w.attention_output),
             up: site(Role::FfnUp, &w.up),
-            down: site(Role::FfnDown, &w.down),
+            down: new(Role::FfnDown, w.down_by_neuron.cols, w.down_by_neuron.rows),
         }
     }
 
@@ -123,20 +133,21 @@ pub(super) fn backward(
     gradient: &mut [f32],
     sites: &mut Sites,
 ) {
-    sites.down.add(&state.activation, gradient);
-    let mut by_up = vec![0.0; state.rectified.len()];
-    products::backward(gradient, &w.down, &mut by_up);
-    by_up.par_iter_mut().zip(&state.rectified).for_each(|(g, u)| *g *= 2.0 * u);
-    sites.up.add(&state.ffn_input, &by_up);
+    sites.down.add(Samples::Sparse(&state.activation()), Samples::Dense(gradient));
+    // Where a neuron does not fire, its gradient is zero.
+    let mut by_up = products::sampled(gradient, &w.down_by_neuron, &state.rectified);
+    by_up.multiply(&state.rectified);
+    by_up.change(|_, g| 2.0 * g);
+    sites.up.add(Samples::Dense(&state.ffn_input), Samples::Sparse(&by_up));
     let mut by_input = vec![0.0; gradient.len()];
-    products::backward(&by_up, &w.up, &mut by_input);
+    products::sparse(&by_up, &w.up, &mut by_input);
     rms_norm_backward(&state.middle, &w.ffn_norm, shape.eps, &by_input, gradient, shape.hidden);
 
-    sites.attention_output.add(&state.heads_output, gradient);
+    sites.attention_output.add(Samples::Dense(&state.heads_output), Samples::Dense(gradient));
     let mut by_heads = vec![0.0; state.heads_output.len()];
     products::backward(gradient, &w.attention_output, &mut by_heads);
     let by = attention::backward(shape, &state.heads, &by_heads);
-    sites.kv_b.add(&state.kv_input, &by.key_value);
+    sites.kv_b.add(Samples::Dense(&state.kv_input), Samples::Dense(&by.key_value));
     let mut by_kv_input = vec![0.0; state.kv_input.len()];
     products::backward(&by.key_value, &w.kv_b, &mut by_kv_input);
     let width = shape.latent + shape.rope;
@@ -145,8 +156,8 @@ pub(super) fn backward(
         row[shape.latent..].copy_from_slice(shared);
     }
     rms_norm_backward(&state.latent, &w.kv_a_norm, shape.eps, &by_kv_input, &mut by_kv_a, width);
-    sites.kv_a.add(&state.attention_input, &by_kv_a);
-    sites.query.add(&state.attention_input, &by.query);
+    sites.kv_a.add(Samples::Dense(&state.attention_input), Samples::Dense(&by_kv_a));
+    sites.query.add(Samples::Dense(&state.attention_input), Samples::Dense(&by.query));
     by_input.fill(0.0);
     products::backward(&by_kv_a, &w.kv_a, &mut by_input);
     products::backward(&by.query, &w.query, &mut by_input);

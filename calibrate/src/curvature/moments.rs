@@ -1,8 +1,10 @@
 //! Sums of outer products over tokens.
 
+use std::ops::Range;
+
 use plmconv_formats::TensorKey;
 use plmconv_quant::block_symmetric::BlockSymmetric;
-use plmconv_quant::product::{Matrix, add_product};
+use plmconv_quant::product::{Matrix, SparseMatrix, add_product, add_sparse_product};
 use rayon::prelude::*;
 
 /// Columns of the largest block of inputs that is kept.
@@ -14,6 +16,45 @@ pub const OUTPUT_BLOCK: usize = 1024;
 const ROWS: usize = 192;
 /// Columns whose squares a thread adds up at a time.
 const COLUMNS: usize = 256;
+
+/// What passes a matrix, `[tokens, width]`: its inputs, or the gradients by its outputs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Samples<'a> {
+    Dense(&'a [f32]),
+    Sparse(&'a SparseMatrix),
+}
+
+impl Samples<'_> {
+    /// The sum of each token's squares.
+    fn squares(self, width: usize) -> Vec<f32> {
+        match self {
+            Samples::Dense(x) => {
+                x.par_chunks_exact(width).map(|row| row.iter().map(|x| x * x).sum()).collect()
+            }
+            Samples::Sparse(x) => (0..x.rows()).into_par_iter().map(|token| x.row_squares(token)).collect(),
+        }
+    }
+
+    /// Adds `xᵀ x`, each token of `x` counting as `weights` says.
+    fn add_outer_products(self, into: &mut BlockSymmetric, weights: Option<&[f32]>) {
+        let root = |token: usize| weights.map_or(1.0, |weights| weights[token].sqrt());
+        match (self, weights) {
+            (Samples::Dense(x), None) => add_dense(into, x),
+            (Samples::Dense(x), Some(_)) => {
+                let mut weighted = x.to_vec();
+                let rows = weighted.par_chunks_exact_mut(into.size()).enumerate();
+                rows.for_each(|(token, row)| row.iter_mut().for_each(|x| *x *= root(token)));
+                add_dense(into, &weighted);
+            }
+            (Samples::Sparse(x), None) => add_sparse(into, x),
+            (Samples::Sparse(x), Some(_)) => {
+                let mut weighted = x.clone();
+                weighted.change(|token, x| x * root(token));
+                add_sparse(into, &weighted);
+            }
+        }
+    }
+}
 
 /// One matrix's statistics.
 #[derive(Clone, Debug)]
@@ -47,22 +88,26 @@ impl SiteMoments {
     }
 
     /// Takes inputs `[tokens, cols]` and gradients `[tokens, rows]`.
-    pub(super) fn add(&mut self, x: &[f32], gradient: &[f32]) {
-        let cols = self.square_sums.len();
-        let tokens = x.len() / cols;
-        let rows = gradient.len() / tokens.max(1);
-        let weights: Vec<f32> =
-            gradient.par_chunks_exact(rows).map(|g| g.iter().map(|g| g * g).sum()).collect();
-        self.add_inputs(x, &weights);
+    pub(super) fn add(&mut self, x: Samples<'_>, gradient: Samples<'_>) {
+        let rows = self.outputs.as_ref().map_or(1, BlockSymmetric::size);
+        self.add_inputs(x, &gradient.squares(rows));
         if let Some(outputs) = &mut self.outputs {
-            add_outer_products(outputs, gradient);
+            gradient.add_outer_products(outputs, None);
         }
     }
 
     /// Takes inputs `[tokens, cols]`, each token counting as `weights` says.
-    pub(super) fn add_inputs(&mut self, x: &[f32], weights: &[f32]) {
-        let cols = self.square_sums.len();
+    pub(super) fn add_inputs(&mut self, x: Samples<'_>, weights: &[f32]) {
         self.tokens += weights.len() as u64;
+        match x {
+            Samples::Dense(x) => self.add_squares(x),
+            Samples::Sparse(x) => self.add_sparse_squares(x),
+        }
+        x.add_outer_products(&mut self.inputs, Some(weights));
+    }
+
+    fn add_squares(&mut self, x: &[f32]) {
+        let cols = self.square_sums.len();
         let columns = self.squares.par_chunks_mut(COLUMNS).zip(self.active.par_chunks_mut(COLUMNS));
         columns.enumerate().for_each(|(index, (squares, active))| {
             for row in x.chunks_exact(cols) {
@@ -73,13 +118,15 @@ impl SiteMoments {
                 }
             }
         });
-        let mut weighted = x.to_vec();
-        let rows = weighted.par_chunks_exact_mut(cols).zip(weights);
-        rows.for_each(|(row, weight)| {
-            let root = weight.sqrt();
-            row.iter_mut().for_each(|x| *x *= root);
-        });
-        add_outer_products(&mut self.inputs, &weighted);
+    }
+
+    fn add_sparse_squares(&mut self, x: &SparseMatrix) {
+        for token in 0..x.rows() {
+            for (col, x) in x.row(token) {
+                self.squares[col] += f64::from(x) * f64::from(x);
+                self.active[col] += 1.0;
+            }
+        }
     }
 
     pub(super) fn close(&mut self) {
@@ -88,22 +135,46 @@ impl SiteMoments {
 }
 
 /// Adds `xᵀ x` (`x`: `[tokens, size]`).
-fn add_outer_products(into: &mut BlockSymmetric, x: &[f32]) {
+fn add_dense(into: &mut BlockSymmetric, x: &[f32]) {
+    let x = Matrix::new(x, x.len() / into.size(), into.size());
+    add_blocks(into, |block, rows, out| {
+        let columns = x.columns(rows.start..block.end);
+        add_product(x.columns(rows).transposed(), columns, out, columns.cols());
+    });
+}
+
+/// The same, bit for bit, without the products that are zero.
+fn add_sparse(into: &mut BlockSymmetric, x: &SparseMatrix) {
+    let by_column = x.transposed();
+    let mut dense = (0..0, Vec::new());
+    add_blocks(into, |block, rows, out| {
+        if dense.0 != *block {
+            dense = (block.clone(), x.dense(block.clone()));
+        }
+        let columns = Matrix::new(&dense.1, x.rows(), block.len());
+        let columns = columns.columns(rows.start - block.start..block.len());
+        add_sparse_product(&by_column, rows, columns, out, columns.cols());
+    });
+}
+
+/// Adds to the triangle of each block what `product(block, rows, out)` adds to zeros: some rows of the matrix, from
+/// their first on the diagonal to the block's end, `out`: `[rows.len(), block.end - rows.start]`.
+fn add_blocks(into: &mut BlockSymmetric, mut product: impl FnMut(&Range<usize>, Range<usize>, &mut [f32])) {
     let (size, block_len) = (into.size(), into.block_len());
-    let x = Matrix::new(x, x.len() / size, size);
     let mut rest = into.values_mut();
-    let mut product = Vec::new();
-    for block in (0..size).step_by(block_len) {
-        let end = (block + block_len).min(size);
-        for first in (block..end).step_by(ROWS) {
-            let (last, cols) = ((first + ROWS).min(end), end - first);
-            product.clear();
-            product.resize((last - first) * cols, 0.0);
-            add_product(x.columns(first..last).transposed(), x.columns(first..end), &mut product, cols);
-            for (row, product) in product.chunks_exact(cols).enumerate() {
+    let mut rectangle = Vec::new();
+    for start in (0..size).step_by(block_len) {
+        let block = start..(start + block_len).min(size);
+        for first in block.clone().step_by(ROWS) {
+            let rows = first..(first + ROWS).min(block.end);
+            let cols = block.end - first;
+            rectangle.clear();
+            rectangle.resize(rows.len() * cols, 0.0);
+            product(&block, rows, &mut rectangle);
+            for (row, sums) in rectangle.chunks_exact(cols).enumerate() {
                 let (triangle, after) = rest.split_at_mut(cols - row);
                 rest = after;
-                triangle.iter_mut().zip(&product[row..]).for_each(|(sum, product)| *sum += product);
+                triangle.iter_mut().zip(&sums[row..]).for_each(|(sum, product)| *sum += product);
             }
         }
     }
@@ -118,7 +189,7 @@ mod tests {
         let (tokens, size, block_len) = (5, 150, 70);
         let x: Vec<f32> = (0..tokens * size).map(|i| ((i * 29 % 17) as f32 - 8.0) / 8.0).collect();
         let mut sums = BlockSymmetric::zeros(size, block_len);
-        add_outer_products(&mut sums, &x);
+        add_dense(&mut sums, &x);
         for index in 0..sums.blocks() {
             let (len, upper) = sums.block(index);
             let mut at = 0;
@@ -130,6 +201,26 @@ mod tests {
                     at += 1;
                 }
             }
+        }
+    }
+
+    #[test]
+    fn sparse_samples_give_the_bits_of_dense_ones() {
+        for (tokens, size, block_len) in [(300, 700, 512), (7, 300, 2048), (600, 90, 1024)] {
+            let x: Vec<f32> = (0..tokens * size)
+                .map(|i| if i * 7919 % 6 == 0 { ((i * 29 % 1009) as f32 - 500.0) / 300.0 } else { 0.0 })
+                .collect();
+            let weights: Vec<f32> = (0..tokens).map(|t| (t % 5) as f32 * 0.3).collect();
+            let of = |samples: Samples<'_>| {
+                let key = TensorKey::in_layer(0, plmconv_formats::Role::FfnDown);
+                let mut site = SiteMoments::new(key, None, size);
+                site.inputs = BlockSymmetric::zeros(size, block_len);
+                site.add_inputs(samples, &weights);
+                site.close();
+                (site.inputs, site.square_sums, site.active, samples.squares(size))
+            };
+            let sparse = SparseMatrix::new(&x, size);
+            assert!(of(Samples::Dense(&x)) == of(Samples::Sparse(&sparse)), "{tokens} {size} {block_len}");
         }
     }
 }

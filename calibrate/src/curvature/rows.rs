@@ -68,6 +68,24 @@ impl Dense {
         let (rows, cols) = (tensor.source.rows(), tensor.source.cols());
         Ok(Dense { rows, cols, values: read_rows(model, key, 0..rows)? })
     }
+
+    /// Its columns as rows.
+    pub fn transposed(&self) -> Dense {
+        const SQUARE: usize = 32;
+        let mut values = vec![0.0; self.values.len()];
+        values.par_chunks_mut(SQUARE * self.rows).enumerate().for_each(|(band, out)| {
+            let first = band * SQUARE;
+            for start in (0..self.rows).step_by(SQUARE) {
+                let rows = start..(start + SQUARE).min(self.rows);
+                for (col, out) in out.chunks_exact_mut(self.rows).enumerate() {
+                    for row in rows.clone() {
+                        out[row] = self.values[row * self.cols + first + col];
+                    }
+                }
+            }
+        });
+        Dense { rows: self.cols, cols: self.rows, values }
+    }
 }
 
 /// Some rows of a tensor in f32.

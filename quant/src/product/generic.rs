@@ -1,5 +1,6 @@
 //! Tiles in plain Rust: the twin that every other level is tested against.
 
+use super::sparse::{LANES, PANEL_COLS, add_lanes};
 use super::tile::{Real, TILE_ROWS};
 
 pub(super) fn tile_f32(left: &[f32], right: &[f32], out: &mut <f32 as Real>::Tile) {
@@ -10,6 +11,30 @@ pub(super) fn tile_f64(left: &[f64], right: &[f64], out: &mut <f64 as Real>::Til
     each_term(left, right, out, |sums: &mut [f64; f64::TILE_COLS], a, line| {
         sums.iter_mut().zip(line).for_each(|(sum, b)| *sum += a * b);
     });
+}
+
+pub(super) fn add_rows(
+    indices: &[u8],
+    values: &[f32],
+    panel: &[[f32; PANEL_COLS]],
+    out: &mut [f32; PANEL_COLS],
+) {
+    let mut sums = [0.0; PANEL_COLS];
+    for (&index, &value) in indices.iter().zip(values) {
+        add_fused(&mut sums, value, &panel[usize::from(index)]);
+    }
+    out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+}
+
+pub(super) fn add_dots(left: &[f32], indices: &[u8], panel: &[f32], out: &mut [f32]) {
+    for (&index, out) in indices.iter().zip(out) {
+        let row = &panel[usize::from(index) * left.len()..][..left.len()];
+        let mut sums = [0.0; LANES];
+        for (left, row) in left.as_chunks().0.iter().zip(row.as_chunks().0) {
+            add_fused_pairs(&mut sums, left, row);
+        }
+        *out += add_lanes(sums);
+    }
 }
 
 #[inline(always)]
@@ -37,16 +62,22 @@ fn each_term<T: Real, const COLS: usize>(
 /// computed again.
 #[inline(always)]
 fn add_fused<const COLS: usize>(sums: &mut [f32; COLS], a: f32, b: &[f32; COLS]) {
+    add_fused_pairs(sums, &[a; COLS], b);
+}
+
+/// `sums[i] += a[i] * b[i]`, as [`add_fused`].
+#[inline(always)]
+fn add_fused_pairs<const COLS: usize>(sums: &mut [f32; COLS], a: &[f32; COLS], b: &[f32; COLS]) {
     let mut rounded = [0f32; COLS];
     let mut doubtful = false;
     for i in 0..COLS {
-        let sum = f64::from(a) * f64::from(b[i]) + f64::from(sums[i]);
+        let sum = f64::from(a[i]) * f64::from(b[i]) + f64::from(sums[i]);
         rounded[i] = sum as f32;
         doubtful |= is_doubtful(sum);
     }
     if doubtful {
         for i in 0..COLS {
-            rounded[i] = libm::fmaf(a, b[i], sums[i]);
+            rounded[i] = libm::fmaf(a[i], b[i], sums[i]);
         }
     }
     *sums = rounded;

@@ -15,6 +15,7 @@ mod matrix;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod pack;
+mod sparse;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -22,6 +23,10 @@ mod tile;
 use rayon::prelude::*;
 
 pub use matrix::Matrix;
+pub use sparse::{
+    PANEL_COLS, SparseMatrix, add_rows, add_sparse_product, add_sparse_product_with, sampled_product,
+    sampled_product_with,
+};
 pub use tile::{TILE_COLS, TILE_ROWS, Tile, tile};
 
 use crate::simd::Level;

@@ -22,6 +22,7 @@ pub(super) fn pack<T: Real>(from: Matrix<'_, T>, width: usize, out: &mut [T]) {
             TILE_ROWS => pack_strip::<T, TILE_ROWS>(strip, out),
             16 => pack_strip::<T, 16>(strip, out),
             32 => pack_strip::<T, 32>(strip, out),
+            64 => pack_strip::<T, 64>(strip, out),
             _ => pack_some(strip, width, out),
         }
     });

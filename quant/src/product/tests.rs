@@ -131,3 +131,72 @@ fn every_level_rounds_a_term_once() {
         }
     }
 }
+
+/// Values of which five of six are zero, as squared ReLU leaves them.
+fn sparse_values(count: usize, seed: u64) -> Vec<f32> {
+    let kept = values(count, seed ^ 0x5eed);
+    values(count, seed).into_iter().zip(kept).map(|(x, kept)| if kept > 0.7 { x } else { 0.0 }).collect()
+}
+
+#[test]
+fn sparse_products_have_the_bits_of_dense_ones() {
+    for [rows, depth, cols] in SHAPES {
+        let (a, b, start) =
+            (sparse_values(rows * depth, 10), values(depth * cols, 11), values(rows * cols, 12));
+        let (dense, b) = (Matrix::new(&a, rows, depth), Matrix::new(&b, depth, cols));
+        let sparse = SparseMatrix::new(&a, depth);
+        let part = rows / 3..rows;
+        for level in Level::available() {
+            let (mut expected, mut found) = (start.clone(), start.clone());
+            add_product_with(level, dense.rows_of(part.clone()), b, &mut expected, cols);
+            add_sparse_product_with(level, &sparse, part.clone(), b, &mut found, cols);
+            assert!(expected == found, "{level} {rows} {depth} {cols}");
+        }
+    }
+}
+
+#[test]
+fn sampled_products_follow_their_definition_bit_for_bit() {
+    for [rows, depth, cols] in SHAPES {
+        let (a, b) = (values(rows * depth, 13), values(cols * depth, 14));
+        let places = SparseMatrix::new(&sparse_values(rows * cols, 15), cols);
+        let dot = |i: usize, j: usize| {
+            let (a, b) = (&a[i * depth..][..depth], &b[j * depth..][..depth]);
+            let runs = a.chunks(DEPTH).zip(b.chunks(DEPTH));
+            runs.fold(0.0, |sum, (a, b)| {
+                let mut lanes = [0.0f32; 16];
+                for (k, (&a, &b)) in a.iter().zip(b).enumerate() {
+                    lanes[k % 16] = libm::fmaf(a, b, lanes[k % 16]);
+                }
+                for half in [8, 4, 2, 1] {
+                    (0..half).for_each(|l| lanes[l] += lanes[l + half]);
+                }
+                sum + lanes[0]
+            })
+        };
+        for level in Level::available() {
+            let found = sampled_product_with(level, &a, &b, depth, &places);
+            for row in 0..rows {
+                let found: Vec<(usize, f32)> = found.row(row).collect();
+                let expected: Vec<(usize, f32)> = places.row(row).map(|(j, _)| (j, dot(row, j))).collect();
+                assert!(found == expected, "{level} {rows} {depth} {cols}: row {row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn sparse_matrices_are_what_they_were_made_of() {
+    let (rows, cols) = (600, 700);
+    let dense = sparse_values(rows * cols, 16);
+    let sparse = SparseMatrix::new(&dense, cols);
+    assert!(sparse.dense(0..cols) == dense);
+    let part = sparse.dense(256..700);
+    assert!(part.chunks_exact(444).zip(dense.chunks_exact(cols)).all(|(part, row)| *part == row[256..]));
+    let transposed = sparse.transposed();
+    let expected: Vec<f32> = (0..cols).flat_map(|j| dense[j..].iter().step_by(cols).copied()).collect();
+    assert!(transposed.dense(0..rows) == expected);
+    assert!(transposed == SparseMatrix::new(&expected, rows));
+    let squares: f32 = dense[cols..2 * cols].iter().map(|x| x * x).sum();
+    assert_eq!(sparse.row_squares(1), squares);
+}
