@@ -42,7 +42,7 @@ impl<T: Copy + Default> Buffers<T> {
 
 /// A vector that goes back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Buffer<T: Copy + Default> {
+pub struct Buffer<T: Copy + Default> {
     values: Vec<T>,
     home: Buffers<T>,
 }

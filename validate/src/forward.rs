@@ -1,11 +1,12 @@
 //! The forward pass, as the published modelling code defines it.
 
+use plmconv_quant::product::SparseMatrix;
 use rayon::prelude::*;
 
 use crate::batch::{Hidden, Sequence};
 use crate::buffers::Buffer;
 use crate::error::Result;
-use crate::linear::{ActiveNeurons, Input, Rows};
+use crate::linear::{Input, Rows};
 use crate::loaded::Loaded;
 use crate::network;
 use crate::site::{Point, Site, check_finite};
@@ -138,7 +139,7 @@ impl<'m, 'b, 's, 'o> Forward<'m, 'b, 's, 'o> {
         Ok(if self.positions.len() > 4 && (active as f64) < SPARSE_BELOW * hidden.len() as f64 {
             let rounding = linear.arithmetic.rounding(down.dtype);
             hidden.par_chunks_exact_mut(config.intermediate_size).for_each(|row| rounding.apply(row));
-            let active = ActiveNeurons::new(&hidden, config.intermediate_size);
+            let active = SparseMatrix::new(&hidden, config.intermediate_size);
             drop(hidden);
             linear.sparse_product(down, &active)
         } else {

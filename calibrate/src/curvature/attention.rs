@@ -111,7 +111,7 @@ fn forward_head(
         half_shares: false,
     };
     let mut out = vec![0.0; t * value];
-    attention.attend(&shape.workspace, Some(&mut state.shares), &mut out);
+    attention.attend(shape.products.workspace(), Some(&mut state.shares), &mut out);
     (state, out)
 }
 

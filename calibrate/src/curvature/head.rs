@@ -1,13 +1,13 @@
 //! The output head: tokens drawn from the model's prediction, and the gradient they cause.
 
 use plmconv_formats::{Model, Role, TensorKey};
-use plmconv_quant::product::{Matrix, add_product};
 use plmconv_quant::random::{mix, unit};
-use plmconv_validate::network::exp_minus;
+use plmconv_validate::network::{Matrix, Products, Rows, exp_minus};
 use rayon::prelude::*;
 
 use super::moments::{Samples, SiteMoments};
-use super::rows::{Dense, Shape, read_rows_into, read_vector, rms_norm, rms_norm_backward};
+use super::products::transposed;
+use super::rows::{Shape, read_vector, rms_norm, rms_norm_backward};
 use super::spill::Spill;
 use crate::error::{Error, Result};
 
@@ -28,9 +28,9 @@ pub(super) fn backward(
     let norm = read_vector(model, TensorKey::global(Role::OutputNorm))?;
     let count = windows.len() * shape.window;
     let mut gradient = vec![0.0; count * shape.hidden];
-    let mut site = SiteMoments::new(TensorKey::global(Role::TokenEmbedding), None, shape.hidden);
+    let mut site = SiteMoments::new(embedding_key(), None, shape.hidden);
     let mut probabilities = vec![0.0; TOKENS.min(count) * model.config.vocab_size];
-    let mut embedding = Embedding::new(model);
+    let embedding = Embedding { model, products: &shape.products };
     for first in (0..count).step_by(TOKENS) {
         let tokens = TOKENS.min(count - first);
         let mut hidden = vec![0.0; tokens * shape.hidden];
@@ -48,7 +48,7 @@ pub(super) fn backward(
             return Err(Error::NotFinite { layer: shape.layers, what: "logits" });
         }
         site.add_inputs(Samples::Dense(&x), &weights);
-        let by_x = embedding.by_input(probabilities, tokens)?;
+        let by_x = embedding.by_input(probabilities)?;
         let into = &mut gradient[first * shape.hidden..(first + tokens) * shape.hidden];
         rms_norm_backward(&hidden, &norm, shape.eps, &by_x, into, shape.hidden);
     }
@@ -56,49 +56,48 @@ pub(super) fn backward(
     Ok((gradient, site))
 }
 
-/// The matrix of the head, read some rows at a time into the same memory.
-struct Embedding<'a> {
-    model: &'a Model,
-    bytes: Vec<u8>,
-    tile: Dense,
+fn embedding_key() -> TensorKey {
+    TensorKey::global(Role::TokenEmbedding)
 }
 
-impl<'a> Embedding<'a> {
-    fn new(model: &'a Model) -> Embedding<'a> {
-        let tile = Dense { rows: 0, cols: model.config.hidden_size, values: Vec::new() };
-        Embedding { model, bytes: Vec::new(), tile }
-    }
+/// The matrix of the head, read some rows at a time.
+struct Embedding<'a> {
+    model: &'a Model,
+    products: &'a Products,
+}
 
+impl Embedding<'_> {
     /// Calls `each(first row, rows)` from top to bottom.
-    fn for_tiles(&mut self, mut each: impl FnMut(usize, &Dense)) -> Result<()> {
+    fn for_tiles(&self, mut each: impl FnMut(usize, &Matrix) -> Result<()>) -> Result<()> {
         let vocab = self.model.config.vocab_size;
         for first in (0..vocab).step_by(TILE_ROWS) {
-            self.tile.rows = TILE_ROWS.min(vocab - first);
-            let rows = first..first + self.tile.rows;
-            let key = TensorKey::global(Role::TokenEmbedding);
-            read_rows_into(self.model, key, rows, &mut self.bytes, &mut self.tile.values)?;
-            each(first, &self.tile);
+            let rows = first..(first + TILE_ROWS).min(vocab);
+            each(first, &Matrix::load_rows(self.model, embedding_key(), rows)?)?;
         }
         Ok(())
     }
 
     /// Replaces `out` by the logits, `[tokens, vocab]`, of the hidden states `x`.
-    fn logits(&mut self, x: &[f32], out: &mut [f32]) -> Result<()> {
-        let vocab = self.model.config.vocab_size;
-        let x = Matrix::new(x, x.len() / self.tile.cols, self.tile.cols);
-        out.fill(0.0);
+    fn logits(&self, x: &[f32], out: &mut [f32]) -> Result<()> {
+        let config = &self.model.config;
+        let x = self.products.prepare(Rows::all(x, config.hidden_size));
         self.for_tiles(|first, tile| {
-            add_product(x, tile.matrix().transposed(), &mut out[first..], vocab);
+            self.products.product_into(&x, tile, out, config.vocab_size, first);
+            Ok(())
         })
     }
 
     /// `[tokens, hidden]`: the gradient by the logits times the embedding.
-    fn by_input(&mut self, by_logits: &[f32], tokens: usize) -> Result<Vec<f32>> {
-        let by_logits = Matrix::new(by_logits, tokens, self.model.config.vocab_size);
-        let hidden = self.tile.cols;
-        let mut out = vec![0.0; tokens * hidden];
+    fn by_input(&self, by_logits: &[f32]) -> Result<Vec<f32>> {
+        let config = &self.model.config;
+        let stride = config.vocab_size;
+        let mut out = vec![0.0; by_logits.len() / stride * config.hidden_size];
         self.for_tiles(|first, tile| {
-            add_product(by_logits.columns(first..first + tile.rows), tile.matrix(), &mut out, hidden);
+            let rows = Rows { data: by_logits, stride, offset: first, width: tile.rows() };
+            let part =
+                self.products.product(&self.products.prepare(rows), &transposed(tile, embedding_key())?);
+            out.par_iter_mut().zip(&part[..]).for_each(|(sum, part)| *sum += part);
+            Ok(())
         })?;
         Ok(out)
     }

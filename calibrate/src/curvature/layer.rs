@@ -2,43 +2,49 @@
 
 use plmconv_formats::{Model, Role, TensorKey};
 use plmconv_quant::product::SparseMatrix;
-use plmconv_validate::network::rectify;
+use plmconv_validate::network::{Buffer, Matrix, Rows, rectify};
 use rayon::prelude::*;
 
 use super::attention::{self, Head};
 use super::moments::{Samples, SiteMoments};
-use super::products;
-use super::rows::{Dense, Shape, read_vector, rms_norm, rms_norm_backward};
+use super::products::{Neurons, Weight, transposed};
+use super::rows::{Shape, read_vector, rms_norm, rms_norm_backward};
 use crate::error::Result;
 
-/// A layer's weights in f32.
+/// A layer's weights, each in the forms that its products take.
 pub(super) struct LayerWeights {
     attention_norm: Vec<f32>,
-    query: Dense,
-    kv_a: Dense,
+    query: Weight,
+    kv_a: Weight,
     kv_a_norm: Vec<f32>,
-    kv_b: Dense,
-    attention_output: Dense,
+    kv_b: Weight,
+    attention_output: Weight,
     ffn_norm: Vec<f32>,
-    up: Dense,
-    /// `[neurons, hidden]`: a row is what one neuron adds to the output.
-    down_by_neuron: Dense,
+    up: Matrix,
+    /// `[neurons, hidden]`: what makes a neuron fire.
+    up_neurons: Neurons,
+    /// `[neurons, hidden]`: what a neuron adds to the output.
+    down_neurons: Neurons,
 }
 
 impl LayerWeights {
     pub fn load(model: &Model, index: usize) -> Result<LayerWeights> {
-        let matrix = |role| Dense::load(model, TensorKey::in_layer(index, role));
-        let vector = |role| read_vector(model, TensorKey::in_layer(index, role));
+        let key = |role| TensorKey::in_layer(index, role);
+        let weight = |role| Weight::load(model, key(role));
+        let vector = |role| read_vector(model, key(role));
+        let up = Matrix::load(model, key(Role::FfnUp))?;
+        let down = Matrix::load(model, key(Role::FfnDown))?;
         Ok(LayerWeights {
             attention_norm: vector(Role::AttentionNorm)?,
-            query: matrix(Role::Query)?,
-            kv_a: matrix(Role::KvA)?,
+            query: weight(Role::Query)?,
+            kv_a: weight(Role::KvA)?,
             kv_a_norm: vector(Role::KvANorm)?,
-            kv_b: matrix(Role::KvB)?,
-            attention_output: matrix(Role::AttentionOutput)?,
+            kv_b: weight(Role::KvB)?,
+            attention_output: weight(Role::AttentionOutput)?,
             ffn_norm: vector(Role::FfnNorm)?,
-            up: matrix(Role::FfnUp)?,
-            down_by_neuron: matrix(Role::FfnDown)?.transposed(),
+            up_neurons: Neurons::new(&up),
+            up,
+            down_neurons: Neurons::new(&transposed(&down, key(Role::FfnDown))?),
         })
     }
 }
@@ -52,7 +58,7 @@ pub(super) struct State {
     heads: Vec<Head>,
     heads_output: Vec<f32>,
     /// The residual stream between attention and FFN.
-    middle: Vec<f32>,
+    middle: Buffer<f32>,
     ffn_input: Vec<f32>,
     /// The up projection's result where it is positive: the neurons that fire.
     rectified: SparseMatrix,
@@ -62,8 +68,8 @@ impl State {
     /// The residual stream after the layer; the backward run has no need of it.
     pub fn output(&self, w: &LayerWeights, out: &mut [f32]) {
         let mut ffn = vec![0.0; out.len()];
-        products::sparse(&self.activation(), &w.down_by_neuron, &mut ffn);
-        out.par_iter_mut().zip(&self.middle).zip(&ffn).for_each(|((out, a), b)| *out = a + b);
+        w.down_neurons.add_product(&self.activation(), &mut ffn);
+        out.par_iter_mut().zip(&self.middle[..]).zip(&ffn).for_each(|((out, a), b)| *out = a + b);
     }
 
     /// Squared ReLU of the up projection's result.
@@ -76,22 +82,27 @@ impl State {
 
 /// Runs the layer on `hidden` (`[tokens, hidden]`, whole windows), all but its last product.
 pub(super) fn forward(shape: &Shape, w: &LayerWeights, hidden: &[f32]) -> State {
+    let products = &shape.products;
     let attention_input = rms_norm(hidden, &w.attention_norm, shape.eps);
-    let query = products::forward(&attention_input, &w.query);
-    let kv_a = products::forward(&attention_input, &w.kv_a);
+    let input = products.prepare(Rows::all(&attention_input, shape.hidden));
+    let query = w.query.forward(products, &input);
+    let kv_a = w.kv_a.forward(products, &input);
+    drop(input);
     let latent: Vec<f32> = kv_a
         .chunks_exact(shape.latent + shape.rope)
         .flat_map(|row| row[..shape.latent].iter().copied())
         .collect();
     let kv_input = rms_norm(&latent, &w.kv_a_norm, shape.eps);
-    let key_value = products::forward(&kv_input, &w.kv_b);
+    let key_value = w.kv_b.forward(products, &products.prepare(Rows::all(&kv_input, shape.latent)));
     let (heads, heads_output) = attention::forward(shape, &query, &kv_a, &key_value);
-    let mut middle = products::forward(&heads_output, &w.attention_output);
+    let input = products.prepare(Rows::all(&heads_output, shape.heads * shape.value));
+    let mut middle = w.attention_output.forward(products, &input);
+    drop(input);
     middle.par_iter_mut().zip(hidden).for_each(|(out, x)| *out += x);
     let ffn_input = rms_norm(&middle, &w.ffn_norm, shape.eps);
-    let mut rectified = products::forward(&ffn_input, &w.up);
+    let mut rectified = products.product(&products.prepare(Rows::all(&ffn_input, shape.hidden)), &w.up);
     rectified.par_chunks_mut(1 << 14).for_each(rectify);
-    let rectified = SparseMatrix::new(&rectified, w.up.rows);
+    let rectified = SparseMatrix::new(&rectified, w.up.rows());
     State { attention_input, latent, kv_input, heads, heads_output, middle, ffn_input, rectified }
 }
 
@@ -108,14 +119,14 @@ pub(super) struct Sites {
 impl Sites {
     pub fn new(index: usize, w: &LayerWeights) -> Sites {
         let new = |role, rows, cols| SiteMoments::new(TensorKey::in_layer(index, role), Some(rows), cols);
-        let site = |role, w: &Dense| new(role, w.rows, w.cols);
+        let site = |role, w: &Weight| new(role, w.forward.rows(), w.forward.cols());
         Sites {
             query: site(Role::Query, &w.query),
             kv_a: site(Role::KvA, &w.kv_a),
             kv_b: site(Role::KvB, &w.kv_b),
             attention_output: site(Role::AttentionOutput, &w.attention_output),
-            up: site(Role::FfnUp, &w.up),
-            down: new(Role::FfnDown, w.down_by_neuron.cols, w.down_by_neuron.rows),
+            up: new(Role::FfnUp, w.up.rows(), w.up.cols()),
+            down: new(Role::FfnDown, w.down_neurons.width(), w.down_neurons.count()),
         }
     }
 
@@ -135,21 +146,20 @@ pub(super) fn backward(
 ) {
     sites.down.add(Samples::Sparse(&state.activation()), Samples::Dense(gradient));
     // Where a neuron does not fire, its gradient is zero.
-    let mut by_up = products::sampled(gradient, &w.down_by_neuron, &state.rectified);
+    let mut by_up = w.down_neurons.sampled_product(gradient, &state.rectified);
     by_up.multiply(&state.rectified);
     by_up.change(|_, g| 2.0 * g);
     sites.up.add(Samples::Dense(&state.ffn_input), Samples::Sparse(&by_up));
     let mut by_input = vec![0.0; gradient.len()];
-    products::sparse(&by_up, &w.up, &mut by_input);
+    w.up_neurons.add_product(&by_up, &mut by_input);
     rms_norm_backward(&state.middle, &w.ffn_norm, shape.eps, &by_input, gradient, shape.hidden);
 
     sites.attention_output.add(Samples::Dense(&state.heads_output), Samples::Dense(gradient));
-    let mut by_heads = vec![0.0; state.heads_output.len()];
-    products::backward(gradient, &w.attention_output, &mut by_heads);
+    let products = &shape.products;
+    let by_heads = w.attention_output.backward(products, gradient);
     let by = attention::backward(shape, &state.heads, &by_heads);
     sites.kv_b.add(Samples::Dense(&state.kv_input), Samples::Dense(&by.key_value));
-    let mut by_kv_input = vec![0.0; state.kv_input.len()];
-    products::backward(&by.key_value, &w.kv_b, &mut by_kv_input);
+    let by_kv_input = w.kv_b.backward(products, &by.key_value);
     let width = shape.latent + shape.rope;
     let mut by_kv_a = vec![0.0; state.latent.len() / shape.latent * width];
     for (row, shared) in by_kv_a.chunks_exact_mut(width).zip(by.rope_key.chunks_exact(shape.rope)) {
@@ -158,8 +168,8 @@ pub(super) fn backward(
     rms_norm_backward(&state.latent, &w.kv_a_norm, shape.eps, &by_kv_input, &mut by_kv_a, width);
     sites.kv_a.add(Samples::Dense(&state.attention_input), Samples::Dense(&by_kv_a));
     sites.query.add(Samples::Dense(&state.attention_input), Samples::Dense(&by.query));
-    by_input.fill(0.0);
-    products::backward(&by_kv_a, &w.kv_a, &mut by_input);
-    products::backward(&by.query, &w.query, &mut by_input);
+    let mut by_input = w.kv_a.backward(products, &by_kv_a);
+    let by_query_input = w.query.backward(products, &by.query);
+    by_input.par_iter_mut().zip(&by_query_input[..]).for_each(|(sum, g)| *sum += g);
     rms_norm_backward(hidden, &w.attention_norm, shape.eps, &by_input, gradient, shape.hidden);
 }

@@ -87,10 +87,18 @@ pub struct Source<'a> {
 pub fn measure(
     from: Source<'_>,
     start: Option<&Position>,
+    each: impl FnMut(Event<'_>) -> Result<()>,
+) -> Result<()> {
+    measure_with(&Run::new(from.model, from.windows)?, from, start, each)
+}
+
+fn measure_with(
+    run: &Run<'_>,
+    from: Source<'_>,
+    start: Option<&Position>,
     mut each: impl FnMut(Event<'_>) -> Result<()>,
 ) -> Result<()> {
     let Source { model, windows, seed, scratch } = from;
-    let run = Run::new(model, windows)?;
     let layers = start.map_or(run.shape.layers, |position| position.layers_left);
     let total = 3 * layers + 1;
     let mut done = 0;

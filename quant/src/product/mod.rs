@@ -24,7 +24,7 @@ use rayon::prelude::*;
 
 pub use matrix::Matrix;
 pub use sparse::{
-    PANEL_COLS, SparseMatrix, add_rows, add_sparse_product, add_sparse_product_with, sampled_product,
+    PANEL_COLS, RUN, SparseMatrix, add_rows, add_sparse_product, add_sparse_product_with, sampled_product,
     sampled_product_with,
 };
 pub use tile::{TILE_COLS, TILE_ROWS, Tile, tile};

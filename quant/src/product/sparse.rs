@@ -17,6 +17,8 @@ use super::{COLUMNS, DEPTH, generic, pack};
 use super::{avx2, avx512};
 use crate::simd::Level;
 
+/// Columns whose values lie together in a [`SparseMatrix`].
+pub const RUN: usize = DEPTH;
 /// Columns of a panel: what [`add_rows`] computes at a time.
 pub const PANEL_COLS: usize = 64;
 /// Partial sums of an element of a sampled product.
@@ -96,6 +98,19 @@ impl SparseMatrix {
     /// Columns and values of a row, in order of the columns.
     pub fn row(&self, row: usize) -> impl Iterator<Item = (usize, f32)> {
         self.rows[row].entries()
+    }
+
+    /// What a row has in columns `run * RUN` and the following: their numbers from there on, and the values.
+    #[inline]
+    pub fn run(&self, row: usize, run: usize) -> (&[u8], &[f32]) {
+        let row = &self.rows[row];
+        let at = row.run(run);
+        (&row.indices[at.clone()], &row.values[at])
+    }
+
+    /// Values that are not zero.
+    pub fn count(&self) -> usize {
+        self.rows.iter().map(|row| row.values.len()).sum()
     }
 
     /// The sum of a row's squares.
@@ -213,7 +228,7 @@ pub fn add_sparse_product_with(
                     for (row, out) in rows.iter().zip(out.chunks_mut(stride)) {
                         let entries = row.run(run);
                         let (indices, values) = (&row.indices[entries.clone()], &row.values[entries]);
-                        add_panel_rows(level, indices, values, packed, &mut out[at.clone()]);
+                        add_rows(level, indices, values, packed, &mut out[at.clone()]);
                     }
                 }
             });
@@ -221,27 +236,33 @@ pub fn add_sparse_product_with(
     }
 }
 
-/// [`add_rows`] to an output that may be narrower than a panel.
-fn add_panel_rows(level: Level, indices: &[u8], values: &[f32], panel: &[f32], out: &mut [f32]) {
+/// `out[j] += sum over i of values[i] * panel[indices[i]][j]`. The sum starts at zero and takes its terms in order, each
+/// by a fused multiply-add. `panel`: `[rows][PANEL_COLS]`; `out` may be narrower.
+///
+/// # Panics
+/// If an index has no row, or `out` is wider.
+#[inline]
+pub fn add_rows(level: Level, indices: &[u8], values: &[f32], panel: &[f32], out: &mut [f32]) {
+    assert_eq!(indices.len(), values.len());
+    let panel = panel.as_chunks().0;
     if let Ok(out) = <&mut [f32; PANEL_COLS]>::try_from(&mut *out) {
-        add_rows(level, indices, values, panel, out);
+        add_whole_rows(level, indices, values, panel, out);
     } else {
         let mut whole = [0.0; PANEL_COLS];
         whole[..out.len()].copy_from_slice(out);
-        add_rows(level, indices, values, panel, &mut whole);
+        add_whole_rows(level, indices, values, panel, &mut whole);
         out.copy_from_slice(&whole[..out.len()]);
     }
 }
 
-/// `out[j] += sum over i of values[i] * panel[indices[i]][j]`. The sum starts at zero and takes its terms in order, each
-/// by a fused multiply-add. `panel`: `[rows][PANEL_COLS]`.
-///
-/// # Panics
-/// If an index has no row.
 #[inline]
-pub fn add_rows(level: Level, indices: &[u8], values: &[f32], panel: &[f32], out: &mut [f32; PANEL_COLS]) {
-    assert_eq!(indices.len(), values.len());
-    let panel = panel.as_chunks().0;
+fn add_whole_rows(
+    level: Level,
+    indices: &[u8],
+    values: &[f32],
+    panel: &[[f32; PANEL_COLS]],
+    out: &mut [f32; PANEL_COLS],
+) {
     match level {
         // SAFETY: the token is the proof that the CPU has the instructions.
         #[cfg(target_arch = "x86_64")]

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{GROUP, IntOperands, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile};
+use super::{GROUP, IntOperands, TILE_OUTPUTS, TILE_TOKENS, Tile};
 
 /// Tokens of a sub-tile.
 const TOKENS: usize = 6;
@@ -51,33 +51,5 @@ fn add_group(operands: &IntOperands<'_>, group: usize, token: usize, output: usi
                 _mm256_storeu_ps(out, _mm256_add_ps(_mm256_loadu_ps(out), _mm256_mul_ps(sum, a_scale)));
             }
         });
-    });
-}
-
-#[target_feature(enable = "avx2")]
-pub(super) fn sparse(
-    indices: &[u32],
-    values: &[f32],
-    rows: &[[f32; SPARSE_OUTPUTS]],
-    out: &mut [f32; SPARSE_OUTPUTS],
-) {
-    const VECTORS: usize = SPARSE_OUTPUTS / 8;
-    let mut sums = [_mm256_setzero_ps(); VECTORS];
-    unroll!(v in [0 1 2 3 4 5 6 7] {
-        // SAFETY: `out` holds VECTORS vectors.
-        sums[v] = unsafe { _mm256_loadu_ps(out.as_ptr().add(8 * v)) };
-    });
-    for (&index, &value) in indices.iter().zip(values) {
-        let row = &rows[index as usize];
-        let value = _mm256_set1_ps(value);
-        unroll!(v in [0 1 2 3 4 5 6 7] {
-            // SAFETY: a row holds VECTORS vectors.
-            let weights = unsafe { _mm256_loadu_ps(row.as_ptr().add(8 * v)) };
-            sums[v] = _mm256_add_ps(sums[v], _mm256_mul_ps(value, weights));
-        });
-    }
-    unroll!(v in [0 1 2 3 4 5 6 7] {
-        // SAFETY: `out` holds VECTORS vectors.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr().add(8 * v), sums[v]) };
     });
 }

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{GROUP, IntOperands, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile};
+use super::{GROUP, IntOperands, TILE_OUTPUTS, TILE_TOKENS, Tile};
 
 /// Vectors of a tile's row.
 const WIDTH: usize = TILE_OUTPUTS / 16;
@@ -58,32 +58,4 @@ pub(super) fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
             });
         }
     }
-}
-
-#[target_feature(enable = "avx512f")]
-pub(super) fn sparse(
-    indices: &[u32],
-    values: &[f32],
-    rows: &[[f32; SPARSE_OUTPUTS]],
-    out: &mut [f32; SPARSE_OUTPUTS],
-) {
-    const VECTORS: usize = SPARSE_OUTPUTS / 16;
-    let mut sums = [_mm512_setzero_ps(); VECTORS];
-    unroll!(v in [0 1 2 3] {
-        // SAFETY: `out` holds VECTORS vectors.
-        sums[v] = unsafe { _mm512_loadu_ps(out.as_ptr().add(16 * v)) };
-    });
-    for (&index, &value) in indices.iter().zip(values) {
-        let row = &rows[index as usize];
-        let value = _mm512_set1_ps(value);
-        unroll!(v in [0 1 2 3] {
-            // SAFETY: a row holds VECTORS vectors.
-            let weights = unsafe { _mm512_loadu_ps(row.as_ptr().add(16 * v)) };
-            sums[v] = _mm512_add_ps(sums[v], _mm512_mul_ps(value, weights));
-        });
-    }
-    unroll!(v in [0 1 2 3] {
-        // SAFETY: `out` holds VECTORS vectors.
-        unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(16 * v), sums[v]) };
-    });
 }

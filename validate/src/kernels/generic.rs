@@ -1,6 +1,6 @@
 //! Plain Rust: the twin that every other kernel is tested against.
 
-use super::{GROUP, IntOperands, SPARSE_OUTPUTS, TILE_OUTPUTS, TILE_TOKENS, Tile};
+use super::{GROUP, IntOperands, TILE_OUTPUTS, TILE_TOKENS, Tile};
 
 pub(super) fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
     *tile = [[0.0; TILE_OUTPUTS]; TILE_TOKENS];
@@ -21,20 +21,6 @@ pub(super) fn tile_i16(operands: IntOperands<'_>, tile: &mut Tile) {
             for ((out, sum), w_scale) in row.iter_mut().zip(sums).zip(w_scales) {
                 *out += sum as f32 * w_scale * a_scales[token];
             }
-        }
-    }
-}
-
-/// Weighted sum of the listed rows of `weights`, added to `out`.
-pub(super) fn sparse(
-    indices: &[u32],
-    values: &[f32],
-    rows: &[[f32; SPARSE_OUTPUTS]],
-    out: &mut [f32; SPARSE_OUTPUTS],
-) {
-    for (&index, &value) in indices.iter().zip(values) {
-        for (sum, weight) in out.iter_mut().zip(&rows[index as usize]) {
-            *sum += value * weight;
         }
     }
 }

@@ -84,9 +84,6 @@ impl IntOperands<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kernels(pub Level);
 
-/// Outputs that the sparse product computes at a time.
-pub(crate) const SPARSE_OUTPUTS: usize = 64;
-
 impl Kernels {
     /// Those of the process's level.
     pub fn best() -> Kernels {
@@ -142,22 +139,6 @@ impl Kernels {
     #[inline]
     pub fn exp_minus(&self, values: &mut [f32], max: f32) -> f32 {
         self.0.run(loops::ExpMinus(values, max))
-    }
-
-    /// `out[o] += sum over i of values[i] * weights[indices[i]][o]`, `weights`: `[neurons][SPARSE_OUTPUTS]`.
-    #[inline]
-    pub fn sparse(&self, indices: &[u32], values: &[f32], weights: &[f32], out: &mut [f32; SPARSE_OUTPUTS]) {
-        assert_eq!(indices.len(), values.len());
-        let rows = weights.as_chunks().0;
-        match self.0 {
-            // SAFETY: the token is the proof that the CPU has the instructions.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2(_) => unsafe { avx2::sparse(indices, values, rows, out) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512(_) => unsafe { avx512::sparse(indices, values, rows, out) },
-            _ => generic::sparse(indices, values, rows, out),
-        }
     }
 
     /// Rounds a group of activations to integers, returns their scale.

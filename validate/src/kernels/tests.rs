@@ -115,24 +115,6 @@ fn scalar_products_are_equal_bit_for_bit() {
 }
 
 #[test]
-fn sparse_sums_skip_nothing() {
-    let weights = values(100 * SPARSE_OUTPUTS, 9);
-    let indices = [0u32, 3, 4, 41, 99];
-    let factors = values(indices.len(), 10);
-    for (kernel, table) in available() {
-        let mut out = [0.5f32; SPARSE_OUTPUTS];
-        table.sparse(&indices, &factors, &weights, &mut out);
-        for (o, &found) in out.iter().enumerate() {
-            let expected = indices
-                .iter()
-                .zip(&factors)
-                .fold(0.5, |sum, (&i, &f)| sum + f * weights[i as usize * SPARSE_OUTPUTS + o]);
-            assert_eq!(found, expected, "{kernel} [{o}]");
-        }
-    }
-}
-
-#[test]
 fn interleaved_weights_stand_for_the_rows() {
     let mut rows = values(TILE_OUTPUTS * GROUP, 11);
     rows[GROUP..2 * GROUP].fill(0.0);

@@ -11,7 +11,6 @@ use rayon::prelude::*;
 
 pub use pack::Rows;
 pub(crate) use pack::{Strips, pack_strip_f32};
-pub(crate) use sparse::ActiveNeurons;
 
 use crate::arithmetic::{ActivationRounding, Arithmetic};
 use crate::buffers::{Buffer, Buffers};
@@ -31,7 +30,7 @@ const FEW_ROWS: usize = 16;
 
 /// Activations, ready to be multiplied with the matrices that they were prepared for.
 #[derive(Debug)]
-pub(crate) struct Input<'a> {
+pub struct Input<'a> {
     rows: Rows<'a>,
     forms: Vec<Form>,
 }
@@ -55,7 +54,7 @@ enum Packed {
 
 impl Input<'_> {
     /// Number of tokens.
-    pub fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.rows.count()
     }
 
@@ -91,14 +90,19 @@ impl Linear {
 
     /// Rounds and packs activations for all of `matrices`.
     pub fn prepare<'a>(&self, rows: Rows<'a>, matrices: &[&Matrix]) -> Input<'a> {
-        let mut forms: Vec<Form> = Vec::new();
+        let mut roundings: Vec<ActivationRounding> = Vec::new();
         for matrix in matrices {
             let rounding = self.arithmetic.rounding(matrix.dtype);
-            if forms.iter().all(|form| form.rounding != rounding) {
-                forms.push(self.form(rows, rounding));
+            if !roundings.contains(&rounding) {
+                roundings.push(rounding);
             }
         }
-        Input { rows, forms }
+        self.prepare_rounded(rows, &roundings)
+    }
+
+    /// Packs activations rounded in each of these ways.
+    pub fn prepare_rounded<'a>(&self, rows: Rows<'a>, roundings: &[ActivationRounding]) -> Input<'a> {
+        Input { rows, forms: roundings.iter().map(|&rounding| self.form(rows, rounding)).collect() }
     }
 
     fn form(&self, rows: Rows<'_>, rounding: ActivationRounding) -> Form {

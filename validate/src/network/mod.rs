@@ -4,15 +4,19 @@
 mod activation;
 mod attention;
 mod norm;
+mod products;
 mod rope;
 
 pub(crate) use activation::silu_gate;
 pub use activation::{rectify, squared_relu};
 pub use attention::{Head, attention_scale};
 pub use norm::{rms_norm, rms_norm_row, rms_scale};
+pub use products::Products;
 pub use rope::Rope;
 
-pub use crate::linear::Rows;
+pub use crate::buffers::Buffer;
+pub use crate::linear::{Input, Rows};
+pub use crate::weights::Matrix;
 
 use crate::buffers::Buffers;
 use crate::kernels::Kernels;
@@ -27,11 +31,6 @@ pub struct Workspace {
 impl Workspace {
     pub(crate) fn new(kernels: Kernels) -> Workspace {
         Workspace { kernels, floats: Buffers::default() }
-    }
-
-    /// Of the fastest instructions that this CPU has.
-    pub fn best() -> Workspace {
-        Workspace::new(Kernels::best())
     }
 }
 

@@ -5,6 +5,7 @@ mod decode;
 use std::ops::Range;
 
 use plmconv_formats::{DType, Layout, Model, Role, TensorKey};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
@@ -13,18 +14,30 @@ const READ_BYTES: usize = 4 << 20;
 
 /// An encoded matrix, row-major.
 #[derive(Debug)]
-pub(crate) struct Matrix {
-    pub dtype: DType,
-    pub rows: usize,
-    pub cols: usize,
+pub struct Matrix {
+    pub(crate) dtype: DType,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
     row_bytes: usize,
     bytes: Vec<u8>,
 }
 
 impl Matrix {
+    /// A tensor of a model.
+    ///
     /// # Errors
-    /// A tensor that is missing, of another shape than the config says, or of a type that is not decoded here.
-    fn load(model: &Model, key: TensorKey) -> Result<Matrix> {
+    /// A tensor that is missing, of another shape than the config says, or of a type that is not decoded here;
+    /// unreadable rows.
+    pub fn load(model: &Model, key: TensorKey) -> Result<Matrix> {
+        let rows = model.config.matrix_shape(key.role).map_or(0, |[rows, _]| rows);
+        Matrix::load_rows(model, key, 0..rows)
+    }
+
+    /// Some rows of it.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_rows(model: &Model, key: TensorKey, rows: Range<usize>) -> Result<Matrix> {
         let missing = || Error::MissingTensor { tensor: key };
         let expected = model.config.matrix_shape(key.role).ok_or_else(missing)?;
         let source = &model.tensor(key).ok_or_else(missing)?.source;
@@ -36,37 +49,98 @@ impl Matrix {
             return Err(Error::UnsupportedType { tensor: key, dtype: source.dtype() });
         }
         let row_bytes = source.row_bytes();
-        let mut bytes = Vec::with_capacity(row_bytes * source.rows());
+        let mut bytes = Vec::with_capacity(row_bytes * rows.len());
         let step = (READ_BYTES / row_bytes.max(1)).max(1);
         let mut chunk = Vec::new();
-        for start in (0..source.rows()).step_by(step) {
-            source.read_rows(start..(start + step).min(source.rows()), &mut chunk)?;
+        for start in rows.clone().step_by(step) {
+            source.read_rows(start..(start + step).min(rows.end), &mut chunk)?;
             bytes.extend_from_slice(&chunk);
         }
-        Ok(Matrix { dtype: source.dtype(), rows: found[0], cols: found[1], row_bytes, bytes })
+        Ok(Matrix { dtype: source.dtype(), rows: rows.len(), cols: found[1], row_bytes, bytes })
+    }
+
+    /// How values are encoded.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// `[rows, cols]` in f32.
+    pub fn values(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.rows * self.cols];
+        values.par_chunks_mut(self.cols).enumerate().for_each(|(row, out)| self.decode_row(row, out));
+        values
+    }
+
+    /// Its columns as rows, in the same encoding, or `None` if values are encoded together.
+    pub fn transposed(&self) -> Option<Matrix> {
+        let width = self.dtype.block_bytes();
+        let bytes = match width {
+            _ if self.dtype.block_len() != 1 => return None,
+            2 => transposed::<2>(&self.bytes, self.rows, self.cols),
+            4 => transposed::<4>(&self.bytes, self.rows, self.cols),
+            8 => transposed::<8>(&self.bytes, self.rows, self.cols),
+            _ => return None,
+        };
+        Some(Matrix {
+            dtype: self.dtype,
+            rows: self.cols,
+            cols: self.rows,
+            row_bytes: self.rows * width,
+            bytes,
+        })
     }
 
     /// Decodes columns `cols` (whole blocks) of row `row`.
-    pub fn decode(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
+    pub(crate) fn decode(&self, row: usize, cols: Range<usize>, out: &mut [f32]) {
         let at = |col: usize| self.dtype.encoded_len(col).expect("callers cut at block boundaries");
         let start = row * self.row_bytes;
         decode::decode(self.dtype, &self.bytes[start + at(cols.start)..start + at(cols.end)], out);
     }
 
     /// Decodes a whole row.
-    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
+    pub(crate) fn decode_row(&self, row: usize, out: &mut [f32]) {
         self.decode(row, 0..self.cols, out);
     }
 
     /// A row as it is stored.
-    pub fn encoded_row(&self, row: usize) -> &[u8] {
+    pub(crate) fn encoded_row(&self, row: usize) -> &[u8] {
         &self.bytes[row * self.row_bytes..][..self.row_bytes]
     }
 
     /// Bytes held.
-    pub fn byte_len(&self) -> usize {
+    pub(crate) fn byte_len(&self) -> usize {
         self.bytes.len()
     }
+}
+
+/// `[cols, rows]` of a matrix of `W`-byte values, `[rows, cols]`.
+fn transposed<const W: usize>(bytes: &[u8], rows: usize, cols: usize) -> Vec<u8> {
+    /// Columns that are written together, from lines of the source that are then still in the cache.
+    const BAND: usize = 32;
+    let (values, _) = bytes.as_chunks::<W>();
+    let mut out = vec![0; bytes.len()];
+    out.par_chunks_mut(BAND * rows * W).enumerate().for_each(|(band, out)| {
+        let (out, _) = out.as_chunks_mut::<W>();
+        for start in (0..rows).step_by(BAND) {
+            for (col, out) in out.chunks_exact_mut(rows).enumerate() {
+                let end = (start + BAND).min(rows);
+                for (row, out) in (start..end).zip(&mut out[start..end]) {
+                    *out = values[row * cols + band * BAND + col];
+                }
+            }
+        }
+    });
+    out
 }
 
 /// Queries from the layer's input: at once, or through a latent of `q_lora_rank`.
@@ -186,4 +260,19 @@ fn load_vector(model: &Model, key: TensorKey) -> Result<Vec<f32>> {
     let mut values = vec![0.0; matrix.cols];
     matrix.decode_row(0, &mut values);
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_become_rows() {
+        let (rows, cols) = (70, 45);
+        let bytes: Vec<u8> = (0..rows * cols).flat_map(|i| (i as u16).to_le_bytes()).collect();
+        let found = transposed::<2>(&bytes, rows, cols);
+        for (at, value) in found.as_chunks::<2>().0.iter().enumerate() {
+            assert_eq!(usize::from(u16::from_le_bytes(*value)), at % rows * cols + at / rows);
+        }
+    }
 }
