@@ -1,7 +1,7 @@
 //! Causal attention of the expanded form, and its gradient.
 
 use plmconv_quant::product::{Matrix, add_product};
-use plmconv_validate::network::{self, Rows};
+use plmconv_validate::network::{self, Buffer, Rows};
 use rayon::prelude::*;
 
 use super::rows::Shape;
@@ -21,11 +21,11 @@ pub(super) struct Head {
 /// Gradients by the inputs of [`forward`].
 pub(super) struct Gradients {
     /// `[tokens, heads * (nope + rope)]`
-    pub query: Vec<f32>,
+    pub query: Buffer<f32>,
     /// `[tokens, heads * (nope + value)]`
-    pub key_value: Vec<f32>,
+    pub key_value: Buffer<f32>,
     /// `[tokens, rope]`, of the key all heads share.
-    pub rope_key: Vec<f32>,
+    pub rope_key: Buffer<f32>,
 }
 
 /// Attends within each window. `query`: `[tokens, heads * (nope + rope)]`, `kv_a`: `[tokens, latent + rope]` (its
@@ -36,12 +36,12 @@ pub(super) fn forward(
     query: &[f32],
     kv_a: &[f32],
     key_value: &[f32],
-) -> (Vec<Head>, Vec<f32>) {
+) -> (Vec<Head>, Buffer<f32>) {
     let tokens = kv_a.len() / (shape.latent + shape.rope);
     let work = tokens / shape.window * shape.heads;
     let done: Vec<(Head, Vec<f32>)> =
         (0..work).into_par_iter().map(|at| forward_head(shape, at, query, kv_a, key_value)).collect();
-    let mut out = vec![0.0; tokens * shape.heads * shape.value];
+    let mut out = shape.products.buffer(tokens * shape.heads * shape.value);
     let mut heads = Vec::with_capacity(work);
     for (at, (head, values)) in done.into_iter().enumerate() {
         scatter(shape, at, &values, Columns::all(shape.value), &mut out);
@@ -123,9 +123,9 @@ pub(super) fn backward(shape: &Shape, states: &[Head], gradient: &[f32]) -> Grad
         states.par_iter().enumerate().map(|(at, state)| backward_head(shape, state, at, gradient)).collect();
     let tokens = states.len() / heads * window;
     let mut out = Gradients {
-        query: vec![0.0; tokens * heads * key_len],
-        key_value: vec![0.0; tokens * heads * (nope + value)],
-        rope_key: vec![0.0; tokens * rope],
+        query: shape.products.buffer(tokens * heads * key_len),
+        key_value: shape.products.buffer(tokens * heads * (nope + value)),
+        rope_key: shape.products.zeros(tokens * rope),
     };
     for (at, [query, key, values]) in parts.iter().enumerate() {
         scatter(shape, at, query, Columns::all(key_len), &mut out.query);

@@ -35,7 +35,7 @@ pub(super) fn backward(
         let tokens = TOKENS.min(count - first);
         let mut hidden = vec![0.0; tokens * shape.hidden];
         spill.read(shape.layers, first * shape.hidden, &mut hidden)?;
-        let x = rms_norm(&hidden, &norm, shape.eps);
+        let x = rms_norm(shape, &hidden, &norm);
         let vocab = model.config.vocab_size;
         let probabilities = &mut probabilities[..tokens * vocab];
         embedding.logits(&x, probabilities)?;

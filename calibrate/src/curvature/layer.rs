@@ -2,7 +2,7 @@
 
 use plmconv_formats::{Model, Role, TensorKey};
 use plmconv_quant::product::SparseMatrix;
-use plmconv_validate::network::{Buffer, Matrix, Rows, rectify};
+use plmconv_validate::network::{Buffer, Matrix, Products, Rows, rectify};
 use rayon::prelude::*;
 
 use super::attention::{self, Head};
@@ -47,29 +47,34 @@ impl LayerWeights {
             down_neurons: Neurons::new(&transposed(&down, key(Role::FfnDown))?),
         })
     }
+
+    /// Neurons of the feed-forward network.
+    pub fn neurons(&self) -> usize {
+        self.up.rows()
+    }
 }
 
 /// What the backward run needs of the forward run; every field is `[tokens, width]`.
 pub(super) struct State {
-    attention_input: Vec<f32>,
+    attention_input: Buffer<f32>,
     /// The latent before its norm, without the RoPE key.
-    latent: Vec<f32>,
-    kv_input: Vec<f32>,
+    latent: Buffer<f32>,
+    kv_input: Buffer<f32>,
     heads: Vec<Head>,
-    heads_output: Vec<f32>,
+    heads_output: Buffer<f32>,
     /// The residual stream between attention and FFN.
     middle: Buffer<f32>,
-    ffn_input: Vec<f32>,
+    ffn_input: Buffer<f32>,
     /// The up projection's result where it is positive: the neurons that fire.
-    rectified: SparseMatrix,
+    pub rectified: SparseMatrix,
 }
 
 impl State {
     /// The residual stream after the layer; the backward run has no need of it.
-    pub fn output(&self, w: &LayerWeights, out: &mut [f32]) {
-        let mut ffn = vec![0.0; out.len()];
+    pub fn output(&self, products: &Products, w: &LayerWeights, out: &mut [f32]) {
+        let mut ffn = products.zeros(out.len());
         w.down_neurons.add_product(&self.activation(), &mut ffn);
-        out.par_iter_mut().zip(&self.middle[..]).zip(&ffn).for_each(|((out, a), b)| *out = a + b);
+        out.par_iter_mut().zip(&self.middle[..]).zip(&ffn[..]).for_each(|((out, a), b)| *out = a + b);
     }
 
     /// Squared ReLU of the up projection's result.
@@ -80,29 +85,37 @@ impl State {
     }
 }
 
-/// Runs the layer on `hidden` (`[tokens, hidden]`, whole windows), all but its last product.
-pub(super) fn forward(shape: &Shape, w: &LayerWeights, hidden: &[f32]) -> State {
+/// Runs the layer on `hidden` (`[tokens, hidden]`, whole windows), all but its last product. `rectified` is what an
+/// earlier run on the same found to fire.
+pub(super) fn forward(
+    shape: &Shape,
+    w: &LayerWeights,
+    hidden: &[f32],
+    rectified: Option<SparseMatrix>,
+) -> State {
     let products = &shape.products;
-    let attention_input = rms_norm(hidden, &w.attention_norm, shape.eps);
+    let attention_input = rms_norm(shape, hidden, &w.attention_norm);
     let input = products.prepare(Rows::all(&attention_input, shape.hidden));
     let query = w.query.forward(products, &input);
     let kv_a = w.kv_a.forward(products, &input);
     drop(input);
-    let latent: Vec<f32> = kv_a
-        .chunks_exact(shape.latent + shape.rope)
-        .flat_map(|row| row[..shape.latent].iter().copied())
-        .collect();
-    let kv_input = rms_norm(&latent, &w.kv_a_norm, shape.eps);
+    let mut latent = products.buffer(hidden.len() / shape.hidden * shape.latent);
+    let rows = latent.chunks_exact_mut(shape.latent).zip(kv_a.chunks_exact(shape.latent + shape.rope));
+    rows.for_each(|(out, row)| out.copy_from_slice(&row[..shape.latent]));
+    let kv_input = rms_norm(shape, &latent, &w.kv_a_norm);
     let key_value = w.kv_b.forward(products, &products.prepare(Rows::all(&kv_input, shape.latent)));
     let (heads, heads_output) = attention::forward(shape, &query, &kv_a, &key_value);
     let input = products.prepare(Rows::all(&heads_output, shape.heads * shape.value));
     let mut middle = w.attention_output.forward(products, &input);
     drop(input);
     middle.par_iter_mut().zip(hidden).for_each(|(out, x)| *out += x);
-    let ffn_input = rms_norm(&middle, &w.ffn_norm, shape.eps);
-    let mut rectified = products.product(&products.prepare(Rows::all(&ffn_input, shape.hidden)), &w.up);
-    rectified.par_chunks_mut(1 << 14).for_each(rectify);
-    let rectified = SparseMatrix::new(&rectified, w.up.rows());
+    let ffn_input = rms_norm(shape, &middle, &w.ffn_norm);
+    let rectified = rectified.unwrap_or_else(|| {
+        let input = products.prepare(Rows::all(&ffn_input, shape.hidden));
+        let mut up = products.product(&input, &w.up);
+        up.par_chunks_mut(1 << 14).for_each(rectify);
+        SparseMatrix::new(&up, w.up.rows())
+    });
     State { attention_input, latent, kv_input, heads, heads_output, middle, ffn_input, rectified }
 }
 
@@ -144,24 +157,24 @@ pub(super) fn backward(
     gradient: &mut [f32],
     sites: &mut Sites,
 ) {
+    let products = &shape.products;
     sites.down.add(Samples::Sparse(&state.activation()), Samples::Dense(gradient));
     // Where a neuron does not fire, its gradient is zero.
     let mut by_up = w.down_neurons.sampled_product(gradient, &state.rectified);
     by_up.multiply(&state.rectified);
     by_up.change(|_, g| 2.0 * g);
     sites.up.add(Samples::Dense(&state.ffn_input), Samples::Sparse(&by_up));
-    let mut by_input = vec![0.0; gradient.len()];
+    let mut by_input = products.zeros(gradient.len());
     w.up_neurons.add_product(&by_up, &mut by_input);
     rms_norm_backward(&state.middle, &w.ffn_norm, shape.eps, &by_input, gradient, shape.hidden);
 
     sites.attention_output.add(Samples::Dense(&state.heads_output), Samples::Dense(gradient));
-    let products = &shape.products;
     let by_heads = w.attention_output.backward(products, gradient);
     let by = attention::backward(shape, &state.heads, &by_heads);
     sites.kv_b.add(Samples::Dense(&state.kv_input), Samples::Dense(&by.key_value));
     let by_kv_input = w.kv_b.backward(products, &by.key_value);
     let width = shape.latent + shape.rope;
-    let mut by_kv_a = vec![0.0; state.latent.len() / shape.latent * width];
+    let mut by_kv_a = products.zeros(state.latent.len() / shape.latent * width);
     for (row, shared) in by_kv_a.chunks_exact_mut(width).zip(by.rope_key.chunks_exact(shape.rope)) {
         row[shape.latent..].copy_from_slice(shared);
     }

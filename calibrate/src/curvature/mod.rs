@@ -6,8 +6,8 @@
 //! Kronecker-factored Fisher information (arXiv 1503.05671, with labels drawn from the model as there), and the
 //! plain `sum x²` that llama.cpp's importance matrices hold.
 //!
-//! One layer's weights are in memory at a time: the forward run leaves each layer's input in a temporary file, and
-//! the backward run recomputes the layer from it. Where squared ReLU is off, `g` of the up projection is zero:
+//! One layer's weights are in memory at a time: the forward run leaves each layer's input and the neurons that fire in
+//! temporary files, and the backward run computes the rest of the layer again. Where squared ReLU is off, `g` of the up projection is zero:
 //! a neuron's row counts only the tokens on which it fires.
 
 mod attention;
@@ -72,7 +72,8 @@ pub struct Source<'a> {
     pub windows: &'a [Vec<u32>],
     /// Chooses the tokens drawn from the model's prediction.
     pub seed: u64,
-    /// A folder with room for the layers' inputs: `(layers + 1) * tokens * hidden` f32.
+    /// A folder with room for the layers' inputs, `(layers + 1) * tokens * hidden` f32, and five bytes for every neuron
+    /// that fires.
     pub scratch: &'a Path,
 }
 
@@ -195,7 +196,9 @@ impl<'a> Run<'a> {
             } else {
                 spill.read(index, first * width, &mut hidden)?;
             }
-            layer::forward(&self.shape, &weights, &hidden).output(&weights, &mut hidden);
+            let state = layer::forward(&self.shape, &weights, &hidden, None);
+            state.output(&self.shape.products, &weights, &mut hidden);
+            spill.write_neurons(index, first, &state.rectified)?;
             if !rows::all_finite(&hidden) {
                 return Err(Error::NotFinite { layer: index, what: "activations" });
             }
@@ -216,7 +219,8 @@ impl<'a> Run<'a> {
         for (first, count) in self.batches() {
             let mut hidden = vec![0.0; count * width];
             spill.read(index, first * width, &mut hidden)?;
-            let state = layer::forward(&self.shape, &weights, &hidden);
+            let neurons = spill.read_neurons(index, first, [count, weights.neurons()])?;
+            let state = layer::forward(&self.shape, &weights, &hidden, Some(neurons));
             let gradient = &mut gradient[first * width..(first + count) * width];
             layer::backward(&self.shape, &weights, &state, &hidden, gradient, &mut sites);
             if !rows::all_finite(gradient) {

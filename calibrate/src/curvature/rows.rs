@@ -2,7 +2,7 @@
 
 use plmconv_formats::{Config, Model, Role, TensorKey};
 use plmconv_quant::codec;
-use plmconv_validate::network::{self, Matrix, Products, Rope, attention_scale, rms_scale};
+use plmconv_validate::network::{self, Buffer, Matrix, Products, Rope, attention_scale, rms_scale};
 use rayon::prelude::*;
 
 use crate::error::Result;
@@ -68,9 +68,9 @@ pub(super) fn all_finite(values: &[f32]) -> bool {
 }
 
 /// [`network::rms_norm`] into a vector of its own.
-pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
-    network::rms_norm(x, weight, eps, &mut out);
+pub(super) fn rms_norm(shape: &Shape, x: &[f32], weight: &[f32]) -> Buffer<f32> {
+    let mut out = shape.products.buffer(x.len());
+    network::rms_norm(x, weight, shape.eps, &mut out);
     out
 }
 

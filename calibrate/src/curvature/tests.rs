@@ -80,11 +80,11 @@ fn gradients_equal_differences() {
     let wave = |seed: usize, at: usize| ((at * (2 * seed + 3)) as f32 * 0.37).sin();
     let result = |hidden: &[f32]| {
         let mut out = vec![0.0; hidden.len()];
-        layer::forward(&run.shape, &weights, hidden).output(&weights, &mut out);
+        layer::forward(&run.shape, &weights, hidden, None).output(&run.shape.products, &weights, &mut out);
         out.iter().enumerate().map(|(i, x)| f64::from(x * wave(1, i))).sum::<f64>()
     };
     let mut gradient: Vec<f32> = (0..hidden.len()).map(|i| wave(1, i)).collect();
-    let state = layer::forward(&run.shape, &weights, &hidden);
+    let state = layer::forward(&run.shape, &weights, &hidden, None);
     let mut sites = layer::Sites::new(1, &weights);
     layer::backward(&run.shape, &weights, &state, &hidden, &mut gradient, &mut sites);
     for seed in 2..6 {

@@ -136,6 +136,40 @@ impl SparseMatrix {
         });
     }
 
+    /// Its values and their places, row by row: the reverse of [`from_bytes`](Self::from_bytes).
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let runs = self.cols.div_ceil(RUN);
+        let mut out = Vec::with_capacity(self.rows() * (runs + 1) * 4 + self.count() * 5);
+        for row in &self.rows {
+            out.extend_from_slice(bytemuck::cast_slice(&row.starts));
+            out.extend_from_slice(&row.indices);
+            out.extend_from_slice(bytemuck::cast_slice(&row.values));
+        }
+        out
+    }
+
+    /// A matrix of `rows` rows and `cols` columns from the bytes that this machine made of it; `None` if they are not of
+    /// that shape.
+    pub fn from_bytes(rows: usize, cols: usize, mut bytes: &[u8]) -> Option<SparseMatrix> {
+        let runs = cols.div_ceil(RUN);
+        let mut take = |count: usize| {
+            let (taken, rest) = bytes.split_at_checked(count)?;
+            bytes = rest;
+            Some(taken)
+        };
+        let mut row = || {
+            let starts = take((runs + 1) * 4)?.as_chunks().0;
+            let starts: Vec<u32> = starts.iter().map(|&b| u32::from_ne_bytes(b)).collect();
+            let count = *starts.last()? as usize;
+            let indices = take(count)?.to_vec();
+            let values = take(count.checked_mul(4)?)?.as_chunks().0;
+            let values = values.iter().map(|&b| f32::from_ne_bytes(b)).collect();
+            (starts[0] == 0 && starts.is_sorted()).then_some(SparseRow { starts, indices, values })
+        };
+        let rows = (0..rows).map(|_| row()).collect::<Option<_>>()?;
+        bytes.is_empty().then_some(SparseMatrix { cols, rows })
+    }
+
     /// Its columns as rows.
     pub fn transposed(&self) -> SparseMatrix {
         let runs = self.rows.len().div_ceil(DEPTH);

@@ -197,6 +197,10 @@ fn sparse_matrices_are_what_they_were_made_of() {
     let expected: Vec<f32> = (0..cols).flat_map(|j| dense[j..].iter().step_by(cols).copied()).collect();
     assert!(transposed.dense(0..rows) == expected);
     assert!(transposed == SparseMatrix::new(&expected, rows));
+    let bytes = sparse.to_bytes();
+    assert!(SparseMatrix::from_bytes(rows, cols, &bytes).as_ref() == Some(&sparse));
+    assert_eq!(SparseMatrix::from_bytes(rows, cols, &bytes[..bytes.len() - 1]), None);
+    assert_eq!(SparseMatrix::from_bytes(rows - 1, cols, &bytes), None);
     let squares: f32 = dense[cols..2 * cols].iter().map(|x| x * x).sum();
     assert_eq!(sparse.row_squares(1), squares);
 }

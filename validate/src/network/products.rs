@@ -20,6 +20,16 @@ impl Products {
         &self.0.workspace
     }
 
+    /// `len` values of any content, in memory that is used again.
+    pub fn buffer(&self, len: usize) -> Buffer<f32> {
+        self.0.workspace.floats.take(len)
+    }
+
+    /// `len` zeros, in memory that is used again.
+    pub fn zeros(&self, len: usize) -> Buffer<f32> {
+        self.0.workspace.floats.zeroed(len)
+    }
+
     /// Packs the left side of products.
     pub fn prepare<'a>(&self, rows: Rows<'a>) -> Input<'a> {
         self.0.prepare_rounded(rows, &[ActivationRounding::None])
