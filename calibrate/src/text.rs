@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 
 use plmconv_formats::{Model, TextTokenizer, hex};
-use plmconv_validate::generate::sample_text;
-use plmconv_validate::{Evaluator, Options};
+use plmconv_validate::sample::{SampleOptions, sample_text};
+use plmconv_validate::{Attention, Evaluator, Options};
 use sha2::{Digest, Sha256};
 
 use crate::curvature::Position;
@@ -114,9 +114,13 @@ impl CalibrationText {
         let Some(count) = self.written else { return Ok(Vec::new()) };
         let model = Model::open(model.path())?;
         let tokenizer = TextTokenizer::from_model(&model)?;
-        let options = Options { threads: rayon::current_num_threads(), ..Options::default() };
+        // The latent cache is small, so more texts can be written at once.
+        let threads = rayon::current_num_threads();
+        let options = Options { threads, attention: Attention::Absorbed, ..Options::default() };
         let evaluator = Evaluator::load(&model, options)?;
-        let tokens = sample_text(&evaluator, &tokenizer, count, self.sample.seed, |done| {
+        let Sample { window, seed, .. } = self.sample;
+        let options = SampleOptions { tokens: count, length: window, seed };
+        let tokens = sample_text(&evaluator, &tokenizer, options, |done| {
             monitor.progress(Task::Writing, done, count);
             if monitor.should_stop() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use plmconv_validate::divergence::{Detail, Divergence, Side, compare_all};
 use plmconv_validate::reference::{Reference, TEXT_DIGEST};
+use plmconv_validate::sample::SampleOptions;
 use plmconv_validate::{Arithmetic, Options, Runner, Windows};
 
 use super::digest::text_digest;
@@ -250,7 +251,8 @@ fn written_text(
         let error = plmconv_validate::Error::TextTooShort { tokens: count, needed: 2 * ctx, ctx };
         return Err(error.into());
     }
-    let tokens = write_text(model, count, seed, console).context("the reference writes a text")?;
+    let options = SampleOptions { tokens: count, length: ctx, seed };
+    let tokens = write_text(model, options, console).context("the reference writes a text")?;
     let text = UsedText {
         origin: "written by the reference",
         path: None,

@@ -6,7 +6,6 @@ use plmconv_formats::TextTokenizer;
 use plmconv_quant::random::SplitMix64;
 
 use crate::error::{Error, Result};
-use crate::evaluator::Evaluator;
 use crate::runner::Runner;
 
 /// How the next token is chosen, and when to stop.
@@ -67,41 +66,6 @@ pub fn generate<'a>(
     Ok(written)
 }
 
-/// Samples a text of `count` tokens at temperature 1, in pieces that fit the model's context; the same for the same seed.
-/// `on_token` hears how many there are, and may end it.
-///
-/// # Errors
-/// What running a model may end with.
-pub fn sample_text(
-    evaluator: &Evaluator,
-    tokenizer: &TextTokenizer,
-    count: usize,
-    seed: u64,
-    mut on_token: impl FnMut(usize) -> ControlFlow<()>,
-) -> Result<Vec<u32>> {
-    let start = tokenizer.bos().or(tokenizer.eos()).unwrap_or(0);
-    let piece = (evaluator.context() / 2).max(1);
-    let mut written = Vec::with_capacity(count);
-    let mut flow = ControlFlow::Continue(());
-    while written.len() < count && flow.is_continue() {
-        let options = GenerateOptions {
-            max_tokens: piece.min(count - written.len()),
-            temperature: 1.0,
-            seed: seed.wrapping_add(written.len() as u64),
-            stop: Vec::new(),
-            vocabulary: Some(meaningful_ids(tokenizer)),
-        };
-        let mut done = written.len();
-        let tokens = generate(evaluator, &[start], &options, |_| {
-            done += 1;
-            flow = on_token(done);
-            flow
-        })?;
-        written.extend(tokens);
-    }
-    Ok(written)
-}
-
 /// How many ids stand for some text: a vocabulary may be padded at its end with ids that mean nothing.
 pub fn meaningful_ids(tokenizer: &TextTokenizer) -> usize {
     let mut count = tokenizer.vocab_size();
@@ -111,7 +75,8 @@ pub fn meaningful_ids(tokenizer: &TextTokenizer) -> usize {
     count
 }
 
-fn choose(logits: &[f32], temperature: f32, random: &mut SplitMix64) -> u32 {
+/// Draws a token by its probability at `temperature`; at 0 the most likely.
+pub(crate) fn choose(logits: &[f32], temperature: f32, random: &mut SplitMix64) -> u32 {
     let mut best = 0;
     for (i, x) in logits.iter().enumerate() {
         if *x > logits[best] {
@@ -122,11 +87,11 @@ fn choose(logits: &[f32], temperature: f32, random: &mut SplitMix64) -> u32 {
         return best as u32;
     }
     // libm's: the platforms' own differ in the last bit, and the text is calibrated with.
-    let weight = |x: f32| libm::exp(f64::from((x - logits[best]) / temperature));
-    let total: f64 = logits.iter().map(|x| weight(*x)).sum();
-    let mut left = random.next_f64() * total;
-    for (i, x) in logits.iter().enumerate() {
-        left -= weight(*x);
+    let weight = |x: &f32| libm::exp(f64::from((x - logits[best]) / temperature));
+    let weights: Vec<f64> = logits.iter().map(weight).collect();
+    let mut left = random.next_f64() * weights.iter().sum::<f64>();
+    for (i, weight) in weights.iter().enumerate() {
+        left -= weight;
         if left < 0.0 {
             return i as u32;
         }

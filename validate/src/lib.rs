@@ -22,6 +22,7 @@ pub mod perplexity;
 pub mod readback;
 pub mod reference;
 mod runner;
+pub mod sample;
 mod site;
 pub mod sparsity;
 mod state;

@@ -56,6 +56,11 @@ impl KvCache {
         self.values_per_token
     }
 
+    /// Bytes that so many tokens take.
+    pub(crate) fn bytes_of(&self, tokens: usize) -> usize {
+        tokens * self.layers.len() * self.values_per_token * size_of::<f32>()
+    }
+
     /// Bytes held by its values.
     pub fn byte_len(&self) -> usize {
         self.layers.iter().map(|l| (l.keys.len() + l.values.len()) * size_of::<f32>()).sum()

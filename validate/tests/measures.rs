@@ -5,14 +5,15 @@ mod common;
 use std::ops::ControlFlow;
 
 use common::{VOCAB, evaluator, golden, quantized, text, tiny_plm};
-use plmconv_formats::DType;
+use plmconv_formats::{DType, TextTokenizer};
 use plmconv_quant::simd::Level;
 use plmconv_validate::divergence::{Detail, Divergence, Side, compare};
 use plmconv_validate::generate::{GenerateOptions, generate};
 use plmconv_validate::perplexity::perplexity;
 use plmconv_validate::reference::{MODEL_DIGEST, Reference, ReferenceOptions, Stored, write_reference};
+use plmconv_validate::sample::{SampleOptions, sample_text};
 use plmconv_validate::sparsity::Sparsity;
-use plmconv_validate::{Error, Evaluator, Options, Point, Sequence, Site, Windows};
+use plmconv_validate::{Attention, Error, Evaluator, Options, Point, Sequence, Site, Windows};
 
 fn exact() -> Options {
     Options { exact: true, ..Options::default() }
@@ -239,4 +240,39 @@ fn faults_are_named() {
     let negative = GenerateOptions { temperature: -1.0, ..GenerateOptions::default() };
     let refused = generate(&evaluator, &[1], &negative, |_| ControlFlow::Continue(()));
     assert!(matches!(refused, Err(Error::Temperature { .. })));
+}
+
+#[test]
+fn texts_written_together_are_likely_and_of_the_asked_lengths() {
+    let model = tiny_plm();
+    let tokenizer = TextTokenizer::from_model(&model).expect("the fixture's tokenizer");
+    let sample = |attention, seed, tokens| {
+        let evaluator = evaluator(Options { attention, ..Options::default() });
+        let options = SampleOptions { tokens, length: 24, seed };
+        let mut last = 0;
+        let count = |done| {
+            assert!(done > last, "{done} after {last}");
+            last = done;
+            ControlFlow::Continue(())
+        };
+        let written = sample_text(&evaluator, &tokenizer, options, count).expect("runs");
+        assert_eq!((written.len(), last), (tokens, tokens));
+        written
+    };
+    // Eight whole texts and a short one.
+    let written = sample(Attention::Absorbed, 3, 200);
+    assert_eq!(written, sample(Attention::Absorbed, 3, 200));
+    assert_ne!(written, sample(Attention::Absorbed, 4, 200));
+    let texts: Vec<&[u32]> = written.chunks(24).collect();
+    assert!(texts.iter().skip(1).all(|text| text != &texts[0]), "every text is drawn anew");
+    // What the model writes is likelier to it than the same tokens in reverse.
+    let likelihood = |tokens: &[u32]| {
+        let windows = Windows::new(tokens, 24, None, None).expect("whole windows");
+        perplexity(&evaluator(exact()), &windows, None, |_| ControlFlow::Continue(()))
+            .expect("runs")
+            .perplexity
+            .value
+    };
+    let reversed: Vec<u32> = written.iter().rev().copied().collect();
+    assert!(likelihood(&written[..192]) < likelihood(&reversed[..192]) / 2.0);
 }

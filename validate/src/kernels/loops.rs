@@ -130,6 +130,7 @@ impl Loop for RoundGroup<'_> {
 /// Rounds each row of a group to integers and interleaves the rows by pairs.
 pub(super) struct InterleaveWeights<'a> {
     pub rows: &'a [f32],
+    pub stride: usize,
     pub out: &'a mut [i16],
     pub scales: &'a mut [f32],
 }
@@ -139,11 +140,11 @@ impl Loop for InterleaveWeights<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let InterleaveWeights { rows, out, scales } = self;
+        let InterleaveWeights { rows, stride, out, scales } = self;
         let mut integers = [[0i16; GROUP]; TILE_OUTPUTS];
-        let (rows, _) = rows.as_chunks::<GROUP>();
-        for ((row, integers), scale) in rows.iter().zip(&mut integers).zip(scales) {
-            *scale = RoundGroup(row, integers).run();
+        for ((row, integers), scale) in rows.chunks(stride).zip(&mut integers).zip(scales) {
+            let group = row.first_chunk().expect("a row holds the group");
+            *scale = RoundGroup(group, integers).run();
         }
         let (out, _) = out.as_chunks_mut::<{ 2 * TILE_OUTPUTS }>();
         for (k, line) in out.iter_mut().enumerate() {

@@ -149,12 +149,13 @@ impl Kernels {
 
     /// Rounds a group of a panel's weights to integers and interleaves them.
     ///
-    /// `rows`: `[TILE_OUTPUTS][GROUP]`, `out`: `[GROUP / 2][TILE_OUTPUTS][2]`, `scales`: `[TILE_OUTPUTS]`.
+    /// `rows`: `[TILE_OUTPUTS][stride]`, of which the first [`GROUP`] columns are taken, `out`:
+    /// `[GROUP / 2][TILE_OUTPUTS][2]`, `scales`: `[TILE_OUTPUTS]`.
     #[inline]
-    pub fn interleave_weights(&self, rows: &[f32], out: &mut [i16], scales: &mut [f32]) {
-        assert_eq!(rows.len(), TILE_OUTPUTS * GROUP);
+    pub fn interleave_weights(&self, rows: &[f32], stride: usize, out: &mut [i16], scales: &mut [f32]) {
+        assert!(stride >= GROUP && rows.len() >= (TILE_OUTPUTS - 1) * stride + GROUP);
         assert_eq!(out.len(), TILE_OUTPUTS * GROUP);
         assert_eq!(scales.len(), TILE_OUTPUTS);
-        self.0.run(loops::InterleaveWeights { rows, out, scales });
+        self.0.run(loops::InterleaveWeights { rows, stride, out, scales });
     }
 }

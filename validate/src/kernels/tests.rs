@@ -67,7 +67,7 @@ fn integer_tiles_hold_the_largest_groups() {
         let scale = kernels.round_group(&group, &mut row);
         let mut weight_scales = [0.0; TILE_OUTPUTS];
         let rows: Vec<f32> = group.map(|x| -x).repeat(TILE_OUTPUTS);
-        kernels.interleave_weights(&rows, &mut weights, &mut weight_scales);
+        kernels.interleave_weights(&rows, GROUP, &mut weights, &mut weight_scales);
         let pairs = row.as_chunks::<2>().0;
         let activations: Vec<i16> = pairs.iter().flat_map(|p| p.repeat(TILE_TOKENS)).collect();
         let operands = IntOperands {
@@ -119,10 +119,10 @@ fn interleaved_weights_stand_for_the_rows() {
     let mut rows = values(TILE_OUTPUTS * GROUP, 11);
     rows[GROUP..2 * GROUP].fill(0.0);
     let mut expected = (vec![0i16; rows.len()], vec![f32::NAN; TILE_OUTPUTS]);
-    Kernels(Level::Generic).interleave_weights(&rows, &mut expected.0, &mut expected.1);
+    Kernels(Level::Generic).interleave_weights(&rows, GROUP, &mut expected.0, &mut expected.1);
     for (kernel, table) in available() {
         let mut found = (vec![0i16; rows.len()], vec![f32::NAN; TILE_OUTPUTS]);
-        table.interleave_weights(&rows, &mut found.0, &mut found.1);
+        table.interleave_weights(&rows, GROUP, &mut found.0, &mut found.1);
         assert!(found == expected, "{kernel}");
     }
     for r in 0..TILE_OUTPUTS {

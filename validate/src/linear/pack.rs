@@ -178,13 +178,17 @@ pub(crate) fn panel_i16(
         let width = cols.len();
         decode_panel_rows(matrix, rows.clone(), cols, decoded);
         for start in (0..width).step_by(GROUP) {
+            let (values, scales) = groups.next().expect("a panel has a place for every group");
             let count = GROUP.min(width - start);
+            if count == GROUP {
+                kernels.interleave_weights(&decoded[start..], width, values, scales);
+                continue;
+            }
             for (r, out) in group_rows.chunks_exact_mut(GROUP).enumerate() {
                 out[..count].copy_from_slice(&decoded[r * width + start..][..count]);
                 out[count..].fill(0.0);
             }
-            let (values, scales) = groups.next().expect("a panel has a place for every group");
-            kernels.interleave_weights(group_rows, values, scales);
+            kernels.interleave_weights(group_rows, GROUP, values, scales);
         }
     }
 }

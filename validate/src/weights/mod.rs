@@ -125,18 +125,23 @@ impl Matrix {
 
 /// `[cols, rows]` of a matrix of `W`-byte values, `[rows, cols]`.
 fn transposed<const W: usize>(bytes: &[u8], rows: usize, cols: usize) -> Vec<u8> {
-    /// Columns that are written together, from lines of the source that are then still in the cache.
-    const BAND: usize = 32;
+    /// Side of the square that is copied before it is written: rows lie powers of two apart, and would drive each
+    /// other out of the cache.
+    const SIDE: usize = 32;
     let (values, _) = bytes.as_chunks::<W>();
     let mut out = vec![0; bytes.len()];
-    out.par_chunks_mut(BAND * rows * W).enumerate().for_each(|(band, out)| {
+    out.par_chunks_mut(SIDE * rows * W).enumerate().for_each(|(band, out)| {
         let (out, _) = out.as_chunks_mut::<W>();
-        for start in (0..rows).step_by(BAND) {
+        let first = band * SIDE;
+        let width = SIDE.min(cols - first);
+        let mut square = [[[0; W]; SIDE]; SIDE];
+        for start in (0..rows).step_by(SIDE) {
+            let end = (start + SIDE).min(rows);
+            for (line, row) in square.iter_mut().zip(start..end) {
+                line[..width].copy_from_slice(&values[row * cols + first..][..width]);
+            }
             for (col, out) in out.chunks_exact_mut(rows).enumerate() {
-                let end = (start + BAND).min(rows);
-                for (row, out) in (start..end).zip(&mut out[start..end]) {
-                    *out = values[row * cols + band * BAND + col];
-                }
+                out[start..end].iter_mut().zip(&square).for_each(|(out, line)| *out = line[col]);
             }
         }
     });
