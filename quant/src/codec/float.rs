@@ -38,6 +38,18 @@ pub(crate) fn f16_value(bits: u16) -> f32 {
     f32::from_bits((word & SIGN) | unsigned)
 }
 
+/// [`f16_bits`], little endian.
+#[inline(always)]
+pub(crate) fn half_bytes(value: f32) -> [u8; 2] {
+    f16_bits(value).to_le_bytes()
+}
+
+/// [`f16_value`] of little-endian bytes.
+#[inline(always)]
+pub(crate) fn half_value(bytes: [u8; 2]) -> f32 {
+    f16_value(u16::from_le_bytes(bytes))
+}
+
 /// The bfloat16 bits of `value`, rounded to nearest even; a NaN stays one and becomes quiet.
 #[inline(always)]
 pub(crate) fn bf16_bits(value: f32) -> u16 {

@@ -17,7 +17,8 @@
 use super::arithmetic::{inverse_or_zero, sum_of_squares};
 use super::float::{f16_bits, f16_value};
 use super::kernel::{Kernel, STEP};
-use super::weighted::{self, Levels};
+use super::search::affine::{self, AffineFit, AffineGrid};
+use super::search::symmetric;
 
 pub(super) const BLOCK: usize = STEP;
 const HALF: usize = BLOCK / 2;
@@ -54,6 +55,12 @@ impl Symmetric {
         }
         (d, codes)
     }
+
+    #[inline(always)]
+    fn search(&self, x: &[f32; BLOCK], w: &[f32; BLOCK]) -> (f32, Codes) {
+        let mut codes = [0; BLOCK];
+        (symmetric::fit(self.zero.into(), x, w, &mut codes), codes)
+    }
 }
 
 impl Affine {
@@ -62,6 +69,14 @@ impl Affine {
         let (min, max) = kernel.range(x);
         let d = (max - min) / f32::from(self.max_code);
         (d, min, kernel.truncated(x, min, inverse_or_zero(d), 0.5))
+    }
+
+    #[inline(always)]
+    fn search(&self, x: &[f32; BLOCK], w: &[f32; BLOCK]) -> (f32, f32, Codes) {
+        let mut codes = [0; BLOCK];
+        let AffineFit { scale, offset, .. } =
+            affine::fit(&AffineGrid::weighted(self.max_code.into()), x, w, &mut codes);
+        (scale, -offset, codes)
     }
 }
 
@@ -189,7 +204,7 @@ fn each_weighted_block<const BYTES: usize>(
 #[inline(always)]
 pub(super) fn encode_q4_0_weighted(kernel: impl Kernel, values: &[f32], importance: &[f32], out: &mut [u8]) {
     each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 18]| {
-        let (d, codes) = weighted::symmetric(x, w, i32::from(Q4_0.zero));
+        let (d, codes) = Q4_0.search(x, w);
         put_f16(&mut block[..2], d);
         put_nibbles(kernel, &mut block[2..], &codes);
     });
@@ -198,7 +213,7 @@ pub(super) fn encode_q4_0_weighted(kernel: impl Kernel, values: &[f32], importan
 #[inline(always)]
 pub(super) fn encode_q5_0_weighted(kernel: impl Kernel, values: &[f32], importance: &[f32], out: &mut [u8]) {
     each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 22]| {
-        let (d, codes) = weighted::symmetric(x, w, i32::from(Q5_0.zero));
+        let (d, codes) = Q5_0.search(x, w);
         put_f16(&mut block[..2], d);
         put_five_bits(kernel, &mut block[2..], &codes);
     });
@@ -207,9 +222,9 @@ pub(super) fn encode_q5_0_weighted(kernel: impl Kernel, values: &[f32], importan
 #[inline(always)]
 pub(super) fn encode_q4_1_weighted(kernel: impl Kernel, values: &[f32], importance: &[f32], out: &mut [u8]) {
     each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 20]| {
-        let Levels { scale, min, codes } = weighted::affine(x, w, i32::from(Q4_1.max_code));
-        put_f16(&mut block[..2], scale);
-        put_f16(&mut block[2..4], min);
+        let (d, m, codes) = Q4_1.search(x, w);
+        put_f16(&mut block[..2], d);
+        put_f16(&mut block[2..4], m);
         put_nibbles(kernel, &mut block[4..], &codes);
     });
 }
@@ -217,9 +232,9 @@ pub(super) fn encode_q4_1_weighted(kernel: impl Kernel, values: &[f32], importan
 #[inline(always)]
 pub(super) fn encode_q5_1_weighted(kernel: impl Kernel, values: &[f32], importance: &[f32], out: &mut [u8]) {
     each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 24]| {
-        let Levels { scale, min, codes } = weighted::affine(x, w, i32::from(Q5_1.max_code));
-        put_f16(&mut block[..2], scale);
-        put_f16(&mut block[2..4], min);
+        let (d, m, codes) = Q5_1.search(x, w);
+        put_f16(&mut block[..2], d);
+        put_f16(&mut block[2..4], m);
         put_five_bits(kernel, &mut block[4..], &codes);
     });
 }

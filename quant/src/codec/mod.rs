@@ -11,8 +11,8 @@ mod lattice;
 mod legacy;
 mod q1_q2;
 mod registry;
+mod search;
 mod ternary;
-mod weighted;
 
 pub(crate) use iq::{BOUNDS as IQ4_BOUNDS, VALUES as IQ4_VALUES};
 pub(crate) use lattice::{Chosen, Shape, Signs, code_bits, pack as pack_lattice, shape as lattice_shape};

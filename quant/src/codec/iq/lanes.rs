@@ -4,10 +4,11 @@
 use plmconv_formats::DType;
 
 use super::table::TableLanes;
-use super::{BLOCK, SUPER_BLOCK, TRIES, VALUES, XS_HEAD, ZERO_BLOCK, write_scales};
+use super::{BLOCK, SUPER_BLOCK, TRIES, VALUES, XS_HEAD, write_scales};
 use crate::codec::arithmetic::{inverse_or_zero, sum_of_squares};
 use crate::codec::float::f16_bits;
 use crate::codec::k::lanes::{Avx2Lanes, Avx512Lanes, LANES, transpose};
+use crate::codec::search::ZERO_BELOW;
 use crate::simd::{Avx2, Avx512};
 
 /// Values per step.
@@ -126,7 +127,7 @@ fn best_scales<L: TableLanes>(lanes: L, x: &[L::F; BLOCK], w: &[L::F; BLOCK]) ->
         scale = lanes.select(better, this_scale, scale);
         best = lanes.select(better, lanes.mul(this_scale, sum_qx), best);
     }
-    let is_zero = lanes.less(magnitude, lanes.splat(ZERO_BLOCK));
+    let is_zero = lanes.less(magnitude, lanes.splat(ZERO_BELOW));
     lanes.to_array(lanes.select(is_zero, zero, scale))
 }
 

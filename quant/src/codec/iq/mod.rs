@@ -15,7 +15,7 @@ use plmconv_formats::DType;
 
 use super::arithmetic::{inverse_or_zero, nearest_int, signed_max, sum_of_squares};
 use super::float::{f16_bits, f16_value};
-use super::weighted::ZERO_BLOCK;
+use super::search::ZERO_BELOW;
 use crate::simd::Level;
 
 const BLOCK: usize = 32;
@@ -57,7 +57,7 @@ fn nearest_index(x: f32) -> usize {
 /// The scale that fits 32 values best under the weights `w`; 0 for a block of zeros.
 fn best_scale(x: &[f32], w: &[f32; BLOCK]) -> f32 {
     let max = signed_max(x);
-    if max.abs() < ZERO_BLOCK {
+    if max.abs() < ZERO_BELOW {
         return 0.0;
     }
     let fit = |inverse: f32| {

@@ -1,9 +1,9 @@
 //! What an instruction set has to offer the encoders, and the plain Rust that offers it everywhere.
 
 use super::SUPER_BLOCK;
-use super::rounding::nearest_int;
-use super::search::affine::{self, AffineFit, AffineGrid};
-use super::search::{Weighting, positive, symmetric};
+use crate::codec::arithmetic::nearest_int;
+use crate::codec::search::affine::{self, AffineFit, AffineGrid};
+use crate::codec::search::{Weighting, positive, symmetric};
 
 /// The smallest and the largest level a block stores; the code written is `level - low`.
 #[derive(Clone, Copy)]

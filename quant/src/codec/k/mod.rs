@@ -2,8 +2,8 @@
 //!
 //! Encoding gives the bytes of llama-quantize (ggml-quants.c: `quantize_row_*_ref` without importance,
 //! `quantize_row_*_impl` with it, on x86-64 without fused multiply-add). A search over some twenty candidate scales
-//! per sub-block is where the time goes, so the searches exist twice: `search` says what is computed, one sub-block
-//! at a time, and the vector kernels run the same operations in the same order with one sub-block per lane.
+//! per sub-block is where the time goes, so the searches exist twice: `codec::search` says what is computed, one
+//! sub-block at a time, and the vector kernels run the same operations in the same order with one sub-block per lane.
 //!
 //! Every type goes through the same four steps: a scale per sub-block (`engine::Engine`), those scales quantized
 //! per super-block, the nearest code for every value under the scales as stored, packing (`block`).
@@ -12,8 +12,6 @@ mod batch;
 mod block;
 mod engine;
 pub(in crate::codec) mod lanes;
-mod rounding;
-pub(in crate::codec) mod search;
 #[cfg(test)]
 mod tests;
 

@@ -16,7 +16,7 @@ use super::search::{Again, Rule, SubBlock, best_fit};
 use super::shape::{Chosen, Shape, Signs};
 use super::{SUPER_BLOCK, search};
 use crate::codec::float::{f16_bits, f16_value};
-use crate::codec::k::search::ZERO_BELOW;
+use crate::codec::search::ZERO_BELOW;
 
 const BYTES: usize = 74;
 const SUB: usize = 16;

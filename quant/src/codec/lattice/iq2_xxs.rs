@@ -15,7 +15,7 @@ use super::search::{Again, Fit, Rule, SubBlock, best_fit};
 use super::shape::{Chosen, Shape, Signs};
 use super::{SUPER_BLOCK, search};
 use crate::codec::float::{f16_bits, f16_value};
-use crate::codec::k::search::{ZERO_BELOW, positive};
+use crate::codec::search::{ZERO_BELOW, positive};
 
 const BYTES: usize = 66;
 const SUB: usize = 32;

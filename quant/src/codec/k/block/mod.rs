@@ -28,18 +28,6 @@ fn pack_bit_planes<const SHIFT: u32>(codes: &[u8; SUPER_BLOCK], out: &mut [u8; 3
     }
 }
 
-/// The scale of largest magnitude with its sign, the first of equals; zero if there is none.
-fn peak_scale(scales: impl Iterator<Item = f32>) -> f32 {
-    let (mut peak, mut magnitude) = (0.0, 0.0);
-    for scale in scales {
-        if scale.abs() > magnitude {
-            magnitude = scale.abs();
-            peak = scale;
-        }
-    }
-    peak
-}
-
 /// The largest of the values that exceed zero, or zero.
 fn largest(values: impl Iterator<Item = f32>) -> f32 {
     values.fold(0.0, |largest, value| if value > largest { value } else { largest })

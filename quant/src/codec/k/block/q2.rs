@@ -12,10 +12,11 @@ use std::ops::Range;
 use super::super::SUPER_BLOCK;
 use super::super::batch::{BATCH, for_each_batch};
 use super::super::engine::{Engine, Levels, Steps, affine_one};
-use super::super::rounding::{half_bits, half_value, nearest_int};
-use super::super::search::Weighting;
-use super::super::search::affine::{AffineFit, AffineGrid};
 use super::{largest, pack_two_bits};
+use crate::codec::arithmetic::nearest_int;
+use crate::codec::float::{half_bytes, half_value};
+use crate::codec::search::Weighting;
+use crate::codec::search::affine::{AffineFit, AffineGrid};
 
 const SUB: usize = 16;
 const SUBS: usize = SUPER_BLOCK / SUB;
@@ -26,7 +27,7 @@ const DMIN: Range<usize> = 82..84;
 pub(in super::super) const BLOCK_BYTES: usize = DMIN.end;
 
 const PLAIN: AffineGrid = AffineGrid { max_code: 3, first: -0.5, step: 0.1, steps: 15, absolute: true };
-const WEIGHTED: AffineGrid = AffineGrid { max_code: 3, first: -0.9, step: 0.05, steps: 36, absolute: false };
+const WEIGHTED: AffineGrid = AffineGrid::weighted(3);
 
 /// Quantized scales (low nibble) and mins (high nibble) of one super-block.
 #[derive(Clone, Copy, Default)]
@@ -133,7 +134,7 @@ fn write_block<E: Engine>(
     out: &mut [u8],
     search_codes: impl Fn(usize, &[f32]) -> [u8; SUB],
 ) {
-    let (d, dmin) = (half_bits(scales.d), half_bits(scales.dmin));
+    let (d, dmin) = (half_bytes(scales.d), half_bytes(scales.dmin));
     out[SCALES].copy_from_slice(&scales.packed);
     out[D].copy_from_slice(&d);
     out[DMIN].copy_from_slice(&dmin);

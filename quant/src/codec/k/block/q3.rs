@@ -12,9 +12,10 @@ use std::ops::Range;
 use super::super::SUPER_BLOCK;
 use super::super::batch::{BATCH, for_each_batch};
 use super::super::engine::{Engine, Levels, Steps, SymmetricFit, symmetric_one};
-use super::super::rounding::{half_bits, half_value, nearest_int};
-use super::super::search::{Weighting, symmetric};
-use super::{pack_bit_planes, pack_two_bits, peak_scale};
+use super::{pack_bit_planes, pack_two_bits};
+use crate::codec::arithmetic::{nearest_int, peak};
+use crate::codec::float::{half_bytes, half_value};
+use crate::codec::search::{Weighting, symmetric};
 
 const SUB: usize = 16;
 const SUBS: usize = SUPER_BLOCK / SUB;
@@ -73,7 +74,7 @@ fn search_plain<E: Engine>(engine: E, x: &[f32], out: &mut [Scales; BATCH]) {
     let fits = &mut fits[..x.len() / SUB];
     engine.descent(HALF, x, fits);
     for (fits, scales) in fits.chunks_exact(SUBS).zip(out) {
-        let peak = peak_scale(fits.iter().copied());
+        let peak = peak(fits.iter().copied());
         if peak != 0.0 {
             let inverse = -32.0 / peak;
             scales.d = 1.0 / inverse;
@@ -117,7 +118,7 @@ fn write_block<E: Engine>(
     out: &mut [u8],
     search_codes: impl Fn(usize, &[f32]) -> [u8; SUB],
 ) {
-    let d = half_bits(scales.d);
+    let d = half_bytes(scales.d);
     out[D].copy_from_slice(&d);
     pack_scales(scales, &mut out[SCALES]);
     let stored = unpack_scales(&out[SCALES]);

@@ -13,10 +13,11 @@ use std::ops::Range;
 use super::super::SUPER_BLOCK;
 use super::super::batch::{BATCH, Batch, for_each_batch};
 use super::super::engine::{Engine, Levels, Steps, affine_one};
-use super::super::rounding::{half_bits, half_value, nearest_int};
-use super::super::search::Weighting;
-use super::super::search::affine::{AffineFit, AffineGrid};
 use super::{largest, pack_bit_planes};
+use crate::codec::arithmetic::nearest_int;
+use crate::codec::float::{half_bytes, half_value};
+use crate::codec::search::Weighting;
+use crate::codec::search::affine::{AffineFit, AffineGrid};
 
 const SUB: usize = 32;
 const SUBS: usize = SUPER_BLOCK / SUB;
@@ -42,7 +43,7 @@ pub(in super::super) struct Format {
 
 pub(in super::super) const Q4: Format = Format {
     plain: AffineGrid { max_code: 15, first: -1.0, step: 0.1, steps: 20, absolute: false },
-    weighted: AffineGrid { max_code: 15, first: -0.9, step: 0.05, steps: 36, absolute: false },
+    weighted: AffineGrid::weighted(15),
     max_code: 15,
     max_packed: u8::MAX,
     block_bytes: 144,
@@ -52,7 +53,7 @@ pub(in super::super) const Q4: Format = Format {
 
 pub(in super::super) const Q5: Format = Format {
     plain: AffineGrid { max_code: 31, first: -0.5, step: 0.1, steps: 15, absolute: false },
-    weighted: AffineGrid { max_code: 31, first: -0.9, step: 0.05, steps: 36, absolute: false },
+    weighted: AffineGrid::weighted(31),
     max_code: 31,
     max_packed: MAX_SCALE as u8,
     block_bytes: 176,
@@ -158,7 +159,7 @@ fn write_blocks<E: Engine>(
 ) {
     let blocks = batch.x.chunks_exact(SUPER_BLOCK).zip(batch.out.chunks_exact_mut(format.block_bytes));
     for (index, ((x, out), scales)) in blocks.zip(scales).enumerate() {
-        let (d, dmin) = (half_bits(scales.d), half_bits(scales.dmin));
+        let (d, dmin) = (half_bytes(scales.d), half_bytes(scales.dmin));
         out[D].copy_from_slice(&d);
         out[DMIN].copy_from_slice(&dmin);
         pack_scales(scales, &mut out[SCALES]);

@@ -12,9 +12,9 @@ use std::ops::Range;
 use super::super::SUPER_BLOCK;
 use super::super::batch::{BATCH, for_each_batch};
 use super::super::engine::{Engine, Levels, Steps, SymmetricFit};
-use super::super::rounding::{half_bits, half_value, nearest_int};
-use super::super::search::{Weighting, ZERO_BELOW};
-use super::peak_scale;
+use crate::codec::arithmetic::{nearest_int, peak};
+use crate::codec::float::{half_bytes, half_value};
+use crate::codec::search::{Weighting, ZERO_BELOW};
 
 const SUB: usize = 16;
 const SUBS: usize = SUPER_BLOCK / SUB;
@@ -68,13 +68,13 @@ fn write_block<E: Engine>(
     out: &mut [u8],
     search_codes: impl FnOnce() -> [u8; SUPER_BLOCK],
 ) {
-    let peak = peak_scale(fits.iter().map(|fit| fit.scale));
+    let peak = peak(fits.iter().map(|fit| fit.scale));
     if peak.abs() < ZERO_BELOW {
         out.fill(0);
         return;
     }
     let inverse = -128.0 / peak;
-    let d = half_bits(1.0 / inverse);
+    let d = half_bytes(1.0 / inverse);
     out[D].copy_from_slice(&d);
     let d = half_value(d);
     let mut steps = Steps { step: [0.0; SUBS], offset: [0.0; SUBS] };

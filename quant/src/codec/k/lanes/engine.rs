@@ -1,9 +1,9 @@
 //! The lanes as an [`Engine`]: each search compiled once for each instruction set.
 
 use super::super::engine::{self, Engine, Levels, Steps, SymmetricFit};
-use super::super::search::Weighting;
-use super::super::search::affine::{AffineFit, AffineGrid};
 use super::{affine, positive, symmetric, weights};
+use crate::codec::search::Weighting;
+use crate::codec::search::affine::{AffineFit, AffineGrid};
 
 /// `impl Engine` whose methods each call a function compiled with the attributes given, into which the generic search
 /// and its vector operations are inlined.
