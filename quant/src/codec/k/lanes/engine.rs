@@ -96,18 +96,12 @@ macro_rules! engine {
                 engine!(call inner::<N>(self, max_code, x, weights, codes, scales) $(, $attribute)?)
             }
 
-            fn requantize<const SUBS: usize>(
-                self,
-                levels: Levels,
-                x: &[f32],
-                steps: &Steps<SUBS>,
-                codes: &mut [u8],
-            ) {
+            fn requantize(self, levels: Levels, sub: usize, x: &[f32], steps: &Steps, codes: &mut [u8]) {
                 $(#[$attribute])?
-                fn inner<const SUBS: usize>(levels: Levels, x: &[f32], steps: &Steps<SUBS>, codes: &mut [u8]) {
-                    engine::requantize(levels, x, steps, codes);
+                fn inner(levels: Levels, sub: usize, x: &[f32], steps: &Steps, codes: &mut [u8]) {
+                    engine::requantize(levels, sub, x, steps, codes);
                 }
-                engine!(call inner(levels, x, steps, codes) $(, $attribute)?)
+                engine!(call inner(levels, sub, x, steps, codes) $(, $attribute)?)
             }
 
             fn importance_weights(self, factor: f32, x: &[f32], importance: &[f32], weights: &mut [f32]) {
