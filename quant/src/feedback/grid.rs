@@ -11,6 +11,9 @@ pub(super) const MAX_SUB: usize = 32;
 /// The longest block of an integer grid.
 pub(super) const MAX_BLOCK: usize = 256;
 
+/// Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the mantissa.
+pub(super) const ROUNDING: f32 = 12_582_912.0;
+
 /// The levels a code stands for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Levels {
@@ -148,8 +151,7 @@ impl Grid {
             // Clamping before rounding saves the check of a float-to-integer conversion's range; NaN becomes `low`.
             Levels::Integers { low, high } => {
                 let x = x.max(low as f32).min(high as f32);
-                // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the mantissa.
-                ((x + 12_582_912.0).to_bits() as i32).wrapping_sub(0x4B40_0000)
+                ((x + ROUNDING).to_bits() as i32).wrapping_sub(ROUNDING.to_bits() as i32)
             }
             Levels::Table => {
                 let mut index = 0;

@@ -10,6 +10,7 @@ use super::pack::Loose;
 use super::scalar::Scalar;
 use crate::Error;
 use crate::grid::{self, Blocks};
+use crate::simd::Level;
 
 /// Columns handled at a time: one block of the types with super-blocks.
 const STEP: usize = 256;
@@ -40,7 +41,8 @@ pub fn encode_group(
     out: &mut [u8],
 ) -> Result<(), Error> {
     if let Some(grid) = Grid::of(dtype) {
-        return Sweep::new(Scalar { grid, effort }, columns, rows)?.encode(values, out);
+        return Sweep::new(Scalar { grid, effort, level: Level::detect() }, columns, rows)?
+            .encode(values, out);
     }
     let lattice = Lattice::of(dtype, effort).ok_or(Error::CannotEncode { dtype })?;
     Sweep::new(lattice, columns, rows)?.encode(values, out)
@@ -59,7 +61,8 @@ pub fn encode_group_in_blocks(
     effort: Effort,
     out: &mut Blocks,
 ) -> Result<(), Error> {
-    let sweep = Sweep::new(Scalar { grid: Grid::of_blocks(grid), effort }, columns, rows)?;
+    let sweep =
+        Sweep::new(Scalar { grid: Grid::of_blocks(grid), effort, level: Level::detect() }, columns, rows)?;
     let mut bytes = vec![0; values.len() / sweep.cols * sweep.row_bytes];
     sweep.encode(values, &mut bytes)?;
     Loose::take_apart(&bytes, grid.block_size, out);
