@@ -17,6 +17,8 @@ pub(crate) mod scalar;
 mod search;
 mod ternary;
 
+pub(crate) use arithmetic::ROUNDING_MAGIC;
+pub(crate) use iq4::{BOUNDS as IQ4_BOUNDS, VALUES as IQ4_VALUES};
 #[cfg(test)]
 pub(crate) use lattice::code_bits;
 pub(crate) use lattice::{Chosen, Node, Shape, Signs, Trie};

@@ -5,14 +5,22 @@ use plmconv_formats::DType;
 use super::form::Form;
 use super::grid::{Block, Grid, MAX_BLOCK, MAX_SUB, ScaleForm, half};
 use super::line::{Line, Rounder};
-use super::search::{Affine, Rounded, fit, round};
+use super::search::{Affine, Rounded, Targets, cheapest, fit, round};
 use super::sweep::{Effort, nearest_first};
+use crate::simd::Level;
 
 /// Rounds values one by one.
 pub(super) struct Scalar {
-    pub grid: Grid,
-    pub form: Form,
-    pub effort: Effort,
+    grid: Grid,
+    form: Form,
+    effort: Effort,
+    level: Level,
+}
+
+impl Scalar {
+    pub fn new(grid: Grid, form: Form, effort: Effort) -> Scalar {
+        Scalar { grid, form, effort, level: Level::detect() }
+    }
 }
 
 impl Rounder for Scalar {
@@ -87,7 +95,7 @@ impl Scalar {
         let ScaleForm::Integer { low, high } = grid.scale else { return Block::default() };
         let (mut peak, mut offset) = (0f32, 0f32);
         for at in (first..first + grid.block_len()).step_by(grid.sub) {
-            let fit = fit(grid, &rest[at..at + grid.sub], &line.importance[at..at + grid.sub]);
+            let fit = fit(self.level, grid, &rest[at..at + grid.sub], &line.importance[at..at + grid.sub]);
             if fit.scale.abs() > peak.abs() {
                 peak = fit.scale;
             }
@@ -109,54 +117,55 @@ impl Scalar {
         at: usize,
     ) -> (Affine, Rounded<N>) {
         let grid = &self.grid;
-        let (x, corner) = (&rest[at..at + grid.sub], line.corner_at(at));
-        let start = fit(grid, x, &line.importance[at..at + grid.sub]);
-        let mut best = (Affine::default(), None::<Rounded<N>>);
-        let mut attempt = |fit: Affine| -> bool {
-            let limit = best.1.as_ref().map_or(f32::INFINITY, |r| r.loss);
-            let result = round(grid, x, corner, line.stride, fit, limit);
-            let better = result.loss < limit;
-            if better {
-                best = (fit, Some(result));
-            }
-            better
-        };
-        match grid.scale {
+        let targets =
+            Targets { x: &rest[at..at + grid.sub], factor: line.corner_at(at), stride: line.stride };
+        let start = fit(self.level, grid, targets.x, &line.importance[at..at + grid.sub]);
+        let mut fits = Vec::with_capacity(64);
+        let cheapest = |fits: &[Affine]| cheapest::<N>(self.level, grid, targets, fits);
+        let chosen = match grid.scale {
             ScaleForm::Half => {
-                self.half_candidates(start).for_each(|fit| {
-                    if attempt(fit) {
-                        (block.d, block.dmin) = (fit.scale, fit.offset);
-                    }
-                });
+                fits.extend(self.half_candidates(start));
+                let chosen = cheapest(&fits);
+                if let Some(index) = chosen {
+                    (block.d, block.dmin) = (fits[index].scale, fits[index].offset);
+                }
+                chosen
             }
             ScaleForm::HalfAndZeroPoint => {
-                self.zero_point_candidates(start).for_each(|(fit, zero_point)| {
-                    if attempt(fit) {
-                        (block.d, block.dmin) = (fit.scale, zero_point as f32);
-                    }
-                });
+                let mut zero_points = Vec::with_capacity(64);
+                for (fit, zero_point) in self.zero_point_candidates(start) {
+                    fits.push(fit);
+                    zero_points.push(zero_point);
+                }
+                let chosen = cheapest(&fits);
+                if let Some(index) = chosen {
+                    (block.d, block.dmin) = (fits[index].scale, zero_points[index] as f32);
+                }
+                chosen
             }
             ScaleForm::Integer { .. } => {
-                let mut chosen = (0, 0);
-                for (scale, offset) in self.integer_candidates(block, start) {
-                    let fit = Affine { scale: block.d * scale as f32, offset: block.dmin * offset as f32 };
-                    if attempt(fit) {
-                        chosen = (scale, offset);
-                    }
-                }
-                block.scales.push(chosen.0);
+                let integers: Vec<(i32, i32)> = self.integer_candidates(block, start).collect();
+                let (d, dmin) = (block.d, block.dmin);
+                let fit = |&(scale, offset): &(i32, i32)| Affine {
+                    scale: d * scale as f32,
+                    offset: dmin * offset as f32,
+                };
+                fits.extend(integers.iter().map(fit));
+                let chosen = cheapest(&fits);
+                let (scale, offset) = chosen.map_or((0, 0), |index| integers[index]);
+                block.scales.push(scale);
                 if grid.max_offset.is_some() {
-                    block.offsets.push(chosen.1);
+                    block.offsets.push(offset);
                 }
+                chosen
             }
-        }
-        if best.1.is_none() {
+        };
+        if chosen.is_none() {
             // Every scale that the values ask for is beyond half precision, which the line then reports.
             block.d = f32::INFINITY;
         }
-        let (fit, result) = best;
-        let result = result.unwrap_or_else(|| round(grid, x, corner, line.stride, fit, f32::INFINITY));
-        (fit, result)
+        let fit = chosen.map_or_else(Affine::default, |index| fits[index]);
+        (fit, round(grid, targets, fit))
     }
 
     fn half_candidates(&self, start: Affine) -> impl Iterator<Item = Affine> {

@@ -43,7 +43,7 @@ pub fn encode_group(
     match codec(dtype).map(|codec| codec.guided) {
         Some(Guided::Scalar { grid, pack }) => {
             let form = Form::Ggml { dtype, pack };
-            Sweep::new(Scalar { grid: *grid, form, effort }, columns, rows)?.encode(values, out)
+            Sweep::new(Scalar::new(*grid, form, effort), columns, rows)?.encode(values, out)
         }
         Some(Guided::Points { shape, pack }) => {
             Sweep::new(Lattice::new(dtype, shape, pack, effort), columns, rows)?.encode(values, out)
@@ -65,7 +65,7 @@ pub fn encode_group_in_blocks(
     effort: Effort,
     out: &mut Blocks,
 ) -> Result<(), Error> {
-    let sweep = Sweep::new(Scalar { grid: of_blocks(grid), form: Form::loose(grid), effort }, columns, rows)?;
+    let sweep = Sweep::new(Scalar::new(of_blocks(grid), Form::loose(grid), effort), columns, rows)?;
     let mut bytes = vec![0; values.len() / sweep.cols * sweep.row_bytes];
     sweep.encode(values, &mut bytes)?;
     form::take_apart(&bytes, grid.block_size, out);

@@ -71,7 +71,7 @@ fn loss(error: &[f32], rows: usize, cols: usize, g: &[f32], h: &[f32]) -> f64 {
 }
 
 fn lattice(dtype: DType) -> Lattice {
-    match codec::codec(dtype).map(|codec| codec.guided) {
+    match codec(dtype).map(|codec| codec.guided) {
         Some(Guided::Points { shape, pack }) => Lattice::new(dtype, shape, pack, Effort::Normal),
         other => panic!("{dtype}: {other:?}"),
     }
