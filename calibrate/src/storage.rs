@@ -119,3 +119,18 @@ impl OnnxMenu {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_chooses_from_every_type_that_is_rounded_with_feedback() {
+        let mut expected: Vec<DType> = DType::all().filter(|dtype| feedback::supports(*dtype)).collect();
+        expected.push(DType::F16);
+        expected.sort();
+        let mut found = GGUF_TYPES.to_vec();
+        found.sort();
+        assert_eq!(found, expected);
+    }
+}

@@ -182,11 +182,13 @@ impl Policy {
 
     /// Where llama-quantize insists on an importance matrix.
     fn is_useless_without_importance(&self, dtype: DType) -> bool {
-        use DType::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3Xxs, Q2K};
+        use DType::*;
         match dtype {
             Iq1S | Iq1M | Iq2Xxs | Iq2Xs | Iq2S | Iq3Xxs => true,
             Q2K => self.file_type == FileType::Q2KS,
-            _ => false,
+            Q1_0 | Q2_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q8_1 | Iq4Nl | Mxfp4 | Nvfp4 => false,
+            Q3K | Q4K | Q5K | Q6K | Q8K | Iq3S | Iq4Xs | Tq1_0 | Tq2_0 => false,
+            F32 | F16 | Bf16 | F64 | I8 | I16 | I32 | I64 => false,
         }
     }
 
@@ -306,19 +308,21 @@ fn fitting(chosen: DType, cols: usize, mixtures: Mixtures) -> DType {
     if fits(chosen) {
         return chosen;
     }
+    use DType::*;
     let smaller = match chosen {
-        DType::Iq1S | DType::Iq1M | DType::Iq2Xxs | DType::Iq2Xs | DType::Iq2S => DType::Iq4Nl,
-        DType::Iq3Xxs | DType::Iq3S | DType::Iq4Xs => DType::Iq4Nl,
-        DType::Q2K | DType::Q3K if mixtures == Mixtures::March2025 => DType::Iq4Nl,
-        // Of Q1_0 and NVFP4 llama-quantize knows no fallback and gives up.
-        DType::Q1_0 | DType::Q2_0 | DType::Q2K | DType::Q3K | DType::Tq1_0 | DType::Tq2_0 => DType::Q4_0,
-        DType::Nvfp4 => DType::Mxfp4,
-        DType::Q4K => DType::Q5_0,
-        DType::Q5K => DType::Q5_1,
-        DType::Q6K => DType::Q8_0,
-        other => other,
+        Iq1S | Iq1M | Iq2Xxs | Iq2Xs | Iq2S | Iq3Xxs | Iq3S | Iq4Xs => Some(Iq4Nl),
+        Q2K | Q3K if mixtures == Mixtures::March2025 => Some(Iq4Nl),
+        // llama-quantize has no fallback for Q1_0 and NVFP4 and gives up.
+        Q1_0 | Q2_0 | Q2K | Q3K | Tq1_0 | Tq2_0 => Some(Q4_0),
+        Nvfp4 => Some(Mxfp4),
+        Q4K => Some(Q5_0),
+        Q5K => Some(Q5_1),
+        Q6K => Some(Q8_0),
+        // llama-quantize never replaces these by another block type.
+        Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | Q8_1 | Q8K | Iq4Nl | Mxfp4 => None,
+        F32 | F16 | Bf16 | F64 | I8 | I16 | I32 | I64 => None,
     };
-    if fits(smaller) { smaller } else { DType::F16 }
+    smaller.filter(|dtype| fits(*dtype)).unwrap_or(F16)
 }
 
 /// llama.cpp's order of tensors: what belongs to no layer first, then by layer, then by name.
