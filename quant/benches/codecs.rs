@@ -1,10 +1,12 @@
-//! Throughput of every codec at every instruction set of this CPU, in bytes of f32 per second.
+//! Throughput of codecs, and of products with encoded rows, at every instruction set of this CPU, in bytes of f32 per
+//! second.
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use plmconv_formats::DType;
+use plmconv_quant::codec::dot::{EncodedDot, IntRow};
 use plmconv_quant::simd::Level;
 use plmconv_quant::{decode_with, encode_rows_with, first_non_finite};
 
@@ -80,6 +82,22 @@ fn codecs(criterion: &mut Criterion) {
         for level in Level::available() {
             group.bench_function(format!("{dtype}/{level}"), |bencher| {
                 bencher.iter(|| decode_with(level, dtype, black_box(&bytes), &mut back).expect("own bytes"));
+            });
+        }
+    }
+    group.finish();
+
+    let row = IntRow::new(&values[..COLS]);
+    let mut group = criterion.benchmark_group("dot");
+    group.throughput(Throughput::Bytes(4 * COLS as u64));
+    for dtype in DType::all() {
+        let Some(dot) = EncodedDot::of(dtype) else { continue };
+        let mut bytes = vec![0; dtype.encoded_len(COLS).expect("whole blocks")];
+        encode_rows_with(Level::Generic, dtype, &values[COLS..2 * COLS], COLS, None, &mut bytes)
+            .expect("finite");
+        for level in Level::available() {
+            group.bench_function(format!("{dtype}/{level}"), |bencher| {
+                bencher.iter(|| dot.product(level, black_box(&bytes), black_box(&row)));
             });
         }
     }

@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+#[macro_use]
+mod unroll;
+
 pub mod block_symmetric;
 pub mod codec;
 pub mod error;

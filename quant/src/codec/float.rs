@@ -14,6 +14,7 @@ pub(super) static F32: Codec = Codec {
     encode: kernel::encode::<Float32>,
     decode: kernel::decode::<Float32>,
     guided: Guided::No,
+    dot: None,
 };
 
 struct Float32;
@@ -23,6 +24,7 @@ pub(super) static F16: Codec = Codec {
     encode: kernel::encode::<Float16>,
     decode: kernel::decode::<Float16>,
     guided: Guided::No,
+    dot: None,
 };
 
 struct Float16;
@@ -32,6 +34,7 @@ pub(super) static BF16: Codec = Codec {
     encode: kernel::encode::<Brain16>,
     decode: kernel::decode::<Brain16>,
     guided: Guided::No,
+    dot: None,
 };
 
 struct Brain16;

@@ -27,6 +27,7 @@ pub(super) static MXFP4: Codec = Codec {
     encode: kernel::encode::<Mx>,
     decode: kernel::decode::<Mx>,
     guided: Guided::No,
+    dot: None,
 };
 
 struct Mx;
@@ -36,6 +37,7 @@ pub(super) static NVFP4: Codec = Codec {
     encode: kernel::encode::<Nv>,
     decode: kernel::decode::<Nv>,
     guided: Guided::No,
+    dot: None,
 };
 
 struct Nv;

@@ -60,6 +60,7 @@ impl<const MIN: bool, const FIFTH: bool> Type<MIN, FIFTH> {
         encode: kernel::encode::<Self>,
         decode: kernel::decode::<Self>,
         guided: Guided::Scalar { grid: &Self::GRID, pack: Self::pack },
+        dot: None,
     };
 
     #[inline(always)]

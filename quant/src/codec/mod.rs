@@ -2,6 +2,7 @@
 //! `ggml_quantize_chunk` and `to_float` produce on a processor without fused multiply-add.
 
 mod arithmetic;
+pub mod dot;
 mod field;
 mod float;
 mod fp4;

@@ -31,6 +31,7 @@ pub(super) static Q1_0: Codec = Codec {
     encode: kernel::encode::<OneBit>,
     decode: kernel::decode::<OneBit>,
     guided: Guided::No,
+    dot: None,
 };
 
 struct OneBit;
@@ -40,6 +41,7 @@ pub(super) static Q2_0: Codec = Codec {
     encode: kernel::encode::<TwoBits>,
     decode: kernel::decode::<TwoBits>,
     guided: Guided::No,
+    dot: None,
 };
 
 struct TwoBits;

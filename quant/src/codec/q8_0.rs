@@ -8,6 +8,7 @@
 //! A value is `d * code`. Algorithm: `quantize_row_q8_0_ref` in ggml-quants.c; an importance makes no difference.
 
 use super::arithmetic::inverse_or_zero;
+use super::dot::{self, DotType, IntRow, Lanes};
 use super::float::{half_bytes, half_value};
 use super::kernel::{self, Decode, Encode, Kernel, STEP};
 use super::registry::{Codec, Guided, ScaleFields};
@@ -22,6 +23,7 @@ pub(super) static Q8_0: Codec = Codec {
     encode: kernel::encode::<Bytes>,
     decode: kernel::decode::<Bytes>,
     guided: Guided::Scalar { grid: &Grid::block(-127, 127, false), pack },
+    dot: Some(dot::dot::<Bytes>),
 };
 
 struct Bytes;
@@ -45,6 +47,24 @@ impl Encode for Bytes {
             let d = kernel.largest_magnitude(x) / 127.0;
             put(d, &kernel.rounded(x, inverse_or_zero(d)), out);
         }
+    }
+}
+
+impl DotType for Bytes {
+    #[inline(always)]
+    fn sums<L: Lanes>(lanes: L, bytes: &[u8], row: &IntRow) -> L::F {
+        let mut total = lanes.splat(0.0);
+        let blocks = bytes.as_chunks::<BYTES>().0.as_chunks::<{ dot::BLOCK / BLOCK }>().0;
+        for (blocks, activations) in blocks.iter().zip(row.blocks()) {
+            for (run, block) in blocks.iter().enumerate() {
+                let (head, codes) = block.split_first_chunk().expect("codes after the scale");
+                let codes = codes.first_chunk().expect("as many codes as values");
+                let scale = lanes.splat(half_value(*head) * activations.scale);
+                let products = lanes.signed_products(codes, activations.run(run));
+                total = lanes.add(total, lanes.mul(products, scale));
+            }
+        }
+        total
     }
 }
 

@@ -2,6 +2,7 @@
 
 use plmconv_formats::DType;
 
+use super::dot::Dot;
 use super::k::{q2, q3, q4_q5, q6};
 use super::lattice::{self, Chosen, Shape};
 use super::scalar::{Block, Grid};
@@ -19,6 +20,8 @@ pub(crate) struct Codec {
     pub decode: fn(level: Level, bytes: &[u8], out: &mut [f32]),
     /// How its values are rounded with a view to the output.
     pub guided: Guided,
+    /// The product of its rows with activations, if they are not decoded for it.
+    pub dot: Option<Dot>,
 }
 
 /// Rows of values as blocks; `importance` is `[cols]`.

@@ -18,6 +18,7 @@ pub(super) static TQ1_0: Codec = Codec {
     encode: kernel::encode::<Base3>,
     decode: kernel::decode::<Base3>,
     guided: Guided::No,
+    dot: None,
 };
 
 struct Base3;
@@ -27,6 +28,7 @@ pub(super) static TQ2_0: Codec = Codec {
     encode: kernel::encode::<TwoBits>,
     decode: kernel::decode::<TwoBits>,
     guided: Guided::No,
+    dot: None,
 };
 
 struct TwoBits;

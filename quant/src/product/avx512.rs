@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::sparse::{LANES, PANEL_COLS, add_lanes, sparse_functions};
-use super::tile::{Real, TILE_ROWS, tile_function, unroll};
+use super::tile::{Real, TILE_ROWS, tile_function};
 
 tile_function! {
     tile_f32: f32, "avx512f", rows [0 1 2 3 4 5 6 7 8 9 10 11], vectors [0 1], 16 lanes,

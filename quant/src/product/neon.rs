@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::sparse::{LANES, PANEL_COLS, add_lanes, sparse_functions};
-use super::tile::{Real, TILE_ROWS, tile_function, unroll};
+use super::tile::{Real, TILE_ROWS, tile_function};
 
 tile_function! {
     tile_f32: f32, "neon", rows [0 1 2 3 4 5], vectors [0 1 2 3], 4 lanes,

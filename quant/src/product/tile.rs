@@ -28,18 +28,6 @@ pub fn tile(level: Level, left: &[f32], right: &[f32], out: &mut Tile) {
     f32::tile(level, left, right, out.as_flattened_mut().try_into().expect("a tile's length"));
 }
 
-/// Repeats a block for every listed number. Sums stay in registers only if every index is a constant, and whether
-/// the compiler unrolls a loop over them depends on its level of optimization.
-macro_rules! unroll {
-    ($i:ident in [$($n:literal)*] $body:block) => {
-        $({
-            let $i: usize = $n;
-            $body
-        })*
-    };
-}
-pub(super) use unroll;
-
 /// A function that computes a tile in parts of so many rows by so many vectors of so many lanes.
 macro_rules! tile_function {
     (

@@ -20,10 +20,7 @@ macro_rules! unroll {
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx2_encoded;
-#[cfg(target_arch = "x86_64")]
 mod avx512;
-mod encoded;
 mod generic;
 mod loops;
 #[cfg(target_arch = "aarch64")]
@@ -31,12 +28,11 @@ mod neon;
 #[cfg(test)]
 mod tests;
 
+use plmconv_quant::codec::dot::{EncodedDot, IntRow};
 use plmconv_quant::product;
 use plmconv_quant::simd::Level;
 
 pub(crate) use product::Tile;
-
-pub(crate) use encoded::{BLOCK as ENCODED_BLOCK, Encoding, IntRow};
 
 /// Tokens of a tile.
 pub(crate) const TILE_TOKENS: usize = product::TILE_ROWS;
@@ -125,14 +121,8 @@ impl Kernels {
 
     /// Scalar product of an encoded row of weights and one token's activations.
     #[inline]
-    pub fn dot_encoded(&self, encoding: Encoding, bytes: &[u8], row: &IntRow) -> f32 {
-        assert_eq!(bytes.len(), row.blocks() * encoding.block_bytes());
-        match self.0 {
-            // SAFETY: the token is the proof that the CPU has AVX2, which AVX-512 includes.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2(_) | Level::Avx512(_) => unsafe { avx2_encoded::dot(encoding, bytes, row) },
-            _ => encoded::dot(encoding, bytes, row),
-        }
+    pub fn dot_encoded(&self, dot: EncodedDot, bytes: &[u8], row: &IntRow) -> f32 {
+        dot.product(self.0, bytes, row)
     }
 
     /// Replaces every x by exp(x - max) and returns their sum. No x may exceed `max`.

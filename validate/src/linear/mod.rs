@@ -7,6 +7,7 @@ mod sparse;
 
 use std::ops::Range;
 
+use plmconv_quant::codec::dot::{self, EncodedDot, IntRow};
 use rayon::prelude::*;
 
 pub use pack::Rows;
@@ -14,9 +15,7 @@ pub(crate) use pack::{Strips, pack_strip_f32};
 
 use crate::arithmetic::{ActivationRounding, Arithmetic};
 use crate::buffers::{Buffer, Buffers};
-use crate::kernels::{
-    ENCODED_BLOCK, Encoding, GROUP, IntOperands, IntRow, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile,
-};
+use crate::kernels::{GROUP, IntOperands, Kernels, TILE_OUTPUTS, TILE_TOKENS, Tile};
 use crate::network::Workspace;
 use crate::weights::Matrix;
 
@@ -109,7 +108,7 @@ impl Linear {
         let rounded = (rounding != ActivationRounding::None).then(|| self.rounded(rows, rounding));
         let rows = rounded.as_ref().map_or(rows, |rounded| Rows::all(rounded, rows.width));
         let packed = if rows.count() <= FEW_TOKENS {
-            let whole = !self.exact && rows.width.is_multiple_of(ENCODED_BLOCK);
+            let whole = !self.exact && rows.width.is_multiple_of(dot::BLOCK);
             Packed::Few(whole.then(|| (0..rows.count()).map(|t| IntRow::new(rows.row(t))).collect()))
         } else if self.exact {
             Packed::Many(Strips::F32(self.pack_f32(rows)))
@@ -151,12 +150,12 @@ impl Linear {
         assert!(target.offset + rows.len() <= target.stride);
         let (form, activations) = input.form(self.arithmetic.rounding(matrix.dtype));
         match &form.packed {
-            Packed::Few(integers) => match (integers, Encoding::of(matrix.dtype)) {
-                (Some(tokens), Some(encoding)) => {
+            Packed::Few(integers) => match (integers, EncodedDot::of(matrix.dtype)) {
+                (Some(tokens), Some(dot)) => {
                     self.few(matrix, rows, tokens.len(), out, target, |row, products, _| {
                         let bytes = matrix.encoded_row(row);
                         for (product, token) in products.iter_mut().zip(tokens) {
-                            *product = self.workspace.kernels.dot_encoded(encoding, bytes, token);
+                            *product = self.workspace.kernels.dot_encoded(dot, bytes, token);
                         }
                     });
                 }

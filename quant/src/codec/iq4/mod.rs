@@ -49,6 +49,7 @@ impl<const SUBS: usize> Type<SUBS> {
         encode: Self::encode,
         decode: kernel::decode::<Self>,
         guided: Guided::Scalar { grid: &Self::GRID, pack: Self::pack },
+        dot: None,
     };
 
     /// Writes all but the codes; `scales` are those of a super-block, from -32 to 31.

@@ -11,6 +11,7 @@
 
 mod affine;
 mod batch;
+mod dot;
 mod engine;
 pub(in crate::codec) mod lanes;
 mod layout;
@@ -24,6 +25,7 @@ mod tests;
 use std::marker::PhantomData;
 
 use crate::simd::{Level, Loop};
+use dot::dot;
 use engine::{Engine, Scalar};
 use lanes::PortableLanes;
 use layout::{Layout, MOST_SUBS, decode_block, pack};

@@ -29,6 +29,7 @@ pub(in crate::codec) static Q2_K: Codec = Codec {
     encode: super::encode::<Q2K>,
     decode: super::decode::<Q2K>,
     guided: Guided::Scalar { grid: &GRID, pack: super::pack::<Q2K> },
+    dot: None,
 };
 
 static GRID: Grid = Grid::super_block(16, (0, 3), (0, 15), Some(15));

@@ -36,6 +36,7 @@ pub(in crate::codec) static Q3_K: Codec = Codec {
     encode: super::encode::<Q3K>,
     decode: super::decode::<Q3K>,
     guided: Guided::Scalar { grid: &GRID, pack: super::pack::<Q3K> },
+    dot: None,
 };
 
 static GRID: Grid = Grid::super_block(SUB, (-HALF, HALF - 1), (-SCALE_HALF, SCALE_HALF - 1), None);

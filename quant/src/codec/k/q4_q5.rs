@@ -39,6 +39,7 @@ pub(in crate::codec) static Q4_K: Codec = Codec {
         grid: &Grid::super_block(32, (0, 15), (0, MAX_SCALE as i32), Some(MAX_SCALE as i32)),
         pack: super::pack::<Q4K>,
     },
+    dot: Some(super::dot::<Q4K>),
 };
 
 pub(in crate::codec) static Q5_K: Codec = Codec {
@@ -49,6 +50,7 @@ pub(in crate::codec) static Q5_K: Codec = Codec {
         grid: &Grid::super_block(32, (0, 31), (0, MAX_SCALE as i32), Some(MAX_SCALE as i32)),
         pack: super::pack::<Q5K>,
     },
+    dot: Some(super::dot::<Q5K>),
 };
 
 /// Codes of four bits, or of five.

@@ -34,6 +34,7 @@ pub(in crate::codec) static Q6_K: Codec = Codec {
     encode: super::encode::<Q6K>,
     decode: super::decode::<Q6K>,
     guided: Guided::Scalar { grid: &GRID, pack: super::pack::<Q6K> },
+    dot: Some(super::dot::<Q6K>),
 };
 
 static GRID: Grid = Grid::super_block(SUB, (-HALF, HALF - 1), (-128, 127), None);

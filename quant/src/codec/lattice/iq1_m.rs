@@ -35,6 +35,7 @@ pub(in crate::codec) static IQ1_M: Codec = Codec {
     encode: super::encode::<Iq1M>,
     decode: kernel::decode::<Iq1M>,
     guided: Guided::Points { shape: &SHAPE, pack },
+    dot: None,
 };
 
 static SHAPE: Shape = Shape {

@@ -36,6 +36,7 @@ pub(in crate::codec) static IQ1_S: Codec = Codec {
     encode: super::encode::<Iq1S>,
     decode: kernel::decode::<Iq1S>,
     guided: Guided::Points { shape: &SHAPE, pack },
+    dot: None,
 };
 
 static SHAPE: Shape = Shape {

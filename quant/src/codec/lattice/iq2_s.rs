@@ -40,6 +40,7 @@ pub(in crate::codec) static IQ2_S: Codec = Codec {
     encode: super::encode::<Iq2S>,
     decode: kernel::decode::<Iq2S>,
     guided: Guided::Points { shape: &SHAPE, pack },
+    dot: None,
 };
 
 static SHAPE: Shape = Shape {

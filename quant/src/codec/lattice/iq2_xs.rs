@@ -33,6 +33,7 @@ pub(in crate::codec) static IQ2_XS: Codec = Codec {
     encode: super::encode::<Iq2Xs>,
     decode: kernel::decode::<Iq2Xs>,
     guided: Guided::Points { shape: &SHAPE, pack },
+    dot: None,
 };
 
 static SHAPE: Shape = Shape {

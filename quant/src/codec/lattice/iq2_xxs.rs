@@ -31,6 +31,7 @@ pub(in crate::codec) static IQ2_XXS: Codec = Codec {
     encode: super::encode::<Iq2Xxs>,
     decode: kernel::decode::<Iq2Xxs>,
     guided: Guided::Points { shape: &SHAPE, pack },
+    dot: None,
 };
 
 static SHAPE: Shape = Shape {

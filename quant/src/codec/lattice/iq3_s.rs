@@ -38,6 +38,7 @@ pub(in crate::codec) static IQ3_S: Codec = Codec {
     encode: super::encode::<Iq3S>,
     decode: kernel::decode::<Iq3S>,
     guided: Guided::Points { shape: &SHAPE, pack },
+    dot: None,
 };
 
 static SHAPE: Shape = Shape {

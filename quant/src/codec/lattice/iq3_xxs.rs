@@ -36,6 +36,7 @@ pub(in crate::codec) static IQ3_XXS: Codec = Codec {
     encode: super::encode::<Iq3Xxs>,
     decode: kernel::decode::<Iq3Xxs>,
     guided: Guided::Points { shape: &SHAPE, pack },
+    dot: None,
 };
 
 static SHAPE: Shape = Shape {
