@@ -6,8 +6,8 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use plmconv_formats::DType;
-use plmconv_quant::codec::k;
 use plmconv_quant::simd::Level;
+use plmconv_quant::{decode_with, encode_rows_with};
 
 const K_QUANTS: [DType; 5] = [DType::Q2K, DType::Q3K, DType::Q4K, DType::Q5K, DType::Q6K];
 const COLS: usize = 2048;
@@ -36,7 +36,10 @@ fn encode(criterion: &mut Criterion) {
             let mut out = vec![0; len];
             for level in Level::available() {
                 group.bench_function(BenchmarkId::new(dtype.name(), level), |bencher| {
-                    bencher.iter(|| k::encode(level, dtype, black_box(&values), COLS, importance, &mut out));
+                    bencher.iter(|| {
+                        encode_rows_with(level, dtype, black_box(&values), COLS, importance, &mut out)
+                            .expect("finite")
+                    });
                 });
             }
         }
@@ -51,11 +54,11 @@ fn decode(criterion: &mut Criterion) {
     for dtype in K_QUANTS {
         let len = dtype.encoded_len(values.len()).expect("whole super-blocks");
         let mut bytes = vec![0; len];
-        k::encode(Level::detect(), dtype, &values, COLS, None, &mut bytes);
+        encode_rows_with(Level::detect(), dtype, &values, COLS, None, &mut bytes).expect("finite");
         let mut out = vec![0.0; values.len()];
         for level in Level::available() {
             group.bench_function(BenchmarkId::new(dtype.name(), level), |bencher| {
-                bencher.iter(|| k::decode(level, dtype, black_box(&bytes), &mut out));
+                bencher.iter(|| decode_with(level, dtype, black_box(&bytes), &mut out).expect("own bytes"));
             });
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use plmconv_formats::{DType, hex};
-use plmconv_quant::codec::k;
+use plmconv_quant::encode_rows_with;
 use plmconv_quant::simd::Level;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -73,7 +73,7 @@ fn importance() -> BTreeMap<String, Vec<f32>> {
 
 fn encode(level: Level, dtype: DType, tensor: &Tensor, importance: Option<&[f32]>) -> Vec<u8> {
     let mut out = vec![0xa5; dtype.encoded_len(tensor.values.len()).unwrap()];
-    k::encode(level, dtype, &tensor.values, tensor.cols, importance, &mut out);
+    encode_rows_with(level, dtype, &tensor.values, tensor.cols, importance, &mut out).unwrap();
     out
 }
 

@@ -22,11 +22,14 @@ pub(crate) fn round_half_away(value: f32) -> i32 {
     truncate(value + BELOW_HALF.copysign(value))
 }
 
-/// Nearest integer, halves to even, for |value| < 2^22: the addition of 1.5 * 2^23 leaves the integer in the
-/// low mantissa bits (`nearest_int` in ggml-quants.c).
+/// Adding this (1.5 * 2^23) moves the integer nearest to a float, halves to even, into the low mantissa bits.
+pub(crate) const ROUNDING_MAGIC: f32 = 12_582_912.0;
+
+/// `nearest_int` in ggml-quants.c: exact for |value| < 2^22, and beyond that whatever the mantissa bits say, which is
+/// still part of the formats' reference encoders.
 #[inline(always)]
 pub(crate) fn nearest_int(value: f32) -> i32 {
-    let bits = (value + 12_582_912.0).to_bits() as i32;
+    let bits = (value + ROUNDING_MAGIC).to_bits() as i32;
     (bits & 0x007f_ffff) - 0x0040_0000
 }
 
@@ -70,6 +73,20 @@ pub(crate) fn signed_max(values: &[f32]) -> f32 {
     }
 }
 
+/// The value of largest magnitude with its sign, the first of equals; 0 for none. NaN is passed over, as by C's
+/// comparisons.
+#[inline(always)]
+pub(crate) fn peak(values: impl Iterator<Item = f32>) -> f32 {
+    let (mut peak, mut magnitude) = (0.0, 0.0);
+    for value in values {
+        if value.abs() > magnitude {
+            magnitude = value.abs();
+            peak = value;
+        }
+    }
+    peak
+}
+
 /// The smallest and the largest value, the first of equals (zeros of both signs are equal).
 #[inline(always)]
 pub(crate) fn range<const N: usize>(values: &[f32; N]) -> (f32, f32) {
@@ -111,11 +128,15 @@ mod tests {
     }
 
     #[test]
-    fn nearest_int_is_half_to_even() {
+    fn nearest_int_is_half_to_even_and_wraps_far_out() {
         for twice in -600..=600 {
             let value = twice as f32 / 2.0;
             assert_eq!(nearest_int(value), value.round_ties_even() as i32);
         }
+        assert_eq!(nearest_int(4_194_303.0), 4_194_303);
+        assert_eq!(nearest_int(f32::INFINITY), -0x0040_0000);
+        // 2^24 + 1.5 * 2^23 is 1.75 * 2^24: the mantissa bits are 0x600000.
+        assert_eq!(nearest_int(16_777_216.0), 0x0020_0000);
     }
 
     #[test]

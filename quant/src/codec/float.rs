@@ -4,9 +4,37 @@
 //! compiler turns a loop over them into vector code, and they round exactly as ggml's
 //! `ggml_compute_fp32_to_fp16` and `ggml_compute_fp32_to_bf16` do: to nearest, ties to even.
 
-use super::kernel::{Kernel, STEP};
+use super::kernel::{self, Decode, Encode, Kernel, STEP};
+use super::registry::{Codec, Guided, ScaleFields};
 
 const SIGN: u32 = 0x8000_0000;
+
+pub(super) static F32: Codec = Codec {
+    scales: ScaleFields::None,
+    encode: kernel::encode::<Float32>,
+    decode: kernel::decode::<Float32>,
+    guided: Guided::No,
+};
+
+struct Float32;
+
+pub(super) static F16: Codec = Codec {
+    scales: ScaleFields::EveryHalf,
+    encode: kernel::encode::<Float16>,
+    decode: kernel::decode::<Float16>,
+    guided: Guided::No,
+};
+
+struct Float16;
+
+pub(super) static BF16: Codec = Codec {
+    scales: ScaleFields::None,
+    encode: kernel::encode::<Brain16>,
+    decode: kernel::decode::<Brain16>,
+    guided: Guided::No,
+};
+
+struct Brain16;
 
 /// The half-precision bits of `value`, rounded to nearest even; subnormals kept, overflow to infinity.
 ///
@@ -38,6 +66,18 @@ pub(crate) fn f16_value(bits: u16) -> f32 {
     f32::from_bits((word & SIGN) | unsigned)
 }
 
+/// [`f16_bits`], little endian.
+#[inline(always)]
+pub(crate) fn half_bytes(value: f32) -> [u8; 2] {
+    f16_bits(value).to_le_bytes()
+}
+
+/// [`f16_value`] of little-endian bytes.
+#[inline(always)]
+pub(crate) fn half_value(bytes: [u8; 2]) -> f32 {
+    f16_value(u16::from_le_bytes(bytes))
+}
+
 /// The bfloat16 bits of `value`, rounded to nearest even; a NaN stays one and becomes quiet.
 #[inline(always)]
 pub(crate) fn bf16_bits(value: f32) -> u16 {
@@ -53,61 +93,73 @@ pub(crate) fn bf16_value(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }
 
-#[inline(always)]
-pub(super) fn encode_f32(values: &[f32], out: &mut [u8]) {
-    for (value, bytes) in values.iter().zip(out.as_chunks_mut::<4>().0) {
-        *bytes = value.to_le_bytes();
-    }
-}
-
-#[inline(always)]
-pub(super) fn decode_f32(bytes: &[u8], out: &mut [f32]) {
-    for (bytes, value) in bytes.as_chunks::<4>().0.iter().zip(out) {
-        *value = f32::from_le_bytes(*bytes);
-    }
-}
-
-#[inline(always)]
-pub(super) fn encode_f16(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
-    let (steps, rest) = values.as_chunks::<STEP>();
-    let (out_steps, out_rest) = out.as_chunks_mut::<{ 2 * STEP }>();
-    for (x, out) in steps.iter().zip(out_steps) {
-        for (bits, bytes) in kernel.f16_bits(x).iter().zip(out.as_chunks_mut::<2>().0) {
-            *bytes = bits.to_le_bytes();
+impl Encode for Float32 {
+    #[inline(always)]
+    fn encode(_: impl Kernel, values: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        for (value, bytes) in values.iter().zip(out.as_chunks_mut::<4>().0) {
+            *bytes = value.to_le_bytes();
         }
     }
-    for (value, bytes) in rest.iter().zip(out_rest.as_chunks_mut::<2>().0) {
-        *bytes = f16_bits(*value).to_le_bytes();
-    }
 }
 
-#[inline(always)]
-pub(super) fn decode_f16(kernel: impl Kernel, bytes: &[u8], out: &mut [f32]) {
-    let (steps, rest) = bytes.as_chunks::<{ 2 * STEP }>();
-    let (out_steps, out_rest) = out.as_chunks_mut::<STEP>();
-    for (bytes, x) in steps.iter().zip(out_steps) {
-        let mut bits = [0; STEP];
-        for (bytes, bits) in bytes.as_chunks::<2>().0.iter().zip(&mut bits) {
-            *bits = u16::from_le_bytes(*bytes);
+impl Decode for Float32 {
+    #[inline(always)]
+    fn decode(_: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+        for (bytes, value) in bytes.as_chunks::<4>().0.iter().zip(out) {
+            *value = f32::from_le_bytes(*bytes);
         }
-        *x = kernel.f16_values(&bits);
-    }
-    for (bytes, value) in rest.as_chunks::<2>().0.iter().zip(out_rest) {
-        *value = f16_value(u16::from_le_bytes(*bytes));
     }
 }
 
-#[inline(always)]
-pub(super) fn encode_bf16(values: &[f32], out: &mut [u8]) {
-    for (value, bytes) in values.iter().zip(out.as_chunks_mut::<2>().0) {
-        *bytes = bf16_bits(*value).to_le_bytes();
+impl Encode for Float16 {
+    #[inline(always)]
+    fn encode(kernel: impl Kernel, values: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        let (steps, rest) = values.as_chunks::<STEP>();
+        let (out_steps, out_rest) = out.as_chunks_mut::<{ 2 * STEP }>();
+        for (x, out) in steps.iter().zip(out_steps) {
+            for (bits, bytes) in kernel.f16_bits(x).iter().zip(out.as_chunks_mut::<2>().0) {
+                *bytes = bits.to_le_bytes();
+            }
+        }
+        for (value, bytes) in rest.iter().zip(out_rest.as_chunks_mut::<2>().0) {
+            *bytes = f16_bits(*value).to_le_bytes();
+        }
     }
 }
 
-#[inline(always)]
-pub(super) fn decode_bf16(bytes: &[u8], out: &mut [f32]) {
-    for (bytes, value) in bytes.as_chunks::<2>().0.iter().zip(out) {
-        *value = bf16_value(u16::from_le_bytes(*bytes));
+impl Decode for Float16 {
+    #[inline(always)]
+    fn decode(kernel: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+        let (steps, rest) = bytes.as_chunks::<{ 2 * STEP }>();
+        let (out_steps, out_rest) = out.as_chunks_mut::<STEP>();
+        for (bytes, x) in steps.iter().zip(out_steps) {
+            let mut bits = [0; STEP];
+            for (bytes, bits) in bytes.as_chunks::<2>().0.iter().zip(&mut bits) {
+                *bits = u16::from_le_bytes(*bytes);
+            }
+            *x = kernel.f16_values(&bits);
+        }
+        for (bytes, value) in rest.as_chunks::<2>().0.iter().zip(out_rest) {
+            *value = f16_value(u16::from_le_bytes(*bytes));
+        }
+    }
+}
+
+impl Encode for Brain16 {
+    #[inline(always)]
+    fn encode(_: impl Kernel, values: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        for (value, bytes) in values.iter().zip(out.as_chunks_mut::<2>().0) {
+            *bytes = bf16_bits(*value).to_le_bytes();
+        }
+    }
+}
+
+impl Decode for Brain16 {
+    #[inline(always)]
+    fn decode(_: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+        for (bytes, value) in bytes.as_chunks::<2>().0.iter().zip(out) {
+            *value = bf16_value(u16::from_le_bytes(*bytes));
+        }
     }
 }
 

@@ -16,8 +16,29 @@
 //!
 //! Algorithms: `quantize_row_mxfp4_ref` and `quantize_row_nvfp4_ref` in ggml-quants.c; scales from ggml-impl.h.
 
+use super::kernel::{self, Decode, Encode, Kernel};
+use super::registry::{Codec, Guided, ScaleFields};
+
 const MX_BLOCK: usize = 32;
 const NV_SUB: usize = 16;
+
+pub(super) static MXFP4: Codec = Codec {
+    scales: ScaleFields::Exponent(0),
+    encode: kernel::encode::<Mx>,
+    decode: kernel::decode::<Mx>,
+    guided: Guided::No,
+};
+
+struct Mx;
+
+pub(super) static NVFP4: Codec = Codec {
+    scales: ScaleFields::AlwaysFinite,
+    encode: kernel::encode::<Nv>,
+    decode: kernel::decode::<Nv>,
+    guided: Guided::No,
+};
+
+struct Nv;
 
 /// Twice the sixteen numbers of E2M1; scales are halved for it.
 const DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
@@ -57,22 +78,26 @@ fn unpack(half: f32, bytes: &[u8], x: &mut [f32]) {
     }
 }
 
-#[inline(always)]
-pub(super) fn encode_mxfp4(values: &[f32], out: &mut [u8]) {
-    for (x, block) in values.as_chunks::<MX_BLOCK>().0.iter().zip(out.as_chunks_mut::<17>().0) {
-        let largest = super::arithmetic::largest_magnitude(x);
-        // The largest number is 6, two binary orders above 1. What does not fit into the byte wraps around as it does
-        // in C: scales of the smallest values become huge ones, under which all codes are zero.
-        let e = if largest > 0.0 { (rounded_log2_floor(largest) - 2 + 127) as u8 } else { 0 };
-        block[0] = e;
-        pack(&nearest_codes(x, half_power(e)), &mut block[1..]);
+impl Encode for Mx {
+    #[inline(always)]
+    fn encode(_: impl Kernel, values: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        for (x, block) in values.as_chunks::<MX_BLOCK>().0.iter().zip(out.as_chunks_mut::<17>().0) {
+            let largest = super::arithmetic::largest_magnitude(x);
+            // The largest number is 6, two binary orders above 1. What does not fit into the byte wraps around as it does
+            // in C: scales of the smallest values become huge ones, under which all codes are zero.
+            let e = if largest > 0.0 { (rounded_log2_floor(largest) - 2 + 127) as u8 } else { 0 };
+            block[0] = e;
+            pack(&nearest_codes(x, half_power(e)), &mut block[1..]);
+        }
     }
 }
 
-#[inline(always)]
-pub(super) fn decode_mxfp4(bytes: &[u8], out: &mut [f32]) {
-    for (block, x) in bytes.as_chunks::<17>().0.iter().zip(out.as_chunks_mut::<MX_BLOCK>().0) {
-        unpack(half_power(block[0]), &block[1..], x);
+impl Decode for Mx {
+    #[inline(always)]
+    fn decode(_: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+        for (block, x) in bytes.as_chunks::<17>().0.iter().zip(out.as_chunks_mut::<MX_BLOCK>().0) {
+            unpack(half_power(block[0]), &block[1..], x);
+        }
     }
 }
 
@@ -106,25 +131,29 @@ fn rounded_log2_floor(x: f32) -> i32 {
     if below <= f64::from(half_step).exp2() { power } else { power - 1 }
 }
 
-#[inline(always)]
-pub(super) fn encode_nvfp4(values: &[f32], out: &mut [u8]) {
-    for (x, block) in values.as_chunks::<64>().0.iter().zip(out.as_chunks_mut::<36>().0) {
-        let (scales, codes) = block.split_at_mut(4);
-        let subs = x.as_chunks::<NV_SUB>().0.iter().zip(codes.as_chunks_mut::<8>().0);
-        for ((x, codes), scale) in subs.zip(scales) {
-            *scale = ue4m3_bits(super::arithmetic::largest_magnitude(x) / 6.0);
-            pack(&nearest_codes(x, half_ue4m3(*scale)), codes);
+impl Encode for Nv {
+    #[inline(always)]
+    fn encode(_: impl Kernel, values: &[f32], _: Option<&[f32]>, out: &mut [u8]) {
+        for (x, block) in values.as_chunks::<64>().0.iter().zip(out.as_chunks_mut::<36>().0) {
+            let (scales, codes) = block.split_at_mut(4);
+            let subs = x.as_chunks::<NV_SUB>().0.iter().zip(codes.as_chunks_mut::<8>().0);
+            for ((x, codes), scale) in subs.zip(scales) {
+                *scale = ue4m3_bits(super::arithmetic::largest_magnitude(x) / 6.0);
+                pack(&nearest_codes(x, half_ue4m3(*scale)), codes);
+            }
         }
     }
 }
 
-#[inline(always)]
-pub(super) fn decode_nvfp4(bytes: &[u8], out: &mut [f32]) {
-    for (block, x) in bytes.as_chunks::<36>().0.iter().zip(out.as_chunks_mut::<64>().0) {
-        let (scales, codes) = block.split_at(4);
-        let subs = x.as_chunks_mut::<NV_SUB>().0.iter_mut().zip(codes.as_chunks::<8>().0);
-        for ((x, codes), scale) in subs.zip(scales) {
-            unpack(half_ue4m3(*scale), codes, x);
+impl Decode for Nv {
+    #[inline(always)]
+    fn decode(_: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+        for (block, x) in bytes.as_chunks::<36>().0.iter().zip(out.as_chunks_mut::<64>().0) {
+            let (scales, codes) = block.split_at(4);
+            let subs = x.as_chunks_mut::<NV_SUB>().0.iter_mut().zip(codes.as_chunks::<8>().0);
+            for ((x, codes), scale) in subs.zip(scales) {
+                unpack(half_ue4m3(*scale), codes, x);
+            }
         }
     }
 }
@@ -169,7 +198,7 @@ mod tests {
             block[0] = e;
             block[1] = 0x92; // codes 2 (+1) and 9 (-1/2)
             let mut x = [0.0; MX_BLOCK];
-            decode_mxfp4(&block, &mut x);
+            Mx::decode(kernel::Scalar, &block, &mut x);
             assert_eq!((x[0], x[16], x[1]), (unit, -unit / 2.0, 0.0));
         }
     }

@@ -1,5 +1,4 @@
-//! Blocks of 32 values with one half-precision scale (and, for the `_1` types, a minimum): Q4_0, Q4_1, Q5_0,
-//! Q5_1, Q8_0.
+//! Blocks of 32 values with one half-precision scale (and, for the `_1` types, a minimum): Q4_0, Q4_1, Q5_0, Q5_1.
 //!
 //! Bytes of a block, little endian:
 //!
@@ -9,271 +8,168 @@
 //! | Q4_1 | `d: f16`, `m: f16`, `qs: [u8; 16]` |
 //! | Q5_0 | `d: f16`, `qh: u32`, `qs: [u8; 16]` |
 //! | Q5_1 | `d: f16`, `m: f16`, `qh: u32`, `qs: [u8; 16]` |
-//! | Q8_0 | `d: f16`, `qs: [i8; 32]` |
 //!
 //! Byte `j` of `qs` holds the low four bits of value `j` and, above them, of value `j + 16`; bit `j` of `qh` is
-//! the fifth bit of value `j`. Algorithms: `quantize_row_q*_ref` and `quantize_row_q*_impl` in ggml-quants.c.
+//! the fifth bit of value `j`. A value is `d * (code - half)`, half being half the number of codes, or `d * code + m`.
+//! Algorithms: `quantize_row_q*_ref` and `quantize_row_q*_impl` in ggml-quants.c.
 
 use super::arithmetic::{inverse_or_zero, sum_of_squares};
-use super::float::{f16_bits, f16_value};
-use super::kernel::{Kernel, STEP};
-use super::weighted::{self, Levels};
+use super::float::{half_bytes, half_value};
+use super::kernel::{self, Decode, Encode, Kernel, STEP, Scalar};
+use super::registry::{Codec, Guided, ScaleFields};
+use super::scalar::{self, Grid};
+use super::search::affine::{self, AffineFit, AffineGrid};
+use super::search::symmetric;
 
-pub(super) const BLOCK: usize = STEP;
-const HALF: usize = BLOCK / 2;
+const BLOCK: usize = STEP;
+const HALF_BLOCK: usize = BLOCK / 2;
+/// Where the scale is, and the minimum.
+const D: usize = 0;
+const M: usize = 2;
 
 /// One value per element, before packing.
 type Codes = [u8; BLOCK];
 
-/// Q4_0 and Q5_0: `value = d * (code - zero)`, zero being half the number of codes.
-struct Symmetric {
-    zero: u8,
+pub(super) static Q4_0: Codec = Type::<false, false>::CODEC;
+pub(super) static Q4_1: Codec = Type::<true, false>::CODEC;
+pub(super) static Q5_0: Codec = Type::<false, true>::CODEC;
+pub(super) static Q5_1: Codec = Type::<true, true>::CODEC;
+
+/// What tells the types apart: whether there is a minimum, and whether codes have a fifth bit.
+struct Type<const MIN: bool, const FIFTH: bool>;
+
+/// What a block says. Without a minimum `m` is zero.
+struct Block {
+    d: f32,
+    m: f32,
+    codes: Codes,
 }
 
-/// Q4_1 and Q5_1: `value = d * code + m`.
-struct Affine {
-    max_code: u8,
-}
+impl<const MIN: bool, const FIFTH: bool> Type<MIN, FIFTH> {
+    /// Where the fifth bits are, if there are some, and the other four.
+    const HIGH: usize = if MIN { 4 } else { 2 };
+    const LOW: usize = Self::HIGH + if FIFTH { 4 } else { 0 };
+    const BYTES: usize = Self::LOW + HALF_BLOCK;
+    const MAX_CODE: u8 = if FIFTH { 31 } else { 15 };
+    /// The code that means zero.
+    const HALF: u8 = if MIN { 0 } else { Self::MAX_CODE / 2 + 1 };
 
-const Q4_0: Symmetric = Symmetric { zero: 8 };
-const Q5_0: Symmetric = Symmetric { zero: 16 };
-const Q4_1: Affine = Affine { max_code: 15 };
-const Q5_1: Affine = Affine { max_code: 31 };
+    const GRID: Grid = Grid::block(-(Self::HALF as i32), (Self::MAX_CODE - Self::HALF) as i32, MIN);
+    const CODEC: Codec = Codec {
+        scales: ScaleFields::Halves([D, if MIN { M } else { D }]),
+        encode: kernel::encode::<Self>,
+        decode: kernel::decode::<Self>,
+        guided: Guided::Scalar { grid: &Self::GRID, pack: Self::pack },
+    };
 
-impl Symmetric {
-    /// The scale maps the value of largest magnitude onto code 0, which lies one step further out than the
-    /// largest code: the sign of the scale follows that value.
     #[inline(always)]
-    fn quantize(&self, kernel: impl Kernel, x: &[f32; BLOCK]) -> (f32, Codes) {
-        let d = kernel.signed_max(x) / -f32::from(self.zero);
-        let mut codes = kernel.truncated(x, 0.0, inverse_or_zero(d), f32::from(self.zero) + 0.5);
-        let top = (2 * self.zero - 1) as i8;
-        // Not `codes.map`, which may be compiled apart, without the kernel's instructions.
-        for code in &mut codes {
-            *code = (*code as i8).min(top) as u8;
+    fn put(kernel: impl Kernel, block: &Block, out: &mut [u8]) {
+        out[D..][..2].copy_from_slice(&half_bytes(block.d));
+        if MIN {
+            out[M..][..2].copy_from_slice(&half_bytes(block.m));
         }
-        (d, codes)
+        let mut low = block.codes;
+        if FIFTH {
+            out[Self::HIGH..][..4].copy_from_slice(&kernel.fifth_bits(&block.codes).to_le_bytes());
+            // Not `codes.map`, which may be compiled apart, without the kernel's instructions.
+            for code in &mut low {
+                *code &= 15;
+            }
+        }
+        out[Self::LOW..].copy_from_slice(&kernel.nibbles(&low));
     }
-}
 
-impl Affine {
     #[inline(always)]
-    fn quantize(&self, kernel: impl Kernel, x: &[f32; BLOCK]) -> (f32, f32, Codes) {
-        let (min, max) = kernel.range(x);
-        let d = (max - min) / f32::from(self.max_code);
-        (d, min, kernel.truncated(x, min, inverse_or_zero(d), 0.5))
+    fn take(block: &[u8]) -> Block {
+        let half = |at: usize| half_value([block[at], block[at + 1]]);
+        let qs = &block[Self::LOW..];
+        let low = |j: usize| if j < HALF_BLOCK { qs[j] & 15 } else { qs[j - HALF_BLOCK] >> 4 };
+        let mut codes: Codes = std::array::from_fn(low);
+        if FIFTH {
+            let qh = &block[Self::HIGH..][..4];
+            let qh = u32::from_le_bytes([qh[0], qh[1], qh[2], qh[3]]);
+            codes = std::array::from_fn(|j| codes[j] | (((qh >> j) & 1) << 4) as u8);
+        }
+        Block { d: half(D), m: if MIN { half(M) } else { 0.0 }, codes }
+    }
+
+    /// Writes a block that was chosen elsewhere.
+    fn pack(block: &scalar::Block, out: &mut [u8]) {
+        let codes = block.stored_codes(0, Self::HALF);
+        Self::put(Scalar, &Block { d: block.d, m: -block.dmin, codes }, out);
+    }
+
+    /// The plain way. Without a minimum the scale maps the value of largest magnitude onto code 0, which is one step
+    /// further out than the largest code: the sign of the scale follows that value.
+    #[inline(always)]
+    fn fit(kernel: impl Kernel, x: &[f32; BLOCK]) -> Block {
+        if MIN {
+            let (min, max) = kernel.range(x);
+            let d = (max - min) / f32::from(Self::MAX_CODE);
+            return Block { d, m: min, codes: kernel.truncated(x, min, inverse_or_zero(d), 0.5) };
+        }
+        let half = f32::from(Self::HALF);
+        let d = kernel.signed_max(x) / -half;
+        let mut codes = kernel.truncated(x, 0.0, inverse_or_zero(d), half + 0.5);
+        for code in &mut codes {
+            *code = (*code as i8).min(Self::MAX_CODE as i8) as u8;
+        }
+        Block { d, m: 0.0, codes }
+    }
+
+    /// With what an error in each value costs.
+    #[inline(always)]
+    fn search(x: &[f32; BLOCK], w: &[f32; BLOCK]) -> Block {
+        let mut codes = [0; BLOCK];
+        if MIN {
+            let grid = AffineGrid::weighted(Self::MAX_CODE.into());
+            let AffineFit { scale, offset, .. } = affine::fit(&grid, x, w, &mut codes);
+            return Block { d: scale, m: -offset, codes };
+        }
+        let d = symmetric::fit(Self::HALF.into(), x, w, &mut codes);
+        Block { d, m: 0.0, codes }
     }
 }
 
-#[inline(always)]
-fn put_f16(out: &mut [u8], value: f32) {
-    out.copy_from_slice(&f16_bits(value).to_le_bytes());
-}
-
-#[inline(always)]
-fn get_f16(bytes: &[u8]) -> f32 {
-    f16_value(u16::from_le_bytes([bytes[0], bytes[1]]))
-}
-
-#[inline(always)]
-fn put_nibbles(kernel: impl Kernel, out: &mut [u8], codes: &Codes) {
-    out.copy_from_slice(&kernel.nibbles(codes));
-}
-
-/// Five-bit codes: the fifth bits into the first four bytes of `out`, the rest as nibbles after them.
-#[inline(always)]
-fn put_five_bits(kernel: impl Kernel, out: &mut [u8], codes: &Codes) {
-    let (qh, qs) = out.split_at_mut(4);
-    qh.copy_from_slice(&kernel.fifth_bits(codes).to_le_bytes());
-    put_nibbles(kernel, qs, &codes.map(|code| code & 15));
-}
-
-#[inline(always)]
-fn unpack_nibbles(qs: &[u8]) -> Codes {
-    std::array::from_fn(|j| if j < HALF { qs[j] & 15 } else { qs[j - HALF] >> 4 })
-}
-
-#[inline(always)]
-fn unpack_five_bits(bytes: &[u8]) -> Codes {
-    let high = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    let low = unpack_nibbles(&bytes[4..]);
-    std::array::from_fn(|j| low[j] | (((high >> j) & 1) << 4) as u8)
-}
-
-/// Runs `encode` over the blocks of `values` and `out`; lengths are the caller's invariant.
-#[inline(always)]
-fn each_block<const BYTES: usize>(
-    values: &[f32],
-    out: &mut [u8],
-    mut encode: impl FnMut(usize, &[f32; BLOCK], &mut [u8; BYTES]),
-) {
-    let blocks = values.as_chunks::<BLOCK>().0.iter().zip(out.as_chunks_mut::<BYTES>().0);
-    for (index, (x, block)) in blocks.enumerate() {
-        encode(index, x, block);
+impl<const MIN: bool, const FIFTH: bool> Encode for Type<MIN, FIFTH> {
+    #[inline(always)]
+    fn encode(kernel: impl Kernel, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let Some(importance) = importance else {
+            for (x, out) in values.as_chunks().0.iter().zip(out.chunks_exact_mut(Self::BYTES)) {
+                Self::put(kernel, &Self::fit(kernel, x), out);
+            }
+            return;
+        };
+        let cols = importance.len();
+        let rows = values.chunks_exact(cols).zip(out.chunks_exact_mut(cols / BLOCK * Self::BYTES));
+        for (row, out) in rows {
+            let mean_square = sum_of_squares(row) / cols as f32;
+            let blocks = row.as_chunks().0.iter().zip(importance.as_chunks().0);
+            for ((x, importance), out) in blocks.zip(out.chunks_exact_mut(Self::BYTES)) {
+                Self::put(kernel, &Self::search(x, &weights(x, importance, mean_square)), out);
+            }
+        }
     }
-}
-
-#[inline(always)]
-pub(super) fn encode_q4_0(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
-    each_block(values, out, |_, x, block: &mut [u8; 18]| {
-        let (d, codes) = Q4_0.quantize(kernel, x);
-        put_f16(&mut block[..2], d);
-        put_nibbles(kernel, &mut block[2..], &codes);
-    });
-}
-
-#[inline(always)]
-pub(super) fn encode_q4_1(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
-    each_block(values, out, |_, x, block: &mut [u8; 20]| {
-        let (d, m, codes) = Q4_1.quantize(kernel, x);
-        put_f16(&mut block[..2], d);
-        put_f16(&mut block[2..4], m);
-        put_nibbles(kernel, &mut block[4..], &codes);
-    });
-}
-
-#[inline(always)]
-pub(super) fn encode_q5_0(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
-    each_block(values, out, |_, x, block: &mut [u8; 22]| {
-        let (d, codes) = Q5_0.quantize(kernel, x);
-        put_f16(&mut block[..2], d);
-        put_five_bits(kernel, &mut block[2..], &codes);
-    });
-}
-
-#[inline(always)]
-pub(super) fn encode_q5_1(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
-    each_block(values, out, |_, x, block: &mut [u8; 24]| {
-        let (d, m, codes) = Q5_1.quantize(kernel, x);
-        put_f16(&mut block[..2], d);
-        put_f16(&mut block[2..4], m);
-        put_five_bits(kernel, &mut block[4..], &codes);
-    });
-}
-
-#[inline(always)]
-pub(super) fn encode_q8_0(kernel: impl Kernel, values: &[f32], out: &mut [u8]) {
-    each_block(values, out, |_, x, block: &mut [u8; 34]| {
-        let d = kernel.largest_magnitude(x) / 127.0;
-        put_f16(&mut block[..2], d);
-        block[2..].copy_from_slice(&kernel.rounded(x, inverse_or_zero(d)));
-    });
 }
 
 /// What the importance of a value is worth: its activation statistics times the root of its square plus the
 /// row's mean square, so that a small value beside large ones still counts.
 #[inline(always)]
-fn weights(x: &[f32; BLOCK], importance: &[f32], mean_square: f32) -> [f32; BLOCK] {
+fn weights(x: &[f32; BLOCK], importance: &[f32; BLOCK], mean_square: f32) -> [f32; BLOCK] {
     std::array::from_fn(|j| importance[j] * (mean_square + x[j] * x[j]).sqrt())
 }
 
-/// Encodes rows with an importance per column. `cols` is a multiple of [`BLOCK`], `importance` is `[cols]`.
-#[inline(always)]
-fn each_weighted_block<const BYTES: usize>(
-    values: &[f32],
-    importance: &[f32],
-    out: &mut [u8],
-    mut encode: impl FnMut(&[f32; BLOCK], &[f32; BLOCK], &mut [u8; BYTES]),
-) {
-    let cols = importance.len();
-    let rows = values.chunks_exact(cols).zip(out.chunks_exact_mut(cols / BLOCK * BYTES));
-    for (row, row_out) in rows {
-        let mean_square = sum_of_squares(row) / cols as f32;
-        each_block(row, row_out, |index, x, block| {
-            let w = weights(x, &importance[index * BLOCK..][..BLOCK], mean_square);
-            encode(x, &w, block);
-        });
-    }
-}
-
-#[inline(always)]
-pub(super) fn encode_q4_0_weighted(kernel: impl Kernel, values: &[f32], importance: &[f32], out: &mut [u8]) {
-    each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 18]| {
-        let (d, codes) = weighted::symmetric(x, w, i32::from(Q4_0.zero));
-        put_f16(&mut block[..2], d);
-        put_nibbles(kernel, &mut block[2..], &codes);
-    });
-}
-
-#[inline(always)]
-pub(super) fn encode_q5_0_weighted(kernel: impl Kernel, values: &[f32], importance: &[f32], out: &mut [u8]) {
-    each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 22]| {
-        let (d, codes) = weighted::symmetric(x, w, i32::from(Q5_0.zero));
-        put_f16(&mut block[..2], d);
-        put_five_bits(kernel, &mut block[2..], &codes);
-    });
-}
-
-#[inline(always)]
-pub(super) fn encode_q4_1_weighted(kernel: impl Kernel, values: &[f32], importance: &[f32], out: &mut [u8]) {
-    each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 20]| {
-        let Levels { scale, min, codes } = weighted::affine(x, w, i32::from(Q4_1.max_code));
-        put_f16(&mut block[..2], scale);
-        put_f16(&mut block[2..4], min);
-        put_nibbles(kernel, &mut block[4..], &codes);
-    });
-}
-
-#[inline(always)]
-pub(super) fn encode_q5_1_weighted(kernel: impl Kernel, values: &[f32], importance: &[f32], out: &mut [u8]) {
-    each_weighted_block(values, importance, out, |x, w, block: &mut [u8; 24]| {
-        let Levels { scale, min, codes } = weighted::affine(x, w, i32::from(Q5_1.max_code));
-        put_f16(&mut block[..2], scale);
-        put_f16(&mut block[2..4], min);
-        put_five_bits(kernel, &mut block[4..], &codes);
-    });
-}
-
-/// Runs `decode` over the blocks of `bytes`.
-#[inline(always)]
-fn each_encoded<const BYTES: usize>(
-    bytes: &[u8],
-    out: &mut [f32],
-    decode: impl Fn(&[u8; BYTES], &mut [f32; BLOCK]),
-) {
-    for (block, x) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<BLOCK>().0) {
-        decode(block, x);
-    }
-}
-
-#[inline(always)]
-pub(super) fn decode_q4_0(bytes: &[u8], out: &mut [f32]) {
-    each_encoded(bytes, out, |block: &[u8; 18], x| {
-        let d = get_f16(block);
-        *x = unpack_nibbles(&block[2..]).map(|code| f32::from(code as i8 - 8) * d);
-    });
-}
-
-#[inline(always)]
-pub(super) fn decode_q4_1(bytes: &[u8], out: &mut [f32]) {
-    each_encoded(bytes, out, |block: &[u8; 20], x| {
-        let (d, m) = (get_f16(block), get_f16(&block[2..]));
-        *x = unpack_nibbles(&block[4..]).map(|code| f32::from(code) * d + m);
-    });
-}
-
-#[inline(always)]
-pub(super) fn decode_q5_0(bytes: &[u8], out: &mut [f32]) {
-    each_encoded(bytes, out, |block: &[u8; 22], x| {
-        let d = get_f16(block);
-        *x = unpack_five_bits(&block[2..]).map(|code| f32::from(code as i8 - 16) * d);
-    });
-}
-
-#[inline(always)]
-pub(super) fn decode_q5_1(bytes: &[u8], out: &mut [f32]) {
-    each_encoded(bytes, out, |block: &[u8; 24], x| {
-        let (d, m) = (get_f16(block), get_f16(&block[2..]));
-        *x = unpack_five_bits(&block[4..]).map(|code| f32::from(code) * d + m);
-    });
-}
-
-#[inline(always)]
-pub(super) fn decode_q8_0(bytes: &[u8], out: &mut [f32]) {
-    each_encoded(bytes, out, |block: &[u8; 34], x| {
-        let d = get_f16(block);
-        for (code, v) in block[2..].iter().zip(x) {
-            *v = f32::from(*code as i8) * d;
+impl<const MIN: bool, const FIFTH: bool> Decode for Type<MIN, FIFTH> {
+    #[inline(always)]
+    fn decode(_: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+        let blocks = bytes.chunks_exact(Self::BYTES).zip(out.as_chunks_mut::<BLOCK>().0);
+        for (block, out) in blocks {
+            let Block { d, m, codes } = Self::take(block);
+            *out = if MIN {
+                codes.map(|code| f32::from(code) * d + m)
+            } else {
+                codes.map(|code| f32::from(code as i8 - Self::HALF as i8) * d)
+            };
         }
-    });
+    }
 }

@@ -2,29 +2,32 @@
 //! `ggml_quantize_chunk` and `to_float` produce on a processor without fused multiply-add.
 
 mod arithmetic;
+mod field;
 mod float;
 mod fp4;
-mod iq;
-pub mod k;
+mod iq4;
+mod k;
 mod kernel;
 mod lattice;
 mod legacy;
 mod q1_q2;
+mod q8_0;
 mod registry;
+pub(crate) mod scalar;
+mod search;
 mod ternary;
-mod weighted;
 
-pub(crate) use iq::{BOUNDS as IQ4_BOUNDS, VALUES as IQ4_VALUES};
-pub(crate) use lattice::{Chosen, Shape, Signs, code_bits, pack as pack_lattice, shape as lattice_shape};
+pub(crate) use arithmetic::ROUNDING_MAGIC;
+pub(crate) use iq4::{BOUNDS as IQ4_BOUNDS, VALUES as IQ4_VALUES};
+#[cfg(test)]
+pub(crate) use lattice::code_bits;
+pub(crate) use lattice::{Chosen, Node, Shape, Signs, Trie};
+pub(crate) use registry::{Guided, codec};
 
 use plmconv_formats::DType;
 
 use crate::Error;
 use crate::simd::Level;
-#[cfg(target_arch = "x86_64")]
-use kernel::Avx2Kernel;
-use kernel::{Kernel, Scalar};
-use registry::{Family, Scales, codec};
 
 /// Encoded bytes per step: small enough that a step's values and bytes stay in the second-level cache while
 /// they are checked.
@@ -72,11 +75,12 @@ pub fn encode_rows_with(
     out: &mut [u8],
 ) -> Result<(), Error> {
     let row_bytes = check_encode(dtype, values.len(), cols, importance.map(<[f32]>::len), out.len())?;
+    let codec = codec(dtype).ok_or(Error::CannotEncode { dtype })?;
     let step_rows = (STEP_BYTES / row_bytes).max(1);
     let steps = values.chunks(step_rows * cols).zip(out.chunks_mut(step_rows * row_bytes));
     for (step, (values, out)) in steps.enumerate() {
-        encode_checked(level, dtype, values, importance, out)?;
-        if let Some(offset) = first_infinite_field(dtype, out) {
+        (codec.encode)(level, values, importance, out);
+        if let Some(offset) = codec.scales.first_infinite(out, dtype.block_bytes()) {
             return Err(Error::NotRepresentable { dtype, row: step * step_rows + offset / row_bytes });
         }
     }
@@ -96,9 +100,7 @@ pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> 
 /// # Errors
 /// As [`decode`].
 pub fn decode_with(level: Level, dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
-    if !can_decode(dtype) {
-        return Err(Error::CannotDecode { dtype });
-    }
+    let codec = codec(dtype).ok_or(Error::CannotDecode { dtype })?;
     let block_bytes = dtype.block_bytes();
     if !bytes.len().is_multiple_of(block_bytes) {
         return Err(Error::PartialBlock { dtype, bytes: bytes.len(), block_bytes });
@@ -107,7 +109,8 @@ pub fn decode_with(level: Level, dtype: DType, bytes: &[u8], out: &mut [f32]) ->
     if out.len() != expected {
         return Err(Error::DecodedLength { dtype, bytes: bytes.len(), expected, found: out.len() });
     }
-    decode_checked(level, dtype, bytes, out)
+    (codec.decode)(level, bytes, out);
+    Ok(())
 }
 
 /// The index of the first infinity or NaN, if there is one.
@@ -150,162 +153,6 @@ fn check_encode(
         return Err(Error::EncodedLength { dtype, values, expected, found: out });
     }
     Ok(row_bytes)
-}
-
-/// Encodes with the instructions of `level`; lengths have been checked.
-///
-/// The codecs are plain Rust marked for inlining over a [`Kernel`], compiled once more inside a function that allows
-/// AVX2. None allows fused multiply-add: it would change bits.
-fn encode_checked(
-    level: Level,
-    dtype: DType,
-    values: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-) -> Result<(), Error> {
-    match codec(dtype).ok_or(Error::CannotEncode { dtype })?.family {
-        Family::K => {
-            let cols = importance.map_or(values.len(), <[f32]>::len);
-            k::encode(level, dtype, values, cols, importance, out);
-            return Ok(());
-        }
-        Family::Iq4 => {
-            iq::encode(level, dtype, values, importance, out);
-            return Ok(());
-        }
-        Family::Lattice => {
-            lattice::encode(level, dtype, values, importance, out);
-            return Ok(());
-        }
-        Family::Plain => {}
-    }
-    match level {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the level carries the proof that this CPU has AVX2 and F16C, or AVX-512 F, which includes both.
-        // Wider registers would not help: these codecs are bound by packing and by memory.
-        Level::Avx2(_) | Level::Avx512(_) => unsafe { encode_avx2(dtype, values, importance, out) },
-        _ => encode_with_kernel(Scalar, dtype, values, importance, out),
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c")]
-fn encode_avx2(
-    dtype: DType,
-    values: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-) -> Result<(), Error> {
-    // SAFETY: this function enables AVX2 and F16C.
-    let kernel = unsafe { Avx2Kernel::new() };
-    encode_with_kernel(kernel, dtype, values, importance, out)
-}
-
-#[inline(always)]
-fn encode_with_kernel(
-    kernel: impl Kernel,
-    dtype: DType,
-    values: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut [u8],
-) -> Result<(), Error> {
-    match (dtype, importance) {
-        (DType::F32, _) => float::encode_f32(values, out),
-        (DType::F16, _) => float::encode_f16(kernel, values, out),
-        (DType::Bf16, _) => float::encode_bf16(values, out),
-        (DType::Q1_0, _) => q1_q2::encode_q1_0(values, out),
-        (DType::Q2_0, _) => q1_q2::encode_q2_0(values, out),
-        (DType::Mxfp4, _) => fp4::encode_mxfp4(values, out),
-        (DType::Nvfp4, _) => fp4::encode_nvfp4(values, out),
-        (DType::Q4_0, None) => legacy::encode_q4_0(kernel, values, out),
-        (DType::Q4_1, None) => legacy::encode_q4_1(kernel, values, out),
-        (DType::Q5_0, None) => legacy::encode_q5_0(kernel, values, out),
-        (DType::Q5_1, None) => legacy::encode_q5_1(kernel, values, out),
-        (DType::Q4_0, Some(w)) => legacy::encode_q4_0_weighted(kernel, values, w, out),
-        (DType::Q4_1, Some(w)) => legacy::encode_q4_1_weighted(kernel, values, w, out),
-        (DType::Q5_0, Some(w)) => legacy::encode_q5_0_weighted(kernel, values, w, out),
-        (DType::Q5_1, Some(w)) => legacy::encode_q5_1_weighted(kernel, values, w, out),
-        (DType::Q8_0, _) => legacy::encode_q8_0(kernel, values, out),
-        (DType::Tq1_0, _) => ternary::encode_tq1_0(kernel, values, out),
-        (DType::Tq2_0, _) => ternary::encode_tq2_0(kernel, values, out),
-        _ => return Err(Error::CannotEncode { dtype }),
-    }
-    Ok(())
-}
-
-/// Decodes with the instructions of `level`; lengths have been checked.
-fn decode_checked(level: Level, dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
-    if codec(dtype).is_some_and(|codec| codec.family == Family::K) {
-        k::decode(level, dtype, bytes, out);
-        return Ok(());
-    }
-    match level {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the level carries the proof that this CPU has AVX2 and F16C, or AVX-512 F, which includes both.
-        // Wider registers would not help: these codecs are bound by packing and by memory.
-        Level::Avx2(_) | Level::Avx512(_) => unsafe { decode_avx2(dtype, bytes, out) },
-        _ => decode_with_kernel(Scalar, dtype, bytes, out),
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,f16c")]
-fn decode_avx2(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
-    // SAFETY: this function enables AVX2 and F16C.
-    let kernel = unsafe { Avx2Kernel::new() };
-    decode_with_kernel(kernel, dtype, bytes, out)
-}
-
-#[inline(always)]
-fn decode_with_kernel(kernel: impl Kernel, dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), Error> {
-    match dtype {
-        DType::F32 => float::decode_f32(bytes, out),
-        DType::F16 => float::decode_f16(kernel, bytes, out),
-        DType::Bf16 => float::decode_bf16(bytes, out),
-        DType::Q4_0 => legacy::decode_q4_0(bytes, out),
-        DType::Q4_1 => legacy::decode_q4_1(bytes, out),
-        DType::Q5_0 => legacy::decode_q5_0(bytes, out),
-        DType::Q5_1 => legacy::decode_q5_1(bytes, out),
-        DType::Q8_0 => legacy::decode_q8_0(bytes, out),
-        DType::Iq4Nl => iq::decode_iq4_nl(bytes, out),
-        DType::Iq4Xs => iq::decode_iq4_xs(bytes, out),
-        DType::Iq1S | DType::Iq1M | DType::Iq2Xxs | DType::Iq2Xs => lattice::decode(dtype, bytes, out),
-        DType::Iq2S | DType::Iq3Xxs | DType::Iq3S => lattice::decode(dtype, bytes, out),
-        DType::Mxfp4 => fp4::decode_mxfp4(bytes, out),
-        DType::Nvfp4 => fp4::decode_nvfp4(bytes, out),
-        DType::Q1_0 => q1_q2::decode_q1_0(bytes, out),
-        DType::Q2_0 => q1_q2::decode_q2_0(bytes, out),
-        DType::Tq1_0 => ternary::decode_tq1_0(bytes, out),
-        DType::Tq2_0 => ternary::decode_tq2_0(bytes, out),
-        _ => return Err(Error::CannotDecode { dtype }),
-    }
-    Ok(())
-}
-
-/// The offset of the first block in `bytes` with an infinite scale or a NaN for one; of F16, of the first such value. llama.cpp checks the same after quantizing (`ggml_validate_row_data`).
-fn first_infinite_field(dtype: DType, bytes: &[u8]) -> Option<usize> {
-    const EXPONENT: i16 = 0x7c00;
-    if dtype == DType::F16 {
-        let (halves, _) = bytes.as_chunks::<2>();
-        let exponent = |half: &[u8; 2]| i16::from_le_bytes(*half) & EXPONENT;
-        // The maximum first, without early exit: that is what vector instructions can do.
-        let largest = halves.iter().fold(0, |max: i16, half| max.max(exponent(half)));
-        let position = || halves.iter().position(|half| exponent(half) == EXPONENT);
-        return if largest == EXPONENT { position().map(|index| index * 2) } else { None };
-    }
-    let block_bytes = dtype.block_bytes();
-    let mut blocks = bytes.chunks_exact(block_bytes);
-    let is_infinite = |half: u16| half as i16 & EXPONENT == EXPONENT;
-    let block = match codec(dtype)?.scales {
-        Scales::None | Scales::AlwaysFinite => None,
-        Scales::Halves(fields) => blocks.position(|block| {
-            let [first, second] = fields.map(|at| u16::from_le_bytes([block[at], block[at + 1]]));
-            is_infinite(first) | is_infinite(second)
-        }),
-        Scales::Scattered => blocks.position(|block| is_infinite(lattice::iq1_m_scale_bits(block))),
-        Scales::Exponent(at) => blocks.position(|block| block[at] == u8::MAX),
-    };
-    block.map(|index| index * block_bytes)
 }
 
 #[cfg(test)]

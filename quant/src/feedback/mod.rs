@@ -8,14 +8,14 @@
 //! (arXiv 2505.22988). The two directions need the triangular factors of the inverses of `H` and `G`.
 //!
 //! Reading order: `factor` is the triangular factors, `sweep` the order of rounding. Types with one level for each value:
-//! `grid` is what a block type can express, `scalar` the rounding of a row's blocks, `search` the choice of scales, `pack`
+//! `grid` is what a block can express, `scalar` the rounding of a row's blocks, `search` the choice of scales, `form`
 //! the bytes. Types whose codes are points of a grid: `lattice`.
 
 mod factor;
+mod form;
 mod grid;
 mod lattice;
 mod line;
-mod pack;
 mod scalar;
 mod search;
 mod sweep;
@@ -26,12 +26,14 @@ pub use sweep::{Effort, encode_group, encode_group_in_blocks};
 
 use plmconv_formats::DType;
 
+use crate::codec::{Guided, codec};
+
 /// Whether [`encode_group`] knows `dtype`; others gain nothing from feedback or are rounded at will.
 pub fn supports(dtype: DType) -> bool {
-    grid::Grid::of(dtype).is_some() || shares_points(dtype)
+    codec(dtype).is_some_and(|codec| !matches!(codec.guided, Guided::No))
 }
 
 /// Whether the codes of `dtype` are points of a grid, which several values share.
 pub fn shares_points(dtype: DType) -> bool {
-    crate::codec::lattice_shape(dtype).is_some()
+    codec(dtype).is_some_and(|codec| matches!(codec.guided, Guided::Points { .. }))
 }

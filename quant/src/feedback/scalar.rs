@@ -2,18 +2,25 @@
 
 use plmconv_formats::DType;
 
+use super::form::Form;
 use super::grid::{Block, Grid, MAX_BLOCK, MAX_SUB, ScaleForm, half};
 use super::line::{Line, Rounder};
-use super::pack::pack;
 use super::search::{Affine, Rounded, Targets, cheapest, fit, round};
 use super::sweep::{Effort, nearest_first};
 use crate::simd::{Level, Loop};
 
 /// Rounds values one by one.
 pub(super) struct Scalar {
-    pub grid: Grid,
-    pub effort: Effort,
-    pub level: Level,
+    grid: Grid,
+    form: Form,
+    effort: Effort,
+    level: Level,
+}
+
+impl Scalar {
+    pub fn new(grid: Grid, form: Form, effort: Effort) -> Scalar {
+        Scalar { grid, form, effort, level: Level::detect() }
+    }
 }
 
 impl Rounder for Scalar {
@@ -24,15 +31,15 @@ impl Rounder for Scalar {
     fn step(&self, _corner: &[f32], _stride: usize, _width: usize) {}
 
     fn dtype(&self) -> DType {
-        self.grid.dtype()
+        self.form.dtype()
     }
 
     fn block_len(&self) -> usize {
-        self.grid.block()
+        self.grid.block_len()
     }
 
     fn block_bytes(&self) -> usize {
-        self.grid.block_bytes()
+        self.form.block_bytes()
     }
 
     fn round(
@@ -82,8 +89,8 @@ impl Scalar {
     ) -> Option<()> {
         let grid = &self.grid;
         let mut rest = line.target.to_vec();
-        let mut blocks = bytes.chunks_exact_mut(grid.block_bytes());
-        for first in (0..rest.len()).step_by(grid.block()) {
+        let mut blocks = bytes.chunks_exact_mut(self.form.block_bytes());
+        for first in (0..rest.len()).step_by(grid.block_len()) {
             let mut block = self.open_block(line, &rest, first);
             for sub in 0..grid.subs {
                 let at = first + sub * grid.sub;
@@ -98,7 +105,7 @@ impl Scalar {
             if !(block.d.is_finite() && block.dmin.is_finite()) {
                 return None;
             }
-            pack(grid.form, &block, blocks.next().expect("as many blocks as bytes for them"));
+            self.form.pack(&block, blocks.next().expect("as many blocks as bytes for them"));
         }
         Some(())
     }
@@ -108,7 +115,7 @@ impl Scalar {
         let grid = &self.grid;
         let ScaleForm::Integer { low, high } = grid.scale else { return Block::default() };
         let (mut peak, mut offset) = (0f32, 0f32);
-        for at in (first..first + grid.block()).step_by(grid.sub) {
+        for at in (first..first + grid.block_len()).step_by(grid.sub) {
             let fit = fit(self.level, grid, &rest[at..at + grid.sub], &line.importance[at..at + grid.sub]);
             if fit.scale.abs() > peak.abs() {
                 peak = fit.scale;

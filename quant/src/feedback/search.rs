@@ -1,7 +1,7 @@
 //! The choice of a sub-block's scale and offset.
 
-use super::grid::{Grid, Levels, ROUNDING, ScaleForm};
-use crate::codec::{IQ4_BOUNDS, IQ4_VALUES};
+use super::grid::{Grid, Levels, ScaleForm};
+use crate::codec::{IQ4_BOUNDS, IQ4_VALUES, ROUNDING_MAGIC};
 use crate::simd::{Level, Loop};
 
 /// `scale * level - offset`, before it is made to fit the block's form.
@@ -156,7 +156,7 @@ impl<const TABLE: bool> Nearest<TABLE> {
             level
         } else {
             // As in `Grid::code`, staying with floats.
-            (x.max(self.low).min(self.high) + ROUNDING) - ROUNDING
+            (x.max(self.low).min(self.high) + ROUNDING_MAGIC) - ROUNDING_MAGIC
         }
     }
 }

@@ -3,12 +3,13 @@
 use plmconv_formats::DType;
 
 use super::factor::{ColumnFactor, RowFactor};
-use super::grid::{Grid, MAX_BLOCK};
+use super::form::{self, Form};
+use super::grid::{MAX_BLOCK, of_blocks};
 use super::lattice::Lattice;
 use super::line::{Encoded, Line, Rounder, Sheet};
-use super::pack::Loose;
 use super::scalar::Scalar;
 use crate::Error;
+use crate::codec::{Guided, codec};
 use crate::grid::{self, Blocks};
 use crate::simd::{Level, Loop};
 
@@ -40,12 +41,16 @@ pub fn encode_group(
     effort: Effort,
     out: &mut [u8],
 ) -> Result<(), Error> {
-    if let Some(grid) = Grid::of(dtype) {
-        return Sweep::new(Scalar { grid, effort, level: Level::detect() }, columns, rows)?
-            .encode(values, out);
+    match codec(dtype).map(|codec| codec.guided) {
+        Some(Guided::Scalar { grid, pack }) => {
+            let form = Form::Ggml { dtype, pack };
+            Sweep::new(Scalar::new(*grid, form, effort), columns, rows)?.encode(values, out)
+        }
+        Some(Guided::Points { shape, pack }) => {
+            Sweep::new(Lattice::new(dtype, shape, pack, effort), columns, rows)?.encode(values, out)
+        }
+        Some(Guided::No) | None => Err(Error::CannotEncode { dtype }),
     }
-    let lattice = Lattice::of(dtype, effort).ok_or(Error::CannotEncode { dtype })?;
-    Sweep::new(lattice, columns, rows)?.encode(values, out)
 }
 
 /// The same on an integer grid with a scale, and if it is asymmetric a zero point, for each block. Symmetric blocks of 32
@@ -61,11 +66,10 @@ pub fn encode_group_in_blocks(
     effort: Effort,
     out: &mut Blocks,
 ) -> Result<(), Error> {
-    let sweep =
-        Sweep::new(Scalar { grid: Grid::of_blocks(grid), effort, level: Level::detect() }, columns, rows)?;
+    let sweep = Sweep::new(Scalar::new(of_blocks(grid), Form::loose(grid), effort), columns, rows)?;
     let mut bytes = vec![0; values.len() / sweep.cols * sweep.row_bytes];
     sweep.encode(values, &mut bytes)?;
-    Loose::take_apart(&bytes, grid.block_size, out);
+    form::take_apart(&bytes, grid.block_size, out);
     grid::check_range(grid, out, columns.cols())
 }
 

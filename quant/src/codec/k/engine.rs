@@ -1,9 +1,9 @@
 //! What an instruction set has to offer the encoders, and the plain Rust that offers it everywhere.
 
-use super::SUPER_BLOCK;
-use super::rounding::nearest_int;
-use super::search::affine::{self, AffineFit, AffineGrid};
-use super::search::{Weighting, positive, symmetric};
+use super::{MOST_SUBS, SUPER_BLOCK};
+use crate::codec::arithmetic::nearest_int;
+use crate::codec::search::affine::{self, AffineFit, AffineGrid};
+use crate::codec::search::{Weighting, positive, symmetric};
 
 /// The smallest and the largest level a block stores; the code written is `level - low`.
 #[derive(Clone, Copy)]
@@ -14,9 +14,9 @@ pub(super) struct Levels {
 
 /// How stored codes decode, per sub-block: `step * level - offset`.
 #[derive(Clone, Copy)]
-pub(super) struct Steps<const N: usize> {
-    pub step: [f32; N],
-    pub offset: [f32; N],
+pub(super) struct Steps {
+    pub step: [f32; MOST_SUBS],
+    pub offset: [f32; MOST_SUBS],
 }
 
 /// The scale of one sub-block around zero, and the sum of its weights.
@@ -58,9 +58,9 @@ pub(super) trait Engine: Copy {
         scales: &mut [f32],
     );
 
-    /// The nearest codes of one super-block `x` once its scales are fixed. Where a step is zero the codes mean
-    /// nothing and the caller replaces them.
-    fn requantize<const SUBS: usize>(self, levels: Levels, x: &[f32], steps: &Steps<SUBS>, codes: &mut [u8]);
+    /// The nearest codes of one super-block `x` in sub-blocks of `sub` values once its scales are fixed. Where a step is
+    /// zero the codes mean nothing and the caller replaces them.
+    fn requantize(self, levels: Levels, sub: usize, x: &[f32], steps: &Steps, codes: &mut [u8]);
 
     /// `importance * sqrt(sigma² + x²)`, where `sigma²` is `factor` times the mean square of the super-block.
     fn importance_weights(self, factor: f32, x: &[f32], importance: &[f32], weights: &mut [f32]);
@@ -116,8 +116,8 @@ impl Engine for Scalar {
         }
     }
 
-    fn requantize<const SUBS: usize>(self, levels: Levels, x: &[f32], steps: &Steps<SUBS>, codes: &mut [u8]) {
-        requantize(levels, x, steps, codes);
+    fn requantize(self, levels: Levels, sub: usize, x: &[f32], steps: &Steps, codes: &mut [u8]) {
+        requantize(levels, sub, x, steps, codes);
     }
 
     fn importance_weights(self, factor: f32, x: &[f32], importance: &[f32], weights: &mut [f32]) {
@@ -148,13 +148,7 @@ pub(super) fn symmetric_one(half: i32, x: &[f32], weighting: Weighting<'_>) -> (
 
 /// [`Engine::requantize`]: independent elements, which the compiler turns into vector code by itself.
 #[inline(always)]
-pub(super) fn requantize<const SUBS: usize>(
-    levels: Levels,
-    x: &[f32],
-    steps: &Steps<SUBS>,
-    codes: &mut [u8],
-) {
-    let sub = x.len() / SUBS;
+pub(super) fn requantize(levels: Levels, sub: usize, x: &[f32], steps: &Steps, codes: &mut [u8]) {
     for (index, (x, codes)) in x.chunks_exact(sub).zip(codes.chunks_exact_mut(sub)).enumerate() {
         let (step, offset) = (steps.step[index], steps.offset[index]);
         for (&x, code) in x.iter().zip(codes) {

@@ -3,9 +3,10 @@
 use plmconv_formats::DType;
 use proptest::prelude::*;
 
+use super::KQuant;
 use super::engine::{Engine, Scalar};
 use super::lanes::PortableLanes;
-use super::{decode, encode, encode_with};
+use crate::codec::codec;
 use crate::simd::Level;
 
 const K_QUANTS: [DType; 5] = [DType::Q2K, DType::Q3K, DType::Q4K, DType::Q5K, DType::Q6K];
@@ -51,7 +52,23 @@ fn encoded(encode: impl FnOnce(&mut [u8]), dtype: DType, len: usize) -> Vec<u8> 
 }
 
 fn with<E: Engine>(engine: E, dtype: DType, values: &[f32], importance: Option<&[f32]>) -> Vec<u8> {
-    encoded(|out| encode_with(engine, dtype, values, importance, out), dtype, values.len())
+    let encode = match dtype {
+        DType::Q2K => super::q2::Q2K::encode,
+        DType::Q3K => super::q3::Q3K::encode,
+        DType::Q4K => super::q4_q5::Q4K::encode,
+        DType::Q5K => super::q4_q5::Q5K::encode,
+        DType::Q6K => super::q6::Q6K::encode,
+        other => panic!("{other} is not a k-quant"),
+    };
+    encoded(|out| encode(engine, values, importance, out), dtype, values.len())
+}
+
+fn encode(level: Level, dtype: DType, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    (codec(dtype).unwrap().encode)(level, values, importance, out);
+}
+
+fn decode(level: Level, dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    (codec(dtype).unwrap().decode)(level, bytes, out);
 }
 
 proptest! {
@@ -64,8 +81,7 @@ proptest! {
                 let expected = with(Scalar, dtype, &values, importance);
                 prop_assert_eq!(&with(PortableLanes, dtype, &values, importance), &expected, "{} portable", dtype);
                 for level in Level::available() {
-                    let cols = importance.map_or(256, <[f32]>::len);
-                    let found = encoded(|out| encode(level, dtype, &values, cols, importance, out), dtype, values.len());
+                    let found = encoded(|out| encode(level, dtype, &values, importance, out), dtype, values.len());
                     prop_assert_eq!(&found, &expected, "{} {}", dtype, level);
                 }
             }
@@ -112,8 +128,7 @@ fn non_finite_values_are_encoded_alike_and_without_panic() {
             for dtype in K_QUANTS {
                 let expected = with(Scalar, dtype, &values, None);
                 for level in Level::available() {
-                    let found =
-                        encoded(|out| encode(level, dtype, &values, 256, None, out), dtype, values.len());
+                    let found = encoded(|out| encode(level, dtype, &values, None, out), dtype, values.len());
                     assert_eq!(found, expected, "{bad} at {at} as {dtype}, {level}");
                 }
             }

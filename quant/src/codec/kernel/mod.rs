@@ -1,4 +1,5 @@
-//! The inner steps of the codecs, 32 values at a time: once in plain Rust ([`Scalar`]), once per instruction set.
+//! The inner steps of the codecs, 32 values at a time: once in plain Rust ([`Scalar`]), once per instruction set; and
+//! codecs that are plain Rust around these, compiled with each.
 //!
 //! All kernels give the same bits for finite values; for others they may differ, and the codecs refuse what comes
 //! of them.
@@ -9,8 +10,9 @@ mod avx2;
 use super::arithmetic;
 use super::float::{f16_bits, f16_value};
 
+use crate::simd::Level;
 #[cfg(target_arch = "x86_64")]
-pub(super) use avx2::Avx2Kernel;
+use avx2::Avx2Kernel;
 
 /// Values per step.
 pub(super) const STEP: usize = 32;
@@ -42,6 +44,55 @@ pub(super) trait Kernel: Copy {
 
     /// The values of half-precision bits.
     fn f16_values(self, bits: &[u16; STEP]) -> [f32; STEP];
+}
+
+/// A type that is encoded by plain Rust around a kernel.
+pub(super) trait Encode {
+    /// To be marked `#[inline(always)]`. No operation may be fused: it would change bits.
+    fn encode(kernel: impl Kernel, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]);
+}
+
+/// A type that is decoded by plain Rust around a kernel.
+pub(super) trait Decode {
+    /// To be marked `#[inline(always)]`.
+    fn decode(kernel: impl Kernel, bytes: &[u8], out: &mut [f32]);
+}
+
+/// Encodes with the instructions of `level`.
+pub(super) fn encode<T: Encode>(level: Level, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    match level {
+        // SAFETY: the level carries the proof that this CPU has AVX2 and F16C, or AVX-512 F, which includes both.
+        // Wider registers would not help: these codecs are bound by packing and by memory.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(_) | Level::Avx512(_) => unsafe { encode_avx2::<T>(values, importance, out) },
+        _ => T::encode(Scalar, values, importance, out),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+fn encode_avx2<T: Encode>(values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    // SAFETY: this function enables AVX2 and F16C.
+    let kernel = unsafe { Avx2Kernel::new() };
+    T::encode(kernel, values, importance, out);
+}
+
+/// Decodes with the instructions of `level`.
+pub(super) fn decode<T: Decode>(level: Level, bytes: &[u8], out: &mut [f32]) {
+    match level {
+        // SAFETY: as for encoding.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(_) | Level::Avx512(_) => unsafe { decode_avx2::<T>(bytes, out) },
+        _ => T::decode(Scalar, bytes, out),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,f16c")]
+fn decode_avx2<T: Decode>(bytes: &[u8], out: &mut [f32]) {
+    // SAFETY: this function enables AVX2 and F16C.
+    let kernel = unsafe { Avx2Kernel::new() };
+    T::decode(kernel, bytes, out);
 }
 
 /// Plain Rust: what the others are compared with.

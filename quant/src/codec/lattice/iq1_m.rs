@@ -8,15 +8,17 @@
 //!
 //! A value is `d · (2 l + 1)` times minus one, zero or one as its point says, shifted by an eighth.
 
-use super::SUPER_BLOCK;
 use super::grid::{self, Grid};
-use super::iq1_s::{scale, write_shifted};
+use super::iq1_s::{self, scale, write_shifted};
 use super::nearest::{Levels, Nearest};
 use super::parts::{self, Unweighted};
 use super::points;
 use super::shape::{Chosen, Shape, Signs};
 use super::split::{self, DOWN, SHIFT, SplitSums, SubBlock, Sums, UP};
+use super::{Encode, SUPER_BLOCK};
 use crate::codec::float::{f16_bits, f16_value};
+use crate::codec::kernel::{self, Decode, Kernel};
+use crate::codec::registry::{Codec, Guided, ScaleFields};
 
 const BYTES: usize = 56;
 const SUB: usize = 16;
@@ -28,7 +30,14 @@ const ZERO_BELOW: f32 = 1e-7;
 /// What the block's scale is stretched by, as ggml found it to help.
 const STRETCH: f32 = 1.1125;
 
-pub(super) static SHAPE: Shape = Shape {
+pub(in crate::codec) static IQ1_M: Codec = Codec {
+    scales: ScaleFields::Scattered(block_scale_bits),
+    encode: super::encode::<Iq1M>,
+    decode: kernel::decode::<Iq1M>,
+    guided: Guided::Points { shape: &SHAPE, pack },
+};
+
+static SHAPE: Shape = Shape {
     group: 8,
     points: &points::IQ1,
     levels: &[-1.0, 0.0, 1.0],
@@ -36,7 +45,10 @@ pub(super) static SHAPE: Shape = Shape {
     sub: SUB,
     top_code: 7,
     scale,
+    trie: &iq1_s::TRIE,
 };
+
+pub(super) struct Iq1M;
 
 /// A sub-block as it is chosen.
 #[derive(Clone, Copy, Default)]
@@ -53,11 +65,13 @@ impl Fit {
     }
 }
 
-#[inline(always)]
-pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let grid = &*grid::IQ1;
-    for (x, importance, block) in parts::super_blocks(values, importance, out) {
-        encode_block(kernel, grid, x, importance, block);
+impl Encode for Iq1M {
+    #[inline(always)]
+    fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let grid = &*grid::IQ1;
+        for (x, importance, block) in parts::super_blocks(values, importance, out) {
+            encode_block(kernel, grid, x, importance, block);
+        }
     }
 }
 
@@ -95,7 +109,7 @@ fn encode_block<K: Nearest>(
 
 /// Lays out a super-block.
 #[inline(always)]
-pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+fn pack(chosen: &Chosen, out: &mut [u8]) {
     out.fill(0);
     for group in 0..32 {
         let (index, down) = (chosen.points[group], u8::from(chosen.down[group]));
@@ -203,23 +217,25 @@ impl SplitSums<4, ENDS> for [HalfSums; 2] {
     }
 }
 
-#[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
-    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
-        let d = f16_value(block_scale_bits(block));
-        for (g, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            let part = 2 * (g / 8);
-            let scales = u16::from_le_bytes([block[SCALES + part], block[SCALES + part + 1]]);
-            let scale = scale(d, (scales >> (3 * (g / 2 % 4)) & 7) as u8);
-            let high = block[HIGH + g / 2] >> (4 * (g % 2));
-            let shift = if high & 8 == 8 { -SHIFT } else { SHIFT };
-            let index = usize::from(block[g]) | usize::from(high & 7) << 8;
-            write_shifted(scale, shift, index, out);
+impl Decode for Iq1M {
+    #[inline(always)]
+    fn decode(_: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+        for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
+            let d = f16_value(block_scale_bits(block));
+            for (g, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let part = 2 * (g / 8);
+                let scales = u16::from_le_bytes([block[SCALES + part], block[SCALES + part + 1]]);
+                let scale = scale(d, (scales >> (3 * (g / 2 % 4)) & 7) as u8);
+                let high = block[HIGH + g / 2] >> (4 * (g % 2));
+                let shift = if high & 8 == 8 { -SHIFT } else { SHIFT };
+                let index = usize::from(block[g]) | usize::from(high & 7) << 8;
+                write_shifted(scale, shift, index, out);
+            }
         }
     }
 }
 
 /// The half-precision bits of `d`, which lie four by four.
-pub(super) fn block_scale_bits(block: &[u8; BYTES]) -> u16 {
+fn block_scale_bits(block: &[u8]) -> u16 {
     (0..4).fold(0, |bits, part| bits | u16::from(block[SCALES + 2 * part + 1] >> 4) << (4 * part))
 }

@@ -8,14 +8,19 @@
 //!
 //! A value is `d · (2 l + 1)` times minus one, zero or one as its point says, shifted by an eighth.
 
-use super::SUPER_BLOCK;
+use std::sync::LazyLock;
+
 use super::grid::{self, Grid};
 use super::nearest::Nearest;
 use super::parts::{self, Unweighted};
 use super::points;
 use super::shape::{Chosen, Shape, Signs};
 use super::split::{self, DOWN, SHIFT, SplitSums, SubBlock, Sums, UP};
+use super::trie::Trie;
+use super::{Encode, SUPER_BLOCK};
 use crate::codec::float::{f16_bits, f16_value};
+use crate::codec::kernel::{self, Decode, Kernel};
+use crate::codec::registry::{Codec, Guided, ScaleFields};
 
 const BYTES: usize = 50;
 const SUB: usize = 32;
@@ -26,7 +31,14 @@ const ZERO_BELOW: f32 = 1e-12;
 /// What the block's scale is stretched by, as ggml found it to help.
 const STRETCH: f32 = 1.125;
 
-pub(super) static SHAPE: Shape = Shape {
+pub(in crate::codec) static IQ1_S: Codec = Codec {
+    scales: ScaleFields::Halves([0, 0]),
+    encode: super::encode::<Iq1S>,
+    decode: kernel::decode::<Iq1S>,
+    guided: Guided::Points { shape: &SHAPE, pack },
+};
+
+static SHAPE: Shape = Shape {
     group: 8,
     points: &points::IQ1,
     levels: &[-1.0, 0.0, 1.0],
@@ -34,7 +46,12 @@ pub(super) static SHAPE: Shape = Shape {
     sub: SUB,
     top_code: 7,
     scale,
+    trie: &TRIE,
 };
+
+pub(super) static TRIE: LazyLock<Trie> = LazyLock::new(|| Trie::new(&SHAPE));
+
+pub(super) struct Iq1S;
 
 /// By code, one more than what it means.
 pub(super) static CODES: [[u8; 8]; 2048] = points::spread(&points::IQ1, &[0, 1, 2]);
@@ -47,11 +64,13 @@ struct Fit {
     down: bool,
 }
 
-#[inline(always)]
-pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let grid = &*grid::IQ1;
-    for (x, importance, block) in parts::super_blocks(values, importance, out) {
-        encode_block(kernel, grid, x, importance, block);
+impl Encode for Iq1S {
+    #[inline(always)]
+    fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let grid = &*grid::IQ1;
+        for (x, importance, block) in parts::super_blocks(values, importance, out) {
+            encode_block(kernel, grid, x, importance, block);
+        }
     }
 }
 
@@ -85,7 +104,7 @@ fn encode_block<K: Nearest>(
 
 /// Lays out a super-block.
 #[inline(always)]
-pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+fn pack(chosen: &Chosen, out: &mut [u8]) {
     out[..2].copy_from_slice(&chosen.d.to_le_bytes());
     for (out, index) in out[2..HIGH].iter_mut().zip(&chosen.points) {
         *out = *index as u8;
@@ -161,17 +180,19 @@ impl SplitSums<2, ENDS> for RunningSums {
     }
 }
 
-#[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
-    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
-        let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
-        for (sub, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
-            let high = u16::from_le_bytes([block[HIGH + 2 * sub], block[HIGH + 2 * sub + 1]]);
-            let scale = scale(d, (high >> 12 & 7) as u8);
-            let shift = if high >> 15 == 1 { -SHIFT } else { SHIFT };
-            for (g, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                let index = usize::from(block[2 + 4 * sub + g]) | usize::from(high >> (3 * g) & 7) << 8;
-                write_shifted(scale, shift, index, out);
+impl Decode for Iq1S {
+    #[inline(always)]
+    fn decode(_: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+        for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
+            let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
+            for (sub, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
+                let high = u16::from_le_bytes([block[HIGH + 2 * sub], block[HIGH + 2 * sub + 1]]);
+                let scale = scale(d, (high >> 12 & 7) as u8);
+                let shift = if high >> 15 == 1 { -SHIFT } else { SHIFT };
+                for (g, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                    let index = usize::from(block[2 + 4 * sub + g]) | usize::from(high >> (3 * g) & 7) << 8;
+                    write_shifted(scale, shift, index, out);
+                }
             }
         }
     }

@@ -10,14 +10,19 @@
 //!
 //! A value is `d · (l + 1/2) / 4` times its point's magnitude.
 
+use std::sync::LazyLock;
+
 use super::grid::{self, Grid};
 use super::nearest::Nearest;
 use super::parts::{self, Unweighted};
 use super::points::{self, TWO_BIT};
 use super::search::{Again, Rule, SubBlock, best_fit};
 use super::shape::{Chosen, Shape, Signs};
-use super::{SUPER_BLOCK, search};
+use super::trie::Trie;
+use super::{Encode, SUPER_BLOCK, search};
 use crate::codec::float::{f16_bits, f16_value};
+use crate::codec::kernel::{self, Decode, Kernel};
+use crate::codec::registry::{Codec, Guided, ScaleFields};
 
 const BYTES: usize = 82;
 const SUB: usize = 16;
@@ -30,7 +35,14 @@ const ZERO_BELOW: f32 = 1e-8;
 /// What the block's scale is stretched by, as ggml found it to help.
 const STRETCH: f32 = 0.9875;
 
-pub(super) static SHAPE: Shape = Shape {
+pub(in crate::codec) static IQ2_S: Codec = Codec {
+    scales: ScaleFields::Halves([0, 0]),
+    encode: super::encode::<Iq2S>,
+    decode: kernel::decode::<Iq2S>,
+    guided: Guided::Points { shape: &SHAPE, pack },
+};
+
+static SHAPE: Shape = Shape {
     group: 8,
     points: &points::IQ2_S,
     levels: &points::TWO_BIT_LEVELS,
@@ -38,15 +50,22 @@ pub(super) static SHAPE: Shape = Shape {
     sub: SUB,
     top_code: 15,
     scale,
+    trie: &TRIE,
 };
+
+static TRIE: LazyLock<Trie> = LazyLock::new(|| Trie::new(&SHAPE));
+
+pub(super) struct Iq2S;
 
 static MAGNITUDES: [[u8; 8]; 1024] = points::spread(&points::IQ2_S, &TWO_BIT);
 
-#[inline(always)]
-pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let grid = &*grid::IQ2_S;
-    for (x, importance, block) in parts::super_blocks(values, importance, out) {
-        encode_block(kernel, grid, x, importance, block);
+impl Encode for Iq2S {
+    #[inline(always)]
+    fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let grid = &*grid::IQ2_S;
+        for (x, importance, block) in parts::super_blocks(values, importance, out) {
+            encode_block(kernel, grid, x, importance, block);
+        }
     }
 }
 
@@ -87,7 +106,7 @@ fn encode_block<K: Nearest>(
 
 /// Lays out a super-block.
 #[inline(always)]
-pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+fn pack(chosen: &Chosen, out: &mut [u8]) {
     out.fill(0);
     out[..2].copy_from_slice(&chosen.d.to_le_bytes());
     for group in 0..32 {
@@ -105,16 +124,18 @@ fn scale(d: f32, code: u8) -> f32 {
     d * (0.5 + f32::from(code)) * 0.25
 }
 
-#[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
-    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
-        let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
-        for (group, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            let high = usize::from(block[HIGH + group / 4] >> (2 * (group % 4)) & 3);
-            let scale = block[SCALES + group / 4] >> (4 * (group / 2 % 2)) & 15;
-            let scale = self::scale(d, scale);
-            let point = &MAGNITUDES[usize::from(block[2 + group]) | high << 8];
-            parts::write_signed(scale, point, block[SIGNS + group], out);
+impl Decode for Iq2S {
+    #[inline(always)]
+    fn decode(_: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+        for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
+            let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
+            for (group, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let high = usize::from(block[HIGH + group / 4] >> (2 * (group % 4)) & 3);
+                let scale = block[SCALES + group / 4] >> (4 * (group / 2 % 2)) & 15;
+                let scale = self::scale(d, scale);
+                let point = &MAGNITUDES[usize::from(block[2 + group]) | high << 8];
+                parts::write_signed(scale, point, block[SIGNS + group], out);
+            }
         }
     }
 }

@@ -8,22 +8,34 @@
 //!
 //! A value is `d · (l + 1/2) / 4` times its point's magnitude; the eighth sign makes the number of minus signs even.
 
+use std::sync::LazyLock;
+
 use super::grid::{self, Grid};
 use super::nearest::Nearest;
 use super::parts::{self, Unweighted};
 use super::points::{self, TWO_BIT};
 use super::search::{Again, Rule, SubBlock, best_fit};
 use super::shape::{Chosen, Shape, Signs};
-use super::{SUPER_BLOCK, search};
+use super::trie::Trie;
+use super::{Encode, SUPER_BLOCK, search};
 use crate::codec::float::{f16_bits, f16_value};
-use crate::codec::k::search::ZERO_BELOW;
+use crate::codec::kernel::{self, Decode, Kernel};
+use crate::codec::registry::{Codec, Guided, ScaleFields};
+use crate::codec::search::ZERO_BELOW;
 
 const BYTES: usize = 74;
 const SUB: usize = 16;
 const SCALES: usize = 66;
 const RULE: Rule = Rule { each_side: 9, step: 0.1, again: Again::OffGrid };
 
-pub(super) static SHAPE: Shape = Shape {
+pub(in crate::codec) static IQ2_XS: Codec = Codec {
+    scales: ScaleFields::Halves([0, 0]),
+    encode: super::encode::<Iq2Xs>,
+    decode: kernel::decode::<Iq2Xs>,
+    guided: Guided::Points { shape: &SHAPE, pack },
+};
+
+static SHAPE: Shape = Shape {
     group: 8,
     points: &points::IQ2_XS,
     levels: &points::TWO_BIT_LEVELS,
@@ -31,15 +43,22 @@ pub(super) static SHAPE: Shape = Shape {
     sub: SUB,
     top_code: 15,
     scale,
+    trie: &TRIE,
 };
+
+static TRIE: LazyLock<Trie> = LazyLock::new(|| Trie::new(&SHAPE));
+
+pub(super) struct Iq2Xs;
 
 static MAGNITUDES: [[u8; 8]; 512] = points::spread(&points::IQ2_XS, &TWO_BIT);
 
-#[inline(always)]
-pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let grid = &*grid::IQ2_XS;
-    for (x, importance, block) in parts::super_blocks(values, importance, out) {
-        encode_block(kernel, grid, x, importance, block);
+impl Encode for Iq2Xs {
+    #[inline(always)]
+    fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let grid = &*grid::IQ2_XS;
+        for (x, importance, block) in parts::super_blocks(values, importance, out) {
+            encode_block(kernel, grid, x, importance, block);
+        }
     }
 }
 
@@ -81,7 +100,7 @@ fn encode_block<K: Nearest>(
 
 /// Lays out a super-block.
 #[inline(always)]
-pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+fn pack(chosen: &Chosen, out: &mut [u8]) {
     out[..2].copy_from_slice(&chosen.d.to_le_bytes());
     for (group, out) in out[2..SCALES].as_chunks_mut::<2>().0.iter_mut().enumerate() {
         *out = (chosen.points[group] | u16::from(chosen.signs[group]) << 9).to_le_bytes();
@@ -95,16 +114,18 @@ fn scale(d: f32, code: u8) -> f32 {
     d * (0.5 + f32::from(code)) * 0.25
 }
 
-#[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
-    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
-        let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
-        for (group, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            let code = u16::from_le_bytes([block[2 + 2 * group], block[3 + 2 * group]]);
-            let scale = block[SCALES + group / 4] >> (4 * (group / 2 % 2)) & 15;
-            let scale = self::scale(d, scale);
-            let signs = parts::even_signs((code >> 9) as u8);
-            parts::write_signed(scale, &MAGNITUDES[usize::from(code & 511)], signs, out);
+impl Decode for Iq2Xs {
+    #[inline(always)]
+    fn decode(_: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+        for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
+            let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
+            for (group, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let code = u16::from_le_bytes([block[2 + 2 * group], block[3 + 2 * group]]);
+                let scale = block[SCALES + group / 4] >> (4 * (group / 2 % 2)) & 15;
+                let scale = self::scale(d, scale);
+                let signs = parts::even_signs((code >> 9) as u8);
+                parts::write_signed(scale, &MAGNITUDES[usize::from(code & 511)], signs, out);
+            }
         }
     }
 }

@@ -7,21 +7,33 @@
 //!
 //! A value is `d · (l + 1/2) / 4` times its point's magnitude; the eighth sign makes the number of minus signs even.
 
+use std::sync::LazyLock;
+
 use super::grid::{self, Grid};
 use super::nearest::Nearest;
 use super::parts::{self, Unweighted};
 use super::points::{self, TWO_BIT};
 use super::search::{Again, Fit, Rule, SubBlock, best_fit};
 use super::shape::{Chosen, Shape, Signs};
-use super::{SUPER_BLOCK, search};
+use super::trie::Trie;
+use super::{Encode, SUPER_BLOCK, search};
 use crate::codec::float::{f16_bits, f16_value};
-use crate::codec::k::search::{ZERO_BELOW, positive};
+use crate::codec::kernel::{self, Decode, Kernel};
+use crate::codec::registry::{Codec, Guided, ScaleFields};
+use crate::codec::search::{ZERO_BELOW, positive};
 
 const BYTES: usize = 66;
 const SUB: usize = 32;
 const RULE: Rule = Rule { each_side: 6, step: 0.1, again: Again::Always };
 
-pub(super) static SHAPE: Shape = Shape {
+pub(in crate::codec) static IQ2_XXS: Codec = Codec {
+    scales: ScaleFields::Halves([0, 0]),
+    encode: super::encode::<Iq2Xxs>,
+    decode: kernel::decode::<Iq2Xxs>,
+    guided: Guided::Points { shape: &SHAPE, pack },
+};
+
+static SHAPE: Shape = Shape {
     group: 8,
     points: &points::IQ2_XXS,
     levels: &points::TWO_BIT_LEVELS,
@@ -29,15 +41,22 @@ pub(super) static SHAPE: Shape = Shape {
     sub: SUB,
     top_code: 15,
     scale,
+    trie: &TRIE,
 };
+
+static TRIE: LazyLock<Trie> = LazyLock::new(|| Trie::new(&SHAPE));
+
+pub(super) struct Iq2Xxs;
 
 static MAGNITUDES: [[u8; 8]; 256] = points::spread(&points::IQ2_XXS, &TWO_BIT);
 
-#[inline(always)]
-pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let grid = &*grid::IQ2_XXS;
-    for (x, importance, block) in parts::super_blocks(values, importance, out) {
-        encode_block(kernel, grid, x, importance, block);
+impl Encode for Iq2Xxs {
+    #[inline(always)]
+    fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let grid = &*grid::IQ2_XXS;
+        for (x, importance, block) in parts::super_blocks(values, importance, out) {
+            encode_block(kernel, grid, x, importance, block);
+        }
     }
 }
 
@@ -76,7 +95,7 @@ fn encode_block<K: Nearest>(
 
 /// Lays out a super-block.
 #[inline(always)]
-pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+fn pack(chosen: &Chosen, out: &mut [u8]) {
     let (head, subs) = out.split_at_mut(2);
     head.copy_from_slice(&chosen.d.to_le_bytes());
     for (sub, out) in subs.as_chunks_mut::<8>().0.iter_mut().enumerate() {
@@ -108,16 +127,18 @@ fn fit<K: Nearest>(kernel: K, grid: &Grid<8>, block: &SubBlock<SUB>) -> Option<F
         .then(|| best_fit::<K, SUB, 8, { search::lanes(RULE) }>(kernel, grid, RULE, block, largest, scale))
 }
 
-#[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
-    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
-        let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
-        for (sub, out) in block[2..].as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<SUB>().0) {
-            let packed = u32::from_le_bytes([sub[4], sub[5], sub[6], sub[7]]);
-            let scale = scale(d, (packed >> 28) as u8);
-            for (group, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                let signs = parts::even_signs((packed >> (7 * group)) as u8 & parts::EVEN_SIGNS);
-                parts::write_signed(scale, &MAGNITUDES[usize::from(sub[group])], signs, out);
+impl Decode for Iq2Xxs {
+    #[inline(always)]
+    fn decode(_: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+        for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
+            let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
+            for (sub, out) in block[2..].as_chunks::<8>().0.iter().zip(out.as_chunks_mut::<SUB>().0) {
+                let packed = u32::from_le_bytes([sub[4], sub[5], sub[6], sub[7]]);
+                let scale = scale(d, (packed >> 28) as u8);
+                for (group, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                    let signs = parts::even_signs((packed >> (7 * group)) as u8 & parts::EVEN_SIGNS);
+                    parts::write_signed(scale, &MAGNITUDES[usize::from(sub[group])], signs, out);
+                }
             }
         }
     }

@@ -10,14 +10,19 @@
 //!
 //! A value is `d · (2 l + 1)` times its point's magnitude.
 
+use std::sync::LazyLock;
+
 use super::grid::{self, Grid};
 use super::nearest::{Nearest, ODD};
 use super::parts::{self, Unweighted};
 use super::points;
 use super::search::{Again, Rule, SubBlock, best_fit};
 use super::shape::{Chosen, Shape, Signs};
-use super::{SUPER_BLOCK, search};
+use super::trie::Trie;
+use super::{Encode, SUPER_BLOCK, search};
 use crate::codec::float::{f16_bits, f16_value};
+use crate::codec::kernel::{self, Decode, Kernel};
+use crate::codec::registry::{Codec, Guided, ScaleFields};
 
 const BYTES: usize = 110;
 const SUB: usize = 32;
@@ -28,7 +33,14 @@ const RULE: Rule = Rule { each_side: 9, step: 0.2, again: Again::AllIfAnyIsOff }
 /// What the block's scale is stretched by, as ggml found it to help.
 const STRETCH: f32 = 1.033;
 
-pub(super) static SHAPE: Shape = Shape {
+pub(in crate::codec) static IQ3_S: Codec = Codec {
+    scales: ScaleFields::Halves([0, 0]),
+    encode: super::encode::<Iq3S>,
+    decode: kernel::decode::<Iq3S>,
+    guided: Guided::Points { shape: &SHAPE, pack },
+};
+
+static SHAPE: Shape = Shape {
     group: 4,
     points: &points::IQ3_S,
     levels: &ODD,
@@ -36,15 +48,22 @@ pub(super) static SHAPE: Shape = Shape {
     sub: SUB,
     top_code: 15,
     scale,
+    trie: &TRIE,
 };
+
+static TRIE: LazyLock<Trie> = LazyLock::new(|| Trie::new(&SHAPE));
+
+pub(super) struct Iq3S;
 
 static MAGNITUDES: [[u8; 4]; 512] = points::spread(&points::IQ3_S, &[1, 3, 5, 7, 9, 11, 13, 15]);
 
-#[inline(always)]
-pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let grid = &*grid::IQ3_S;
-    for (x, importance, block) in parts::super_blocks(values, importance, out) {
-        encode_block(kernel, grid, x, importance, block);
+impl Encode for Iq3S {
+    #[inline(always)]
+    fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let grid = &*grid::IQ3_S;
+        for (x, importance, block) in parts::super_blocks(values, importance, out) {
+            encode_block(kernel, grid, x, importance, block);
+        }
     }
 }
 
@@ -84,7 +103,7 @@ fn encode_block<K: Nearest>(
 
 /// Lays out a super-block.
 #[inline(always)]
-pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+fn pack(chosen: &Chosen, out: &mut [u8]) {
     out.fill(0);
     out[..2].copy_from_slice(&chosen.d.to_le_bytes());
     for (group, index) in chosen.points.iter().enumerate() {
@@ -101,17 +120,19 @@ fn scale(d: f32, code: u8) -> f32 {
     d * f32::from(1 + 2 * code)
 }
 
-#[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
-    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
-        let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
-        for (sub, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
-            let scale = scale(d, block[SCALES + sub / 2] >> (4 * (sub % 2)) & 15);
-            for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                let high = usize::from(block[HIGH + sub] >> group & 1);
-                let point = &MAGNITUDES[usize::from(block[2 + 8 * sub + group]) | high << 8];
-                let signs = block[SIGNS + 4 * sub + group / 2] >> (4 * (group % 2));
-                parts::write_signed(scale, point, signs, out);
+impl Decode for Iq3S {
+    #[inline(always)]
+    fn decode(_: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+        for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
+            let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
+            for (sub, out) in out.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
+                let scale = scale(d, block[SCALES + sub / 2] >> (4 * (sub % 2)) & 15);
+                for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                    let high = usize::from(block[HIGH + sub] >> group & 1);
+                    let point = &MAGNITUDES[usize::from(block[2 + 8 * sub + group]) | high << 8];
+                    let signs = block[SIGNS + 4 * sub + group / 2] >> (4 * (group % 2));
+                    parts::write_signed(scale, point, signs, out);
+                }
             }
         }
     }

@@ -8,14 +8,19 @@
 //!
 //! A value is `d · (l + 1/2) / 2` times its point's magnitude; the eighth sign makes the number of minus signs even.
 
+use std::sync::LazyLock;
+
 use super::grid::{self, Grid};
 use super::nearest::Nearest;
 use super::parts::{self, Unweighted};
 use super::points;
 use super::search::{Again, Rule, SubBlock, best_fit};
 use super::shape::{Chosen, Shape, Signs};
-use super::{SUPER_BLOCK, search};
+use super::trie::Trie;
+use super::{Encode, SUPER_BLOCK, search};
 use crate::codec::float::{f16_bits, f16_value};
+use crate::codec::kernel::{self, Decode, Kernel};
+use crate::codec::registry::{Codec, Guided, ScaleFields};
 
 const BYTES: usize = 98;
 const SUB: usize = 32;
@@ -26,7 +31,14 @@ const ZERO_BELOW: f32 = 1e-8;
 /// What the block's scale is stretched by, as ggml found it to help.
 const STRETCH: f32 = 1.0125;
 
-pub(super) static SHAPE: Shape = Shape {
+pub(in crate::codec) static IQ3_XXS: Codec = Codec {
+    scales: ScaleFields::Halves([0, 0]),
+    encode: super::encode::<Iq3Xxs>,
+    decode: kernel::decode::<Iq3Xxs>,
+    guided: Guided::Points { shape: &SHAPE, pack },
+};
+
+static SHAPE: Shape = Shape {
     group: 4,
     points: &points::IQ3_XXS,
     levels: &[4.0, 12.0, 20.0, 28.0, 36.0, 44.0, 52.0, 62.0],
@@ -34,15 +46,22 @@ pub(super) static SHAPE: Shape = Shape {
     sub: SUB,
     top_code: 15,
     scale,
+    trie: &TRIE,
 };
+
+static TRIE: LazyLock<Trie> = LazyLock::new(|| Trie::new(&SHAPE));
+
+pub(super) struct Iq3Xxs;
 
 static MAGNITUDES: [[u8; 4]; 256] = points::spread(&points::IQ3_XXS, &[4, 12, 20, 28, 36, 44, 52, 62]);
 
-#[inline(always)]
-pub(super) fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let grid = &*grid::IQ3_XXS;
-    for (x, importance, block) in parts::super_blocks(values, importance, out) {
-        encode_block(kernel, grid, x, importance, block);
+impl Encode for Iq3Xxs {
+    #[inline(always)]
+    fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        let grid = &*grid::IQ3_XXS;
+        for (x, importance, block) in parts::super_blocks(values, importance, out) {
+            encode_block(kernel, grid, x, importance, block);
+        }
     }
 }
 
@@ -85,7 +104,7 @@ fn encode_block<K: Nearest>(
 
 /// Lays out a super-block.
 #[inline(always)]
-pub(super) fn pack(chosen: &Chosen, out: &mut [u8; BYTES]) {
+fn pack(chosen: &Chosen, out: &mut [u8]) {
     out[..2].copy_from_slice(&chosen.d.to_le_bytes());
     for (out, index) in out[2..SIGNS_AND_SCALES].iter_mut().zip(&chosen.points) {
         *out = *index as u8;
@@ -102,19 +121,21 @@ fn scale(d: f32, code: u8) -> f32 {
     d * (0.5 + f32::from(code)) * 0.5
 }
 
-#[inline(always)]
-pub(super) fn decode(bytes: &[u8], out: &mut [f32]) {
-    for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
-        let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
-        let (indices, packed) = block[2..].split_at(SIGNS_AND_SCALES - 2);
-        let subs = indices.as_chunks::<8>().0.iter().zip(packed.as_chunks::<4>().0);
-        for ((indices, packed), out) in subs.zip(out.as_chunks_mut::<SUB>().0) {
-            let packed = u32::from_le_bytes(*packed);
-            let scale = scale(d, (packed >> 28) as u8);
-            for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-                let signs = parts::even_signs((packed >> (7 * (group / 2))) as u8 & parts::EVEN_SIGNS);
-                let point = &MAGNITUDES[usize::from(indices[group])];
-                parts::write_signed(scale, point, signs >> (4 * (group % 2)), out);
+impl Decode for Iq3Xxs {
+    #[inline(always)]
+    fn decode(_: impl Kernel, bytes: &[u8], out: &mut [f32]) {
+        for (block, out) in bytes.as_chunks::<BYTES>().0.iter().zip(out.as_chunks_mut::<SUPER_BLOCK>().0) {
+            let d = f16_value(u16::from_le_bytes([block[0], block[1]]));
+            let (indices, packed) = block[2..].split_at(SIGNS_AND_SCALES - 2);
+            let subs = indices.as_chunks::<8>().0.iter().zip(packed.as_chunks::<4>().0);
+            for ((indices, packed), out) in subs.zip(out.as_chunks_mut::<SUB>().0) {
+                let packed = u32::from_le_bytes(*packed);
+                let scale = scale(d, (packed >> 28) as u8);
+                for (group, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                    let signs = parts::even_signs((packed >> (7 * (group / 2))) as u8 & parts::EVEN_SIGNS);
+                    let point = &MAGNITUDES[usize::from(indices[group])];
+                    parts::write_signed(scale, point, signs >> (4 * (group % 2)), out);
+                }
             }
         }
     }

@@ -13,21 +13,22 @@
 )]
 
 mod grid;
-mod iq1_m;
-mod iq1_s;
-mod iq2_s;
-mod iq2_xs;
-mod iq2_xxs;
-mod iq3_s;
-mod iq3_xxs;
+pub(super) mod iq1_m;
+pub(super) mod iq1_s;
+pub(super) mod iq2_s;
+pub(super) mod iq2_xs;
+pub(super) mod iq2_xxs;
+pub(super) mod iq3_s;
+pub(super) mod iq3_xxs;
 mod nearest;
 mod parts;
 mod points;
 mod search;
 mod shape;
 mod split;
+mod trie;
 
-use plmconv_formats::DType;
+use std::marker::PhantomData;
 
 use crate::simd::{Level, Loop};
 pub(crate) use grid::code_bits;
@@ -35,100 +36,44 @@ pub(crate) use grid::code_bits;
 use nearest::{Avx2Nearest, Avx512Nearest};
 use nearest::{Nearest, Plain};
 pub(crate) use shape::{Chosen, Shape, Signs};
+pub(crate) use trie::{Node, Trie};
 
 const SUPER_BLOCK: usize = 256;
 
-/// Encodes whole rows as `dtype`; `importance` is `[cols]`. Every level gives the same bytes. The caller has checked
-/// that `dtype` is one of these types and all lengths.
-pub(super) fn encode(level: Level, dtype: DType, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+/// A type.
+trait Encode {
+    /// Encodes whole rows, `importance` is `[cols]`. Every kernel gives the same bytes. To be marked `#[inline(always)]`.
+    fn encode<K: Nearest>(kernel: K, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]);
+}
+
+fn encode<T: Encode>(level: Level, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let dtype = PhantomData::<T>;
     match level {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2(token) => {
-            level.run(Encode { kernel: Avx2Nearest(token), dtype, values, importance, out });
+            level.run(Encoding { kernel: Avx2Nearest(token), dtype, values, importance, out });
         }
         #[cfg(target_arch = "x86_64")]
         Level::Avx512(token) => {
-            level.run(Encode { kernel: Avx512Nearest(token), dtype, values, importance, out });
+            level.run(Encoding { kernel: Avx512Nearest(token), dtype, values, importance, out });
         }
-        _ => level.run(Encode { kernel: Plain, dtype, values, importance, out }),
+        _ => level.run(Encoding { kernel: Plain, dtype, values, importance, out }),
     }
 }
 
-struct Encode<'a, K> {
+struct Encoding<'a, T, K> {
     kernel: K,
-    dtype: DType,
+    dtype: PhantomData<T>,
     values: &'a [f32],
     importance: Option<&'a [f32]>,
     out: &'a mut [u8],
 }
 
-impl<K: Nearest> Loop for Encode<'_, K> {
+impl<T: Encode, K: Nearest> Loop for Encoding<'_, T, K> {
     type Output = ();
 
     #[inline(always)]
     fn run(self) {
-        let Encode { kernel, dtype, values, importance, out } = self;
-        match dtype {
-            DType::Iq1S => iq1_s::encode(kernel, values, importance, out),
-            DType::Iq1M => iq1_m::encode(kernel, values, importance, out),
-            DType::Iq2Xxs => iq2_xxs::encode(kernel, values, importance, out),
-            DType::Iq2Xs => iq2_xs::encode(kernel, values, importance, out),
-            DType::Iq2S => iq2_s::encode(kernel, values, importance, out),
-            DType::Iq3Xxs => iq3_xxs::encode(kernel, values, importance, out),
-            DType::Iq3S => iq3_s::encode(kernel, values, importance, out),
-            other => unreachable!("{other} has no grid"),
-        }
+        T::encode(self.kernel, self.values, self.importance, self.out);
     }
-}
-
-/// Decodes whole blocks of one of these types.
-#[inline(always)]
-pub(super) fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    match dtype {
-        DType::Iq1S => iq1_s::decode(bytes, out),
-        DType::Iq1M => iq1_m::decode(bytes, out),
-        DType::Iq2Xxs => iq2_xxs::decode(bytes, out),
-        DType::Iq2Xs => iq2_xs::decode(bytes, out),
-        DType::Iq2S => iq2_s::decode(bytes, out),
-        DType::Iq3Xxs => iq3_xxs::decode(bytes, out),
-        DType::Iq3S => iq3_s::decode(bytes, out),
-        other => unreachable!("{other} has no grid"),
-    }
-}
-
-/// What `dtype` can express, if it is one of these types.
-pub(crate) fn shape(dtype: DType) -> Option<&'static Shape> {
-    Some(match dtype {
-        DType::Iq1S => &iq1_s::SHAPE,
-        DType::Iq1M => &iq1_m::SHAPE,
-        DType::Iq2Xxs => &iq2_xxs::SHAPE,
-        DType::Iq2Xs => &iq2_xs::SHAPE,
-        DType::Iq2S => &iq2_s::SHAPE,
-        DType::Iq3Xxs => &iq3_xxs::SHAPE,
-        DType::Iq3S => &iq3_s::SHAPE,
-        _ => return None,
-    })
-}
-
-/// Lays out a super-block of one of these types; `out` has its bytes.
-pub(crate) fn pack(dtype: DType, chosen: &Chosen, out: &mut [u8]) {
-    match dtype {
-        DType::Iq1S => iq1_s::pack(chosen, block(out)),
-        DType::Iq1M => iq1_m::pack(chosen, block(out)),
-        DType::Iq2Xxs => iq2_xxs::pack(chosen, block(out)),
-        DType::Iq2Xs => iq2_xs::pack(chosen, block(out)),
-        DType::Iq2S => iq2_s::pack(chosen, block(out)),
-        DType::Iq3Xxs => iq3_xxs::pack(chosen, block(out)),
-        DType::Iq3S => iq3_s::pack(chosen, block(out)),
-        other => unreachable!("{other} has no grid"),
-    }
-}
-
-fn block<const BYTES: usize>(out: &mut [u8]) -> &mut [u8; BYTES] {
-    out.try_into().expect("a block's bytes")
-}
-
-/// The half-precision bits of the scale of an IQ1_M block.
-pub(super) fn iq1_m_scale_bits(block: &[u8]) -> u16 {
-    block.first_chunk().map_or(0, iq1_m::block_scale_bits)
 }

@@ -1,6 +1,9 @@
 //! What a type can express and what a super-block of it is made of, for encoders that choose points by themselves.
 
+use std::sync::LazyLock;
+
 use super::SUPER_BLOCK;
+use super::trie::Trie;
 
 /// What the codes of eight values say besides magnitudes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub(crate) struct Shape {
     pub group: usize,
     /// Points, packed; see `grid`.
     pub points: &'static [u16],
+    /// The same, made when first needed.
+    pub trie: &'static LazyLock<Trie>,
     /// By code. Of shifted types without the shift.
     pub levels: &'static [f32],
     pub signs: Signs,
@@ -29,6 +34,18 @@ pub(crate) struct Shape {
     pub top_code: u8,
     /// The scale that a code stands for under the super-block's own.
     pub scale: fn(d: f32, code: u8) -> f32,
+}
+
+#[cfg(test)]
+impl Shape {
+    /// What `dtype` can express, if its codes are points of a grid.
+    pub fn of(dtype: plmconv_formats::DType) -> Option<&'static Shape> {
+        use crate::codec::{Guided, codec};
+        match codec(dtype)?.guided {
+            Guided::Points { shape, .. } => Some(shape),
+            Guided::Scalar { .. } | Guided::No => None,
+        }
+    }
 }
 
 /// What was chosen for a super-block; a type's `pack` lays it out and leaves alone what it has no place for.

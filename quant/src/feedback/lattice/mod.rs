@@ -5,7 +5,6 @@ mod polish;
 mod refine;
 mod step;
 mod sub_block;
-mod trie;
 mod word;
 
 use half::f16;
@@ -13,11 +12,10 @@ use plmconv_formats::DType;
 
 use super::line::{Encoded, Line, Rounder, Sheet};
 use super::sweep::Effort;
-use crate::codec::{Chosen, Shape, Signs, lattice_shape, pack_lattice};
+use crate::codec::{Chosen, Shape, Signs, Trie};
 use crate::simd::{Level, Loop};
 use step::Step;
 use sub_block::SubBlock;
-use trie::Trie;
 use word::WORD;
 
 /// Values of a super-block, which is a line.
@@ -34,6 +32,7 @@ pub(super) struct Lattice {
     dtype: DType,
     shape: &'static Shape,
     trie: &'static Trie,
+    pack: fn(&Chosen, &mut [u8]),
     pub(super) search: Search,
     pub(super) level: Level,
 }
@@ -72,10 +71,10 @@ impl Search {
 }
 
 impl Lattice {
-    /// The rounding of `dtype`, if its codes are points of a grid.
-    pub fn of(dtype: DType, effort: Effort) -> Option<Lattice> {
-        let (shape, trie) = (lattice_shape(dtype)?, Trie::of(dtype)?);
-        Some(Lattice { dtype, shape, trie, search: Search::new(shape, effort), level: Level::detect() })
+    /// The rounding of `dtype`.
+    pub fn new(dtype: DType, shape: &'static Shape, pack: fn(&Chosen, &mut [u8]), effort: Effort) -> Lattice {
+        let search = Search::new(shape, effort);
+        Lattice { dtype, shape, trie: shape.trie, pack, search, level: Level::detect() }
     }
 }
 
@@ -126,7 +125,7 @@ impl Rounder for Lattice {
         }
         let rows = sheet.target.len() / sheet.cols;
         for (index, found) in sheet.chosen.iter().enumerate() {
-            pack_lattice(self.dtype, &found.chosen, out.line(index % rows, index / rows));
+            (self.pack)(&found.chosen, out.line(index % rows, index / rows));
         }
     }
 }

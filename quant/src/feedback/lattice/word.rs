@@ -5,7 +5,7 @@
 //! already costs as much as the best so far (Agrell et al., IEEE Trans. Inf. Theory 48(8), 2002). Which levels may come
 //! next a trie of the grid's points says.
 
-use super::trie::{Node, Trie};
+use crate::codec::{Node, Trie};
 
 /// Values of a word.
 pub(super) const WORD: usize = 8;

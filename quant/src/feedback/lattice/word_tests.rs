@@ -3,7 +3,7 @@
 use plmconv_formats::DType;
 
 use super::*;
-use crate::codec::{Shape, Signs, code_bits, lattice_shape};
+use crate::codec::{Shape, Signs, code_bits};
 use crate::random::SplitMix64;
 
 /// No search of these tests takes as many.
@@ -65,7 +65,7 @@ fn levels<'a, const L: usize>(shape: &Shape, trie: &'a Trie) -> Levels<'a, L> {
 }
 
 fn check<const L: usize>(dtype: DType, rounds: usize) {
-    let shape = lattice_shape(dtype).expect("a type with a grid");
+    let shape = Shape::of(dtype).expect("a type with a grid");
     let trie = Trie::new(shape);
     let levels = levels::<L>(shape, &trie);
     let points = all_points(shape);
@@ -100,7 +100,7 @@ fn the_word_found_is_the_best_and_a_hurried_one_nearly_as_good() {
 
 #[test]
 fn few_nodes_find_a_word_too() {
-    let shape = lattice_shape(DType::Iq2Xxs).expect("a type with a grid");
+    let shape = Shape::of(DType::Iq2Xxs).expect("a type with a grid");
     let trie = Trie::new(shape);
     let factor: Vec<f32> = (0..64).map(|at| if at % 9 == 0 { 1.0 } else { 0.9 }).collect();
     let corner = Corner::new(&factor, WORD);

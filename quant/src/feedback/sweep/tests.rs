@@ -70,6 +70,13 @@ fn loss(error: &[f32], rows: usize, cols: usize, g: &[f32], h: &[f32]) -> f64 {
     total
 }
 
+fn lattice(dtype: DType) -> Lattice {
+    match codec(dtype).map(|codec| codec.guided) {
+        Some(Guided::Points { shape, pack }) => Lattice::new(dtype, shape, pack, Effort::Normal),
+        other => panic!("{dtype}: {other:?}"),
+    }
+}
+
 fn encoded(dtype: DType, values: &[f32], columns: &ColumnFactor, rows: Option<&RowFactor>) -> Vec<u8> {
     let mut out = vec![0; dtype.encoded_len(values.len()).expect("whole blocks")];
     encode_group(dtype, &mut values.to_vec(), columns, rows, Effort::Normal, &mut out).expect("valid input");
@@ -262,7 +269,7 @@ fn every_level_chooses_the_same_points() {
     let columns = ColumnFactor::new(&inputs).expect("a covariance");
     for dtype in LATTICES {
         let by = |level| {
-            let mut lattice = Lattice::of(dtype, Effort::Normal).expect("a type with a grid");
+            let mut lattice = lattice(dtype);
             lattice.level = level;
             encoded_by(lattice, &values, &columns, None)
         };
@@ -283,7 +290,7 @@ fn rows_chosen_anew_cost_less() {
     let group = &RowFactor::per_group(&outputs).expect("a covariance")[0];
     for dtype in [DType::Iq1M, DType::Iq2Xxs, DType::Iq3S] {
         let cost = |polishes| {
-            let mut lattice = Lattice::of(dtype, Effort::Normal).expect("a type with a grid");
+            let mut lattice = lattice(dtype);
             lattice.search.polishes = polishes;
             let bytes = encoded_by(lattice, &values, &columns, Some(group));
             let back = decoded(dtype, &bytes, values.len());

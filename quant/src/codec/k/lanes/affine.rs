@@ -1,9 +1,9 @@
-//! [`super::super::search::affine::fit`] in lanes.
+//! [`crate::codec::search::affine::fit`] in lanes.
 
 use super::super::engine::affine_one;
-use super::super::search::Weighting;
-use super::super::search::affine::{AffineFit, AffineGrid};
 use super::{EXACT_BELOW, LANES, Lanes, lanes_in, transpose};
+use crate::codec::search::Weighting;
+use crate::codec::search::affine::{AffineFit, AffineGrid};
 
 /// Sixteen sub-blocks and what their searches share.
 struct Group<L: Lanes, const SUB: usize> {

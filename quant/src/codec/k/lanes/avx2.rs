@@ -78,7 +78,7 @@ impl Lanes for Avx2Lanes {
     }
     #[inline(always)]
     fn nearest_int(self, a: Self::F) -> Self::I {
-        let magic = self.splat(super::super::rounding::ROUNDING_MAGIC);
+        let magic = self.splat(crate::codec::arithmetic::ROUNDING_MAGIC);
         let sum = self.add(a, magic);
         // SAFETY: a value of this type exists only where the CPU has AVX2.
         unsafe {

@@ -71,7 +71,7 @@ impl Lanes for Avx512Lanes {
     }
     #[inline(always)]
     fn nearest_int(self, a: Self::F) -> Self::I {
-        let sum = self.add(a, self.splat(super::super::rounding::ROUNDING_MAGIC));
+        let sum = self.add(a, self.splat(crate::codec::arithmetic::ROUNDING_MAGIC));
         // SAFETY: a value of this type exists only where the CPU has AVX-512 F.
         unsafe {
             let mantissa = _mm512_and_si512(_mm512_castps_si512(sum), _mm512_set1_epi32(0x007f_ffff));

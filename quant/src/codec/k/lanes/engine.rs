@@ -1,9 +1,9 @@
 //! The lanes as an [`Engine`]: each search compiled once for each instruction set.
 
 use super::super::engine::{self, Engine, Levels, Steps, SymmetricFit};
-use super::super::search::Weighting;
-use super::super::search::affine::{AffineFit, AffineGrid};
 use super::{affine, positive, symmetric, weights};
+use crate::codec::search::Weighting;
+use crate::codec::search::affine::{AffineFit, AffineGrid};
 
 /// `impl Engine` whose methods each call a function compiled with the attributes given, into which the generic search
 /// and its vector operations are inlined.
@@ -96,18 +96,12 @@ macro_rules! engine {
                 engine!(call inner::<N>(self, max_code, x, weights, codes, scales) $(, $attribute)?)
             }
 
-            fn requantize<const SUBS: usize>(
-                self,
-                levels: Levels,
-                x: &[f32],
-                steps: &Steps<SUBS>,
-                codes: &mut [u8],
-            ) {
+            fn requantize(self, levels: Levels, sub: usize, x: &[f32], steps: &Steps, codes: &mut [u8]) {
                 $(#[$attribute])?
-                fn inner<const SUBS: usize>(levels: Levels, x: &[f32], steps: &Steps<SUBS>, codes: &mut [u8]) {
-                    engine::requantize(levels, x, steps, codes);
+                fn inner(levels: Levels, sub: usize, x: &[f32], steps: &Steps, codes: &mut [u8]) {
+                    engine::requantize(levels, sub, x, steps, codes);
                 }
-                engine!(call inner(levels, x, steps, codes) $(, $attribute)?)
+                engine!(call inner(levels, sub, x, steps, codes) $(, $attribute)?)
             }
 
             fn importance_weights(self, factor: f32, x: &[f32], importance: &[f32], weights: &mut [f32]) {

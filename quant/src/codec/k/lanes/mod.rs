@@ -23,11 +23,6 @@ pub(in crate::codec) use avx2::Avx2Lanes;
 pub(in crate::codec) use avx512::Avx512Lanes;
 pub(super) use portable::PortableLanes;
 
-#[cfg(target_arch = "x86_64")]
-mod decode;
-#[cfg(target_arch = "x86_64")]
-pub(super) use decode::{decode_avx2, decode_avx512};
-
 /// Lanes of every vector: two 256-bit registers, or one of 512 bits.
 pub(in crate::codec) const LANES: usize = 16;
 

@@ -1,7 +1,7 @@
 //! Lanes as plain arrays, which the compiler turns into the vectors of the target's baseline: NEON on aarch64.
 
-use super::super::rounding::{ROUNDING_MAGIC, nearest_int};
 use super::{LANES, Lanes};
+use crate::codec::arithmetic::{ROUNDING_MAGIC, nearest_int};
 
 #[derive(Clone, Copy)]
 pub(in super::super) struct PortableLanes;

@@ -1,7 +1,7 @@
-//! [`super::super::search::positive::fit`] in lanes, one super-block per lane.
+//! [`crate::codec::search::positive::fit`] in lanes, one super-block per lane.
 
-use super::super::search::ZERO_BELOW;
 use super::{LANES, Lanes, transpose};
+use crate::codec::search::ZERO_BELOW;
 
 #[inline(always)]
 pub(super) fn fit_all<L: Lanes, const N: usize>(

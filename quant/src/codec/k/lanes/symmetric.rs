@@ -1,9 +1,9 @@
-//! [`super::super::search::symmetric`] in lanes.
+//! [`crate::codec::search::symmetric`] in lanes.
 
 use super::super::engine::{SymmetricFit, symmetric_one};
-use super::super::search::{Weighting, ZERO_BELOW, symmetric};
 use super::affine::weight_rows;
 use super::{LANES, Lanes, lanes_in, transpose};
+use crate::codec::search::{Weighting, ZERO_BELOW, symmetric};
 
 /// Values per sub-block, and scales per super-block.
 const SUB: usize = 16;

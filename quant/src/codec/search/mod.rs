@@ -1,19 +1,19 @@
 //! The scale searches of ggml-quants.c, one sub-block at a time, in plain Rust.
 //!
-//! These are the reference for the vector kernels in [`super::lanes`], which run the same operations in the same
-//! order with one sub-block per lane. The order is not free anywhere: float addition does not associate, and the
-//! encoders promise the bytes of llama-quantize.
+//! Blocks of 32 values are searched by these; for k-quants they are the reference of the vector kernels in
+//! [`super::k::lanes`], which run the same operations in the same order with one sub-block per lane. The order is not
+//! free anywhere: float addition does not associate, and the encoders promise the bytes of llama-quantize.
 
-pub(super) mod affine;
+pub(in crate::codec) mod affine;
 pub(in crate::codec) mod positive;
-pub(super) mod symmetric;
+pub(in crate::codec) mod symmetric;
 
 /// Magnitudes below this count as zero (`GROUP_MAX_EPS`).
 pub(in crate::codec) const ZERO_BELOW: f32 = 1e-15;
 
 /// What an error in each value of a sub-block costs.
 #[derive(Clone, Copy)]
-pub(super) enum Weighting<'a> {
+pub(in crate::codec) enum Weighting<'a> {
     /// `x²`.
     Square,
     /// `|x|`.
@@ -27,7 +27,7 @@ pub(super) enum Weighting<'a> {
 impl<'a> Weighting<'a> {
     /// The rule for the part of the values in `range`.
     #[inline(always)]
-    pub(super) fn slice(self, range: std::ops::Range<usize>) -> Weighting<'a> {
+    pub(in crate::codec) fn slice(self, range: std::ops::Range<usize>) -> Weighting<'a> {
         match self {
             Weighting::Given(weights) => Weighting::Given(&weights[range]),
             rule => rule,
@@ -36,7 +36,7 @@ impl<'a> Weighting<'a> {
 
     /// Writes the weights of one sub-block.
     #[inline(always)]
-    pub(super) fn fill(self, x: &[f32], weights: &mut [f32]) {
+    pub(in crate::codec) fn fill(self, x: &[f32], weights: &mut [f32]) {
         match self {
             Weighting::Square => weights.iter_mut().zip(x).for_each(|(w, &x)| *w = x * x),
             Weighting::Magnitude => weights.iter_mut().zip(x).for_each(|(w, &x)| *w = x.abs()),

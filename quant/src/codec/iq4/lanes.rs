@@ -1,69 +1,65 @@
 //! The search of IQ4_NL and IQ4_XS with one block of 32 values per lane, sixteen at a time. Every lane runs the
 //! operations of [`super::best_scale`] in their order, unfused: the bits are the same.
 
-use plmconv_formats::DType;
-
 use super::table::TableLanes;
-use super::{BLOCK, SUPER_BLOCK, TRIES, VALUES, XS_HEAD, ZERO_BLOCK, write_scales};
-use crate::codec::arithmetic::{inverse_or_zero, sum_of_squares};
-use crate::codec::float::f16_bits;
+use super::{SUB, TRIES, Type, VALUES};
+use crate::codec::arithmetic::sum_of_squares;
 use crate::codec::k::lanes::{Avx2Lanes, Avx512Lanes, LANES, transpose};
+use crate::codec::search::ZERO_BELOW;
 use crate::simd::{Avx2, Avx512};
 
 /// Values per step.
-const STEP: usize = LANES * BLOCK;
+const STEP: usize = LANES * SUB;
 
-pub(super) fn encode_avx2(
+pub(super) fn encode_avx2<const SUBS: usize>(
     token: Avx2,
-    dtype: DType,
     values: &[f32],
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) {
     #[target_feature(enable = "avx2")]
-    fn inner(token: Avx2, dtype: DType, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(Avx2Lanes(token), dtype, values, importance, out);
+    fn inner<const SUBS: usize>(token: Avx2, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode::<_, SUBS>(Avx2Lanes(token), values, importance, out);
     }
     // SAFETY: the token proves that the CPU has AVX2.
-    unsafe { inner(token, dtype, values, importance, out) }
+    unsafe { inner::<SUBS>(token, values, importance, out) }
 }
 
-pub(super) fn encode_avx512(
+pub(super) fn encode_avx512<const SUBS: usize>(
     token: Avx512,
-    dtype: DType,
     values: &[f32],
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn inner(token: Avx512, dtype: DType, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-        encode(Avx512Lanes(token), dtype, values, importance, out);
+    fn inner<const SUBS: usize>(token: Avx512, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+        encode::<_, SUBS>(Avx512Lanes(token), values, importance, out);
     }
     // SAFETY: the token proves that the CPU has AVX-512 F, BW, DQ and VL.
-    unsafe { inner(token, dtype, values, importance, out) }
+    unsafe { inner::<SUBS>(token, values, importance, out) }
 }
 
 #[inline(always)]
-fn encode<L: TableLanes>(lanes: L, dtype: DType, values: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    let step_bytes = STEP / dtype.block_len() * dtype.block_bytes();
+fn encode<L: TableLanes, const SUBS: usize>(
+    lanes: L,
+    values: &[f32],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) {
+    let step_bytes = LANES / SUBS * Type::<SUBS>::BYTES;
     for (index, (values, out)) in values.chunks(STEP).zip(out.chunks_mut(step_bytes)).enumerate() {
         // A last step that is not full is filled up with zeros, whose results are dropped.
         let mut x = [0.0; STEP];
         x[..values.len()].copy_from_slice(values);
-        let rows = transpose::<L, BLOCK>(lanes, &x);
-        let per_mean = dtype.block_len();
+        let rows = transpose::<L, SUB>(lanes, &x);
         let w = match importance {
             Some(importance) => {
-                importance_weights(lanes, &rows, &x, per_mean, line_up(importance, index * STEP))
+                importance_weights::<L, SUBS>(lanes, &rows, &x, line_up(importance, index * STEP))
             }
             None => rows.map(|x| lanes.mul(x, x)),
         };
         let scales = best_scales(lanes, &rows, &w);
-        if dtype == DType::Iq4Nl {
-            write_blocks(lanes, &rows, &scales, out);
-        } else {
-            write_super_blocks(lanes, &rows, &scales, out);
-        }
+        write_blocks::<L, SUBS>(lanes, &rows, &scales, out);
     }
 }
 
@@ -71,29 +67,28 @@ fn encode<L: TableLanes>(lanes: L, dtype: DType, values: &[f32], importance: Opt
 #[inline(always)]
 fn line_up(importance: &[f32], first: usize) -> [f32; STEP] {
     let mut lined_up = [0.0; STEP];
-    for (block, lined_up) in lined_up.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-        let column = (first + block * BLOCK) % importance.len();
-        lined_up.copy_from_slice(&importance[column..column + BLOCK]);
+    for (block, lined_up) in lined_up.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
+        let column = (first + block * SUB) % importance.len();
+        lined_up.copy_from_slice(&importance[column..column + SUB]);
     }
     lined_up
 }
 
-/// `importance * sqrt(2 * mean square + x²)`, the mean taken over `per_mean` values.
+/// `importance * sqrt(2 * mean square + x²)`, the mean taken over `SUBS` times 32 values.
 #[inline(always)]
-fn importance_weights<L: TableLanes>(
+fn importance_weights<L: TableLanes, const SUBS: usize>(
     lanes: L,
-    rows: &[L::F; BLOCK],
+    rows: &[L::F; SUB],
     x: &[f32; STEP],
-    per_mean: usize,
     importance: [f32; STEP],
-) -> [L::F; BLOCK] {
+) -> [L::F; SUB] {
     let mut twice_mean_squares = [0.0; LANES];
-    let blocks_per_mean = per_mean / BLOCK;
-    for (x, means) in x.chunks_exact(per_mean).zip(twice_mean_squares.chunks_exact_mut(blocks_per_mean)) {
-        means.fill(sum_of_squares(x) * (2.0 / per_mean as f32));
+    let blocks = x.chunks_exact(SUBS * SUB).zip(twice_mean_squares.as_chunks_mut::<SUBS>().0);
+    for (x, means) in blocks {
+        means.fill(sum_of_squares(x) * (2.0 / (SUBS * SUB) as f32));
     }
     let mean = lanes.load(twice_mean_squares);
-    let importance = transpose::<L, BLOCK>(lanes, &importance);
+    let importance = transpose::<L, SUB>(lanes, &importance);
     let mut weights = *rows;
     for (weight, importance) in weights.iter_mut().zip(importance) {
         let root = lanes.sqrt(lanes.add(mean, lanes.mul(*weight, *weight)));
@@ -104,7 +99,7 @@ fn importance_weights<L: TableLanes>(
 
 /// [`super::best_scale`] of sixteen blocks.
 #[inline(always)]
-fn best_scales<L: TableLanes>(lanes: L, x: &[L::F; BLOCK], w: &[L::F; BLOCK]) -> [f32; LANES] {
+fn best_scales<L: TableLanes>(lanes: L, x: &[L::F; SUB], w: &[L::F; SUB]) -> [f32; LANES] {
     let zero = lanes.splat(0.0);
     let (mut max, mut magnitude) = (zero, zero);
     for &x in x {
@@ -126,13 +121,13 @@ fn best_scales<L: TableLanes>(lanes: L, x: &[L::F; BLOCK], w: &[L::F; BLOCK]) ->
         scale = lanes.select(better, this_scale, scale);
         best = lanes.select(better, lanes.mul(this_scale, sum_qx), best);
     }
-    let is_zero = lanes.less(magnitude, lanes.splat(ZERO_BLOCK));
+    let is_zero = lanes.less(magnitude, lanes.splat(ZERO_BELOW));
     lanes.to_array(lanes.select(is_zero, zero, scale))
 }
 
 /// `Σ w q x` and `Σ w q²` of the table values nearest to `inverse * x`.
 #[inline(always)]
-fn fit<L: TableLanes>(lanes: L, x: &[L::F; BLOCK], w: &[L::F; BLOCK], inverse: L::F) -> (L::F, L::F) {
+fn fit<L: TableLanes>(lanes: L, x: &[L::F; SUB], w: &[L::F; SUB], inverse: L::F) -> (L::F, L::F) {
     let (mut sum_qx, mut sum_q2) = (lanes.splat(0.0), lanes.splat(0.0));
     for (&x, &w) in x.iter().zip(w) {
         let q = lanes.nearest_value(lanes.mul(inverse, x));
@@ -145,37 +140,31 @@ fn fit<L: TableLanes>(lanes: L, x: &[L::F; BLOCK], w: &[L::F; BLOCK], inverse: L
 
 /// The packed codes of each block under its inverse scale: byte `j` of block `lane` at `[j][lane]`.
 #[inline(always)]
-fn codes<L: TableLanes>(lanes: L, x: &[L::F; BLOCK], inverses: [f32; LANES]) -> [[u8; LANES]; BLOCK / 2] {
+fn codes<L: TableLanes>(lanes: L, x: &[L::F; SUB], inverses: [f32; LANES]) -> [[u8; LANES]; SUB / 2] {
     let inverse = lanes.load(inverses);
-    let mut codes = [[0; LANES]; BLOCK / 2];
+    let mut codes = [[0; LANES]; SUB / 2];
     for (j, codes) in codes.iter_mut().enumerate() {
-        *codes = lanes.nearest_codes(lanes.mul(inverse, x[j]), lanes.mul(inverse, x[j + BLOCK / 2]));
+        *codes = lanes.nearest_codes(lanes.mul(inverse, x[j]), lanes.mul(inverse, x[j + SUB / 2]));
     }
     codes
 }
 
 #[inline(always)]
-fn write_blocks<L: TableLanes>(lanes: L, x: &[L::F; BLOCK], scales: &[f32; LANES], out: &mut [u8]) {
-    let codes = codes(lanes, x, scales.map(inverse_or_zero));
-    for (lane, block) in out.as_chunks_mut::<18>().0.iter_mut().enumerate() {
-        block[..2].copy_from_slice(&f16_bits(scales[lane]).to_le_bytes());
-        for (byte, codes) in block[2..].iter_mut().zip(&codes) {
-            *byte = codes[lane];
-        }
-    }
-}
-
-#[inline(always)]
-fn write_super_blocks<L: TableLanes>(lanes: L, x: &[L::F; BLOCK], scales: &[f32; LANES], out: &mut [u8]) {
-    const SUBS: usize = SUPER_BLOCK / BLOCK;
+fn write_blocks<L: TableLanes, const SUBS: usize>(
+    lanes: L,
+    x: &[L::F; SUB],
+    scales: &[f32; LANES],
+    out: &mut [u8],
+) {
     let mut inverses = [0.0; LANES];
-    let super_blocks = scales.as_chunks::<SUBS>().0.iter().zip(inverses.as_chunks_mut::<SUBS>().0);
-    for ((scales, inverses), block) in super_blocks.zip(out.as_chunks_mut::<136>().0) {
-        *inverses = write_scales(scales, &mut block[..XS_HEAD]);
+    let blocks = scales.as_chunks::<SUBS>().0.iter().zip(inverses.as_chunks_mut::<SUBS>().0);
+    for ((scales, inverses), block) in blocks.zip(out.chunks_exact_mut(Type::<SUBS>::BYTES)) {
+        *inverses = Type::quantize_scales(scales, &mut block[..Type::<SUBS>::HEAD]);
     }
     let codes = codes(lanes, x, inverses);
-    for (index, block) in out.as_chunks_mut::<136>().0.iter_mut().enumerate() {
-        for (sub, qs) in block[XS_HEAD..].as_chunks_mut::<{ BLOCK / 2 }>().0.iter_mut().enumerate() {
+    for (index, block) in out.chunks_exact_mut(Type::<SUBS>::BYTES).enumerate() {
+        let subs = block[Type::<SUBS>::HEAD..].as_chunks_mut::<{ SUB / 2 }>().0;
+        for (sub, qs) in subs.iter_mut().enumerate() {
             for (byte, codes) in qs.iter_mut().zip(&codes) {
                 *byte = codes[index * SUBS + sub];
             }

@@ -1,14 +1,11 @@
 //! A grid's points by their codes, from the first value on: which codes may follow those already chosen.
 
-use std::sync::LazyLock;
-
-use plmconv_formats::DType;
-
-use crate::codec::{Shape, code_bits, lattice_shape};
+use super::code_bits;
+use super::shape::Shape;
 
 /// The points of one grid. The root is node 0.
 #[derive(Debug)]
-pub(super) struct Trie {
+pub(crate) struct Trie {
     nodes: Vec<Node>,
     /// The indices of points, in the order of their codes.
     leaves: Vec<u16>,
@@ -18,7 +15,7 @@ pub(super) struct Trie {
 /// The codes that may come next, a bit for each, and the child of the lowest; the others' follow. Children of the last
 /// value's nodes are leaves.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     pub codes: u8,
     first: u32,
 }
@@ -32,25 +29,6 @@ impl Node {
 }
 
 impl Trie {
-    /// The trie of a type's grid, made when it is first needed.
-    pub fn of(dtype: DType) -> Option<&'static Trie> {
-        static IQ1: LazyLock<Trie> = LazyLock::new(|| made(DType::Iq1S));
-        static IQ2_XXS: LazyLock<Trie> = LazyLock::new(|| made(DType::Iq2Xxs));
-        static IQ2_XS: LazyLock<Trie> = LazyLock::new(|| made(DType::Iq2Xs));
-        static IQ2_S: LazyLock<Trie> = LazyLock::new(|| made(DType::Iq2S));
-        static IQ3_XXS: LazyLock<Trie> = LazyLock::new(|| made(DType::Iq3Xxs));
-        static IQ3_S: LazyLock<Trie> = LazyLock::new(|| made(DType::Iq3S));
-        Some(match dtype {
-            DType::Iq1S | DType::Iq1M => &IQ1,
-            DType::Iq2Xxs => &IQ2_XXS,
-            DType::Iq2Xs => &IQ2_XS,
-            DType::Iq2S => &IQ2_S,
-            DType::Iq3Xxs => &IQ3_XXS,
-            DType::Iq3S => &IQ3_S,
-            _ => return None,
-        })
-    }
-
     pub fn new(shape: &Shape) -> Trie {
         let bits = code_bits(shape.group);
         let code = |point: u16, at: usize| (point >> (at * bits)) & ((1 << bits) - 1);
@@ -105,10 +83,6 @@ impl Trie {
     }
 }
 
-fn made(dtype: DType) -> Trie {
-    Trie::new(lattice_shape(dtype).expect("a type with a grid"))
-}
-
 fn size(shape: &Shape) -> f32 {
     let bits = code_bits(shape.group);
     let square =
@@ -119,6 +93,8 @@ fn size(shape: &Shape) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use plmconv_formats::DType;
+
     use super::*;
 
     /// All paths from a node, as packed points with what the leaf says.
@@ -137,7 +113,7 @@ mod tests {
     #[test]
     fn paths_are_the_points() {
         for dtype in [DType::Iq1S, DType::Iq2Xxs, DType::Iq2S, DType::Iq3Xxs, DType::Iq3S] {
-            let shape = lattice_shape(dtype).expect("a type with a grid");
+            let shape = Shape::of(dtype).expect("a type with a grid");
             let mut found = Vec::new();
             collect(&Trie::new(shape), shape.group, 0, 0, 0, &mut found);
             found.sort_unstable();

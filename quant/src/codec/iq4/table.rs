@@ -189,7 +189,7 @@ impl TableLanes for Avx2Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::iq::nearest_index;
+    use crate::codec::iq4::nearest_index;
     use crate::simd::{Avx2, Avx512};
 
     fn check(lanes: impl TableLanes, points: [f32; LANES]) {

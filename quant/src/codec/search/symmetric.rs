@@ -1,27 +1,22 @@
-//! `value ≈ scale * (code - half)` with codes around zero: Q3_K and Q6_K, and Q3_K's scales.
+//! `value ≈ scale * (code - half)` with codes around zero: Q3_K and Q6_K, Q3_K's scales, and with importance Q4_0 and Q5_0.
 
-use super::super::rounding::nearest_int;
+use super::super::arithmetic::{nearest_int, peak};
 use super::ZERO_BELOW;
 
 /// The value of largest magnitude, the first of equals, or `None` where all count as zero.
-fn peak(x: &[f32]) -> Option<f32> {
-    let (mut peak, mut magnitude) = (0.0, 0.0);
-    for &x in x {
-        if x.abs() > magnitude {
-            magnitude = x.abs();
-            peak = x;
-        }
-    }
-    // `!(<)` and not `>=`: a NaN counts as not zero, as in C.
-    if magnitude < ZERO_BELOW { None } else { Some(peak) }
+#[inline(always)]
+fn nonzero_peak(x: &[f32]) -> Option<f32> {
+    let peak = peak(x.iter().copied());
+    if peak.abs() < ZERO_BELOW { None } else { Some(peak) }
 }
 
 /// `make_qx_quants` with its `rmse_type` 1: 19 inverse scales around `-half / peak`, least squares for each, and
 /// the largest explained share wins. Codes are from 0 to `2 * half - 1`.
 ///
 /// `x`, `weights` and `codes` have the sub-block's length. Returns the scale.
-pub(in super::super) fn fit(half: i32, x: &[f32], weights: &[f32], codes: &mut [u8]) -> f32 {
-    let Some(peak) = peak(x) else {
+#[inline(always)]
+pub(in crate::codec) fn fit(half: i32, x: &[f32], weights: &[f32], codes: &mut [u8]) -> f32 {
+    let Some(peak) = nonzero_peak(x) else {
         codes.fill(0);
         return 0.0;
     };
@@ -56,8 +51,8 @@ pub(in super::super) fn fit(half: i32, x: &[f32], weights: &[f32], codes: &mut [
 /// most five sweeps. Every value weighs `x²`.
 ///
 /// `x` and `codes` have the sub-block's length, 16. Returns the scale.
-pub(in super::super) fn fit_by_descent(half: i32, x: &[f32], codes: &mut [u8]) -> f32 {
-    let Some(peak) = peak(x) else {
+pub(in crate::codec) fn fit_by_descent(half: i32, x: &[f32], codes: &mut [u8]) -> f32 {
+    let Some(peak) = nonzero_peak(x) else {
         codes.fill(0);
         return 0.0;
     };

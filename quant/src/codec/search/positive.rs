@@ -1,7 +1,7 @@
 //! `value ≈ scale * code` for values that are not negative, with importance: a super-block's scales and offsets, and where
 //! the search of IQ2_XXS starts.
 
-use super::super::rounding::nearest_int;
+use super::super::arithmetic::nearest_int;
 use super::ZERO_BELOW;
 
 /// `make_qp_quants`: the best of nine inverse scales, then moves one code at a time to where it explains more, in
