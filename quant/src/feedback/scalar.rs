@@ -7,7 +7,7 @@ use super::grid::{Block, Grid, MAX_BLOCK, MAX_SUB, ScaleForm, half};
 use super::line::{Line, Rounder};
 use super::search::{Affine, Rounded, Targets, cheapest, fit, round};
 use super::sweep::{Effort, nearest_first};
-use crate::simd::Level;
+use crate::simd::{Level, Loop};
 
 /// Rounds values one by one.
 pub(super) struct Scalar {
@@ -50,15 +50,36 @@ impl Rounder for Scalar {
         errors: &mut [f32],
         bytes: &mut [u8],
     ) -> Option<()> {
+        let level = self.level;
         match self.grid.sub {
-            0..=MAX_SUB => self.round_line::<MAX_SUB>(line, rounded, errors, bytes),
-            33..=128 => self.round_line::<128>(line, rounded, errors, bytes),
-            _ => self.round_line::<MAX_BLOCK>(line, rounded, errors, bytes),
+            0..=MAX_SUB => level.run(Rounding::<MAX_SUB> { scalar: self, line, rounded, errors, bytes }),
+            33..=128 => level.run(Rounding::<128> { scalar: self, line, rounded, errors, bytes }),
+            _ => level.run(Rounding::<MAX_BLOCK> { scalar: self, line, rounded, errors, bytes }),
         }
     }
 }
 
+/// A line, with sub-blocks of at most `N` values.
+struct Rounding<'a, const N: usize> {
+    scalar: &'a Scalar,
+    line: &'a Line<'a>,
+    rounded: &'a mut [f32],
+    errors: &'a mut [f32],
+    bytes: &'a mut [u8],
+}
+
+impl<const N: usize> Loop for Rounding<'_, N> {
+    type Output = Option<()>;
+
+    #[inline(always)]
+    fn run(self) -> Option<()> {
+        let Rounding { scalar, line, rounded, errors, bytes } = self;
+        scalar.round_line::<N>(line, rounded, errors, bytes)
+    }
+}
+
 impl Scalar {
+    #[inline(always)]
     fn round_line<const N: usize>(
         &self,
         line: &Line<'_>,
@@ -109,6 +130,7 @@ impl Scalar {
     }
 
     /// The scale (and offset) under which rounding with feedback costs least.
+    #[inline(always)]
     fn choose<const N: usize>(
         &self,
         block: &mut Block,

@@ -307,7 +307,7 @@ pub(super) struct Rounded<const N: usize> {
 }
 
 /// Rounds the values from left to right, each error made up for in the values to its right.
-#[inline]
+#[inline(always)]
 pub(super) fn round<const N: usize>(grid: &Grid, targets: Targets<'_>, fit: Affine) -> Rounded<N> {
     let Targets { x, factor, stride } = targets;
     let len = x.len();

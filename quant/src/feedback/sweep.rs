@@ -11,6 +11,7 @@ use super::scalar::Scalar;
 use crate::Error;
 use crate::codec::{Guided, codec};
 use crate::grid::{self, Blocks};
+use crate::simd::{Level, Loop};
 
 /// Columns handled at a time: one block of the types with super-blocks.
 const STEP: usize = 256;
@@ -177,7 +178,7 @@ impl<'a, R: Rounder> Sweep<'a, R> {
             for k in i + 1..count {
                 let share = rows.row(i)[k];
                 let below = &mut targets[k * width..(k + 1) * width];
-                below.iter_mut().zip(&rounded).for_each(|(t, e)| *t -= share * e);
+                Level::detect().run(Charge { targets: below, share, errors: &rounded });
             }
         }
         Ok(errors)
@@ -194,23 +195,11 @@ impl<'a, R: Rounder> Sweep<'a, R> {
         end: usize,
     ) {
         let stride = self.columns.block_len().min(self.cols - start);
-        let factor = self.columns.block(index);
+        let corner = &self.columns.block(index)[(step.start - start) * stride + step.end - start..];
         let width = step.len();
         for (row, errors) in values.chunks_exact_mut(self.cols).zip(errors.chunks_exact(width)) {
             let rest = &mut row[step.end..end];
-            let factor_row =
-                |j: usize| &factor[(step.start - start + j) * stride + step.end - start..][..end - step.end];
-            // Four rows of the factor at a time: the targets are then loaded and stored a quarter as often.
-            let (fours, tail) = errors.as_chunks::<4>();
-            for (j, e) in fours.iter().enumerate() {
-                let [a, b, c, d] = std::array::from_fn(|k| factor_row(4 * j + k));
-                for (((t, a), (b, c)), d) in rest.iter_mut().zip(a).zip(b.iter().zip(c)).zip(d) {
-                    *t -= e[0] * a + e[1] * b + e[2] * c + e[3] * d;
-                }
-            }
-            for (j, e) in tail.iter().enumerate() {
-                rest.iter_mut().zip(factor_row(4 * fours.len() + j)).for_each(|(t, u)| *t -= e * u);
-            }
+            Level::detect().run(ChargeColumns { rest, corner, stride, errors });
         }
     }
 }
@@ -222,8 +211,57 @@ fn charge_rows_below(rows: &RowFactor, errors: &mut [f32], width: usize) {
         let (above, below) = errors.split_at_mut(k * width);
         let below = &mut below[..width];
         for (i, above) in above.chunks_exact(width).enumerate() {
-            let share = rows.row(i)[k];
-            below.iter_mut().zip(above).for_each(|(b, a)| *b += share * a);
+            // A charge is taken away; these are added.
+            Level::detect().run(Charge { targets: below, share: -rows.row(i)[k], errors: above });
+        }
+    }
+}
+
+/// Takes a share of `errors` away from as many `targets`.
+struct Charge<'a> {
+    targets: &'a mut [f32],
+    share: f32,
+    errors: &'a [f32],
+}
+
+impl Loop for Charge<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Charge { targets, share, errors } = self;
+        targets.iter_mut().zip(errors).for_each(|(target, error)| *target -= share * error);
+    }
+}
+
+/// Moves what is `rest` of a row to make up for `errors`, by the rows of the factor: `corner`, rows of `stride`.
+struct ChargeColumns<'a> {
+    rest: &'a mut [f32],
+    corner: &'a [f32],
+    stride: usize,
+    errors: &'a [f32],
+}
+
+impl Loop for ChargeColumns<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let ChargeColumns { rest, corner, stride, errors } = self;
+        if rest.is_empty() {
+            return;
+        }
+        // Four rows of the factor at a time: the targets are then loaded and stored a quarter as often.
+        let (fours, tail) = errors.as_chunks::<4>();
+        for (j, e) in fours.iter().enumerate() {
+            let [a, b, c, d] = std::array::from_fn(|k| &corner[(4 * j + k) * stride..][..rest.len()]);
+            for (((t, a), (b, c)), d) in rest.iter_mut().zip(a).zip(b.iter().zip(c)).zip(d) {
+                *t -= e[0] * a + e[1] * b + e[2] * c + e[3] * d;
+            }
+        }
+        for (j, e) in tail.iter().enumerate() {
+            let row = &corner[(4 * fours.len() + j) * stride..][..rest.len()];
+            rest.iter_mut().zip(row).for_each(|(t, u)| *t -= e * u);
         }
     }
 }

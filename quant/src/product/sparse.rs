@@ -407,9 +407,10 @@ macro_rules! sparse_functions {
             for (&index, &value) in indices.iter().zip(values) {
                 let row = panel[usize::from(index)].as_ptr();
                 let value = $splat(value);
-                // SAFETY: a row holds that many vectors.
                 unroll!(v in [$($vector)*] {
-                    sums[v] = $add_product(sums[v], value, unsafe { $load(row.add(v * $lanes)) });
+                    // SAFETY: a row holds that many vectors.
+                    let weights = unsafe { $load(row.add(v * $lanes)) };
+                    sums[v] = $add_product(sums[v], value, weights);
                 });
             }
             unroll!(v in [$($vector)*] {
