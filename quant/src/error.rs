@@ -53,7 +53,7 @@ pub enum Error {
     #[error("the pattern `{pattern}` matches no tensor that can be quantized")]
     UnmatchedPattern { pattern: String },
 
-    #[error("the types to take over name none for {tensor}")]
+    #[error("the types to take over include none for {tensor}")]
     UnnamedTensor { tensor: String },
 
     #[error("{tensor} would become {dtype}, which is useless without the importance of its columns")]

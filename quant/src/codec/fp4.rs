@@ -117,7 +117,7 @@ fn half_power(e: u8) -> f32 {
 #[inline(always)]
 fn rounded_log2_floor(x: f32) -> i32 {
     let bits = x.to_bits();
-    // The exponent `power - 1` and a mantissa of 24 bits, of which subnormals have lost leading ones.
+    // The exponent `power - 1` and a mantissa of 24 bits; subnormals lack leading ones.
     let shift = (bits.leading_zeros() as i32 - 8).max(0);
     let mantissa = if bits >> 23 == 0 { bits << shift } else { bits & 0x007f_ffff | 0x0080_0000 };
     let power = (bits >> 23).max(1) as i32 - 126 - shift * i32::from(bits >> 23 == 0);

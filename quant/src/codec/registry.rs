@@ -30,7 +30,7 @@ type Encode = fn(level: Level, values: &[f32], importance: Option<&[f32]>, out: 
 /// What guided rounding has to know of a type: what it can express, and how that becomes bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Guided {
-    /// It does not round such types: they gain nothing, or are rounded at will.
+    /// It does not round such types: they gain nothing, or any rounding will do.
     No,
     /// A code for each value.
     Scalar { grid: &'static Grid, pack: fn(&Block, &mut [u8]) },
@@ -51,7 +51,7 @@ pub(crate) enum ScaleFields {
     Halves([usize; 2]),
     /// A half-precision number whose bits are not together.
     Scattered(fn(block: &[u8]) -> u16),
-    /// A power of two in a byte at this offset, of which all ones mean NaN.
+    /// A power of two in a byte at this offset; all ones mean NaN.
     Exponent(usize),
 }
 

@@ -28,7 +28,7 @@ use plmconv_formats::DType;
 
 use crate::codec::{Guided, codec};
 
-/// Whether [`encode_group`] knows `dtype`; others gain nothing from feedback or are rounded at will.
+/// Whether [`encode_group`] knows `dtype`; others gain nothing from feedback.
 pub fn supports(dtype: DType) -> bool {
     codec(dtype).is_some_and(|codec| !matches!(codec.guided, Guided::No))
 }

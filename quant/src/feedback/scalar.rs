@@ -110,7 +110,7 @@ impl Scalar {
         Some(())
     }
 
-    /// A block's common scales, from its targets as they stand when its first column is reached.
+    /// A block's common scales, from its targets at the time its first column is reached.
     fn open_block(&self, line: &Line<'_>, rest: &[f32], first: usize) -> Block {
         let grid = &self.grid;
         let ScaleForm::Integer { low, high } = grid.scale else { return Block::default() };

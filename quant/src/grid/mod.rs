@@ -25,7 +25,7 @@ pub struct Grid {
     pub scale_type: DType,
 }
 
-/// Quantized rows. Codes stand one to a byte; [`pack_rows`] and [`pack_columns`] give them their stored form.
+/// Quantized rows. Codes are one to a byte; [`pack_rows`] and [`pack_columns`] give them their stored form.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Blocks {
     /// `[rows, blocks * block_size]`; what pads a row's last block is the zero point.
@@ -67,7 +67,7 @@ impl Grid {
 /// same. Rows do not influence each other, so any split into calls gives the same blocks.
 ///
 /// # Errors
-/// When lengths do not match, or a scale or what it stands for with its codes exceeds the range of F16 scales.
+/// When lengths do not match, or a scale, or a value under it, exceeds the range of F16 scales.
 pub fn quantize(
     grid: &Grid,
     values: &[f32],
@@ -110,7 +110,7 @@ pub fn quantize_with(
     check_range(grid, out, cols)
 }
 
-/// Fails unless every value that the blocks of rows of `cols` values stand for is finite in the type of the scales,
+/// Fails unless every value of the blocks of rows of `cols` values is finite in the type of the scales,
 /// in which it is computed.
 ///
 /// # Errors
@@ -133,7 +133,7 @@ pub fn check_range(grid: &Grid, blocks: &Blocks, cols: usize) -> Result<(), Erro
     }
 }
 
-/// The values that [`Blocks`] stand for, `[rows, cols]`.
+/// The values of [`Blocks`], `[rows, cols]`.
 pub fn dequantize(grid: &Grid, blocks: &Blocks, cols: usize, out: &mut Vec<f32>) {
     let per_row = grid.blocks(cols);
     out.clear();

@@ -14,7 +14,7 @@ pub fn pack_rows(bits: u32, codes: &[u8], cols: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// Packs the transpose of `codes` (`[rows, stride]`, of which `cols` columns are taken): column by column,
+/// Packs the transpose of `codes` (`[rows, stride]`, the first `cols` columns): column by column,
 /// low nibble first. `flip` is subtracted from every code, modulo the code's range: signed codes are stored
 /// in two's complement. With 4 bits `rows` must be even, so that columns start on a byte.
 pub fn pack_columns(bits: u32, codes: &[u8], stride: usize, cols: usize, flip: u8, out: &mut Vec<u8>) {

@@ -56,7 +56,7 @@ fn is_outer(layer: usize, layers: usize) -> bool {
     layer < eighth || layer + eighth >= layers
 }
 
-/// The layer a tensor stands in, from its name.
+/// The layer a tensor belongs to, from its name.
 fn layer_of(name: &str) -> Option<usize> {
     name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }

@@ -5,7 +5,7 @@ use plmconv_formats::DType;
 
 use super::{FileType, ModelShape};
 
-/// Whose mixtures a preset stands for.
+/// Which mixtures a preset means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mixtures {
     /// llama-quantize's as it is.

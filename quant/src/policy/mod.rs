@@ -46,7 +46,7 @@ pub struct ModelShape {
 pub struct Policy {
     /// The mixture that exceptions are made from.
     pub file_type: FileType,
-    /// Which mixture that name stands for.
+    /// Which mixture that name means.
     pub mixtures: Mixtures,
     /// Every tensor the preset's base type: no mixture.
     pub pure: bool,

@@ -28,7 +28,7 @@ pub(super) fn pack<T: Real>(from: Matrix<'_, T>, width: usize, out: &mut [T]) {
     });
 }
 
-/// Lines, and values of each, that are turned at a time.
+/// Lines, and values of each, that are transposed at a time.
 const STEP: usize = 4;
 
 /// A whole strip of `W` lines.

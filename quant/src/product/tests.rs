@@ -73,14 +73,14 @@ fn operands_may_be_transposed_or_parts() {
     let (a, b) = (Matrix::new(&a, rows, depth), Matrix::new(&b, depth, cols));
     let mut expected = vec![0.0; rows * cols];
     add_product(a, b, &mut expected, cols);
-    let turned = |m: Matrix<'_, f32>| -> Vec<f32> {
+    let transposed = |m: Matrix<'_, f32>| -> Vec<f32> {
         (0..m.cols()).flat_map(|j| (0..m.rows()).map(move |i| m.at(i, j))).collect()
     };
-    let (a_turned, b_turned) = (turned(a), turned(b));
-    let a_turned = Matrix::new(&a_turned, depth, rows).transposed();
-    let b_turned = Matrix::new(&b_turned, cols, depth).transposed();
+    let (a_transposed, b_transposed) = (transposed(a), transposed(b));
+    let a_transposed = Matrix::new(&a_transposed, depth, rows).transposed();
+    let b_transposed = Matrix::new(&b_transposed, cols, depth).transposed();
     let mut out = vec![7.0; rows * stride];
-    add_product(a_turned.rows_of(3..20), b_turned.columns(10..41), &mut out[5..], stride);
+    add_product(a_transposed.rows_of(3..20), b_transposed.columns(10..41), &mut out[5..], stride);
     for i in 0..rows {
         for j in 0..stride {
             let inside = i < 17 && (5..36).contains(&j);
@@ -132,7 +132,7 @@ fn every_level_rounds_a_term_once() {
     }
 }
 
-/// Values of which five of six are zero, as squared ReLU leaves them.
+/// Values, five of six of them zero, as squared ReLU leaves them.
 fn sparse_values(count: usize, seed: u64) -> Vec<f32> {
     let kept = values(count, seed ^ 0x5eed);
     values(count, seed).into_iter().zip(kept).map(|(x, kept)| if kept > 0.7 { x } else { 0.0 }).collect()

@@ -157,7 +157,7 @@ fn nearest_index_256(a: __m256) -> __m256i {
 impl TableLanes for Avx2Lanes {
     #[inline(always)]
     fn load(self, a: [f32; LANES]) -> Self::F {
-        // SAFETY: AVX2, of which a value of this type is the proof; both loads are within the sixteen elements.
+        // SAFETY: AVX2, which a value of this type proves; both loads are within the sixteen elements.
         unsafe { [_mm256_loadu_ps(a.as_ptr()), _mm256_loadu_ps(a.as_ptr().add(8))] }
     }
 

@@ -154,8 +154,8 @@ fn fit<K: Nearest>(kernel: K, grid: &Grid<8>, block: &SubBlock<SUB>) -> Fit {
     let halves = [HalfSums::new(block, &order, 0), HalfSums::new(block, &order, 1)];
     let best = split::best_split::<SUB, 4, ENDS>(&halves);
     let Some(best) = best else { return Fit::default() };
-    let turned = best.scale < 0.0;
-    let down = [best.choice / 2 == 1, best.choice % 2 == 1].map(|down| down != turned);
+    let negated = best.scale < 0.0;
+    let down = [best.choice / 2 == 1, best.choice % 2 == 1].map(|down| down != negated);
     let mut fit = Fit { indices: [0; 2], scale: best.scale.abs(), down };
     let codes = split::codes(&best, &order);
     let mut scale = fit.scale;

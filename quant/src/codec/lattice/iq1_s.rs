@@ -134,7 +134,7 @@ fn fit<K: Nearest>(kernel: K, grid: &Grid<8>, block: &SubBlock<SUB>) -> Fit {
     let Some(best) = split::best_split::<SUB, 2, ENDS>(&running) else {
         return Fit::default();
     };
-    // Values turned around are shifted the other way.
+    // Negated values are shifted the other way.
     let down = (best.choice == 1) != (best.scale < 0.0);
     let levels = if down { &DOWN } else { &UP };
     let mut scale = best.scale.abs();

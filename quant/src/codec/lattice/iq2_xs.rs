@@ -85,7 +85,7 @@ fn encode_block<K: Nearest>(
         let start = largest / 5.0;
         let mut fit =
             best_fit::<K, SUB, 8, { search::lanes(RULE) }>(kernel, grid, RULE, &block, largest, start);
-        parts::turn_around(&mut fit.scale, &mut signs, parts::EVEN_SIGNS);
+        parts::make_positive(&mut fit.scale, &mut signs, parts::EVEN_SIGNS);
         scales[sub] = fit.scale;
         for group in 0..2 {
             chosen.points[2 * sub + group] = grid.index(fit.points[group]);

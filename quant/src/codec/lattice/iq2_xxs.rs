@@ -77,7 +77,7 @@ fn encode_block<K: Nearest>(
         let mut block = SubBlock { x: *x, w };
         let mut signs = parts::take_even_signs(&mut block);
         let Some(mut fit) = fit(kernel, grid, &block) else { continue };
-        parts::turn_around(&mut fit.scale, &mut signs, parts::EVEN_SIGNS);
+        parts::make_positive(&mut fit.scale, &mut signs, parts::EVEN_SIGNS);
         scales[sub] = fit.scale;
         for group in 0..4 {
             chosen.points[4 * sub + group] = grid.index(fit.points[group]);

@@ -90,7 +90,7 @@ fn encode_block<K: Nearest>(
         let start = largest / 15.0;
         let mut fit =
             best_fit::<K, SUB, 4, { search::lanes(RULE) }>(kernel, grid, RULE, &block, largest, start);
-        parts::turn_around(&mut fit.scale, &mut signs, u8::MAX);
+        parts::make_positive(&mut fit.scale, &mut signs, u8::MAX);
         scales[sub] = fit.scale;
         chosen.points[8 * sub..][..8].copy_from_slice(&fit.points.map(|point| grid.index(point)));
         chosen.signs[4 * sub..][..4].copy_from_slice(&signs);

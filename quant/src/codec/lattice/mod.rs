@@ -4,7 +4,7 @@
 //!
 //! Encoding gives the bytes of llama-quantize (`quantize_row_iq…_impl` in ggml-quants.c on x86-64 without fused
 //! multiply-add), decoding the values of `dequantize_row_iq…`. Each type has a file with its layout; `search` and `split`
-//! hold the searches that they share, `grid` what may stand in for a combination that a grid lacks, and `nearest` the
+//! hold the searches that they share, `grid` the candidates for a combination that a grid lacks, and `nearest` the
 //! choice among these.
 
 #![allow(

@@ -94,7 +94,7 @@ pub(super) fn take_signs<const V: usize>(x: &mut [f32; V]) -> [u8; 4] {
 }
 
 /// [`take_signs`] where only seven signs of eight are stored and the last makes their number even: of an odd number, the
-/// one that costs least is turned around, which leaves that value negative.
+/// one that costs least is flipped, which leaves that value negative.
 #[inline(always)]
 pub(super) fn take_even_signs<const V: usize>(block: &mut SubBlock<V>) -> [u8; 4] {
     let mut signs = take_signs(&mut block.x);
@@ -111,9 +111,9 @@ pub(super) fn take_even_signs<const V: usize>(block: &mut SubBlock<V>) -> [u8; 4
     signs
 }
 
-/// Makes a negative scale positive: `stored` of each byte's signs are turned around instead.
+/// Makes a negative scale positive: the `stored` signs of each byte are flipped instead.
 #[inline(always)]
-pub(super) fn turn_around(scale: &mut f32, signs: &mut [u8; 4], stored: u8) {
+pub(super) fn make_positive(scale: &mut f32, signs: &mut [u8; 4], stored: u8) {
     if *scale < 0.0 {
         *scale = -*scale;
         *signs = signs.map(|signs| !signs & stored);

@@ -115,7 +115,7 @@ pub(super) fn ascending<const V: usize>(x: &[f32; V]) -> [usize; V] {
     keys.map(|key| key as u32 as usize)
 }
 
-/// The code of each value under a split, all turned around if its scale is negative.
+/// The code of each value under a split, all negated if its scale is negative.
 #[inline(always)]
 pub(super) fn codes<const V: usize>(split: &Split, order: &[usize; V]) -> [u8; V] {
     let mut codes = [0; V];

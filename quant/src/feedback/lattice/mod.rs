@@ -54,7 +54,7 @@ pub(super) struct Search {
 
 impl Search {
     fn new(shape: &Shape, effort: Effort) -> Search {
-        // Where an even number of signs is asked for, many a path turns out to be none at its end.
+        // Where the number of signs must be even, many paths fail only at their end.
         let nodes = match (shape.signs, shape.group) {
             (Signs::Shifted { .. }, _) => 64,
             (Signs::Each, _) => 96,

@@ -90,7 +90,7 @@ fn refit(refinement: &Refinement, first: usize, found: &mut Found, gradient: &mu
     }
     let old = f16::from_bits(found.chosen.d);
     let new = f16::from_f32(old.to_f32() * (1.0 + slope / cost));
-    // Also where all values are zero, and where the scale would turn around.
+    // Also where all values are zero, and where the scale would change its sign.
     if new == old || !(new.is_finite() && new > f16::ZERO) {
         return;
     }

@@ -16,7 +16,7 @@ pub(in crate::feedback) struct Step {
     pub(super) refinement: Option<Refinement>,
 }
 
-/// For choosing sub-blocks of a row anew when all others stand.
+/// For choosing sub-blocks of a row anew when all others are chosen.
 #[derive(Debug)]
 pub(super) struct Refinement {
     pub size: usize,
