@@ -52,7 +52,7 @@ fn refused<T>(opened: Result<T>, message: &str) {
     }
 }
 
-fn turn() -> std::sync::MutexGuard<'static, ()> {
+fn alone() -> std::sync::MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
@@ -115,7 +115,7 @@ const TOO_LARGE: &str = "more than 40 MB of memory";
 
 #[test]
 fn arrays_of_a_gguf() {
-    let _turn = turn();
+    let _alone = alone();
     let empty_array = [[4, 0, 0, 0].as_slice(), &[0; 8]].concat();
     let one_letter = [1, 0, 0, 0, 0, 0, 0, 0, b'x'];
     for (kind, element) in [
@@ -149,7 +149,7 @@ fn arrays_of_a_gguf() {
 
 #[test]
 fn pairs_and_tensors_of_a_gguf() {
-    let _turn = turn();
+    let _alone = alone();
     let pairs = |count| gguf(|file| (0..count).for_each(|i| file.pair(&format!("{i}"), ValueType::U8, &[0])));
     assert_eq!(pairs(4096).expect("opens").metadata.len(), 4096);
     refused(pairs(4097), "more than 4096 metadata pairs");
@@ -164,7 +164,7 @@ fn pairs_and_tensors_of_a_gguf() {
 /// As much vocabulary as the largest models have: 262,144 tokens with scores and types, 514,906 merges.
 #[test]
 fn a_large_vocabulary_opens() {
-    let _turn = turn();
+    let _alone = alone();
     let file = gguf(|file| {
         let token = [7u64.to_le_bytes().as_slice(), b"a token"].concat();
         file.array("tokenizer.ggml.tokens", ValueType::String, 262_144, &token);
@@ -184,7 +184,7 @@ fn safetensors(header: &str) -> Result<SafetensorsFile> {
 
 #[test]
 fn headers_of_safetensors() {
-    let _turn = turn();
+    let _alone = alone();
     let entry = |name: usize| format!(r#""{name}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
     let tensors = |count| {
         let entries: Vec<String> = (0..count).map(entry).collect();
@@ -229,7 +229,7 @@ fn onnx(graph: Vec<u8>) -> Result<OnnxFile> {
 
 #[test]
 fn graphs() {
-    let _turn = turn();
+    let _alone = alone();
     let initializers = |count: usize| {
         let one = |i: usize| field(5, &field(8, format!("{i:x}").as_bytes()));
         onnx((0..count).flat_map(one).collect())
@@ -262,7 +262,7 @@ fn graphs() {
 
 #[test]
 fn importance_matrices() {
-    let _turn = turn();
+    let _alone = alone();
     let dat = |count: i32| {
         let mut bytes = count.to_le_bytes().to_vec();
         for i in 0..count {
@@ -312,7 +312,7 @@ fn tokenizer(tokens: usize, merges: &str) -> (TempDir, usize) {
 
 #[test]
 fn tokenizers() {
-    let _turn = turn();
+    let _alone = alone();
     let open = |tokens: usize, merges: &str, vocab_size: usize| {
         let (dir, bytes) = tokenizer(tokens, merges);
         // The model's file has an embedding of so many rows, if only of 16 columns.
@@ -335,7 +335,7 @@ fn folder(files: &[(&str, &str)]) -> (TempDir, usize) {
 
 #[test]
 fn files_of_a_folder() {
-    let _turn = turn();
+    let _alone = alone();
     let config = r#"{"model_type":"plm","architectures":["PLMForCausalLM"]}"#;
     let lists = format!("{{\"a\":[{}[]]}}", "[],".repeat(1_000_000));
     let objects = format!("{{\"a\":[{}{{}}]}}", "{},".repeat(1_000_000));

@@ -101,9 +101,9 @@ fn kinds(
     if let Some((a, b)) = pair(file, tensors, [Part::EmbeddingA, Part::EmbeddingB])? {
         check_ranks(config, file, module, [(a, 0), (b, 1)])?;
         // Of an embedding the product is transposed: its rows are A's columns.
-        let turned =
+        let oriented =
             |info| -> Result<Arc<dyn RowSource>> { Ok(Arc::new(TransposedRows::of(&*values(file, info)?)?)) };
-        kinds.push(ChangeKind::LowRank(LowRank { left: turned(a)?, right: turned(b)?, factor }));
+        kinds.push(ChangeKind::LowRank(LowRank { left: oriented(a)?, right: oriented(b)?, factor }));
     }
     Ok(kinds)
 }
@@ -130,7 +130,7 @@ fn missing(file: &SafetensorsFile, name: &str, there: &str, absent: &str) -> Err
     Error::MissingTensor { path: file.path().into(), tensor: name.replacen(there, absent, 1) }
 }
 
-/// Both matrices have two axes, of which one is the rank.
+/// Both matrices have two axes; one is the rank.
 fn check_ranks(
     config: &AdapterConfig,
     file: &SafetensorsFile,

@@ -64,9 +64,9 @@ mod tests {
     fn twice_transposed_is_the_same() {
         let bytes: Vec<u8> = (0..12).collect();
         let matrix = TransposedRows { dtype: DType::F16, rows: 2, cols: 3, bytes: bytes.clone() };
-        let turned = TransposedRows::of(&matrix).expect("is read");
-        assert_eq!((turned.rows(), turned.cols()), (3, 2));
-        assert_eq!(turned.bytes, [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]);
-        assert_eq!(TransposedRows::of(&turned).expect("is read").bytes, bytes);
+        let transposed = TransposedRows::of(&matrix).expect("is read");
+        assert_eq!((transposed.rows(), transposed.cols()), (3, 2));
+        assert_eq!(transposed.bytes, [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]);
+        assert_eq!(TransposedRows::of(&transposed).expect("is read").bytes, bytes);
     }
 }

@@ -116,7 +116,7 @@ fn replace(new: &Path, target: &Path, old: &Path) -> io::Result<()> {
 /// Gives `new` a name that nothing has.
 fn rename_new(new: &Path, target: &Path) -> io::Result<()> {
     match rename_with(new, target, false) {
-        // Nothing stood there a moment ago, and a folder that is not empty is not renamed onto.
+        // Nothing was there a moment ago, and a folder that is not empty is not renamed onto.
         Err(error) if is_unsupported(&error) => std::fs::rename(new, target),
         done => done,
     }
@@ -281,7 +281,7 @@ mod tests {
         let dead = dir.path().join(".plmconv-out.dead.tmp");
         std::fs::create_dir(&dead).expect("folder");
         std::fs::write(dead.join(".lock"), b"").expect("write");
-        // Killed before its lock stood, and what version 0.1.0 left between its two renames.
+        // Killed before it had its lock, and what version 0.1.0 left between its two renames.
         std::fs::create_dir(dir.path().join(".plmconv-out.early.tmp")).expect("folder");
         std::fs::create_dir(dir.path().join(".plmconv-out.dead.old.tmp")).expect("folder");
         std::fs::write(dir.path().join(".plmconv-out.dead.old.tmp/model"), b"").expect("write");

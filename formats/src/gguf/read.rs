@@ -273,7 +273,7 @@ fn read_directory(head: &mut Head<'_>, count: u64) -> Result<Vec<DirectoryRow>> 
     Ok(rows)
 }
 
-/// Indices of `tensors` in the order of their names, each of which appears once.
+/// Indices of `tensors` in the order of their names; each name appears once.
 fn sorted_by_name(path: &Path, tensors: &[TensorInfo]) -> Result<Vec<u32>> {
     let name = |index: u32| tensors[index as usize].name.as_str();
     let mut sorted: Vec<u32> = (0..tensors.len() as u32).collect();

@@ -56,7 +56,7 @@ impl<'a> AddedTokens<'a> {
         Ok(added.tokens)
     }
 
-    /// Tokens that the configuration gives ids, by id, and the file: `added_tokens_decoder`, or what stood in for it
+    /// Tokens that the configuration gives ids, by id, and the file: `added_tokens_decoder`, or what replaced it
     /// before it existed. Its predecessor special_tokens_map.json is merged into `config`.
     fn declared(&self, config: &mut Map<String, Value>) -> Result<(&'static str, Vec<(u32, AddedToken)>)> {
         let folder = &self.files.folder;

@@ -113,7 +113,7 @@ impl TextTokenizer {
         })
     }
 
-    /// Ids of a plain text: BOS before it and EOS after it where the model wants them; control tokens that stand in
+    /// Ids of a plain text: BOS before it and EOS after it where the model wants them; control tokens that occur in
     /// the text are text. This is `llama_tokenize` with `add_special` and without `parse_special`, as
     /// llama-perplexity calls it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {

@@ -350,7 +350,7 @@ fn block_initializers(
 }
 
 /// Every byte that the writer puts into external data is named by one initializer, with the type and shape that its
-/// readers expect; all other initializers are small and stand in the graph.
+/// readers expect; all other initializers are small and are in the graph.
 #[test]
 fn initializers_say_where_their_data_lies() {
     for_all(|_, spec, export, official| {

@@ -47,7 +47,7 @@ pub(super) fn may_come_along(name: &str) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct SourceCompanions {
     pub files: Vec<Companion>,
-    /// config.json, of which each client wants its own; empty if there is none.
+    /// config.json, which each client wants in its own form; empty if there is none.
     pub config: Map<String, Value>,
     /// generation_config.json, which is among the files, too.
     pub generation: Map<String, Value>,
