@@ -173,14 +173,14 @@ struct Channels {
 /// Some rows of a matrix, and what their errors cost.
 struct Consumer {
     cols: usize,
-    /// The type whose rounding stands for any.
+    /// The type whose rounding represents any.
     dtype: DType,
     /// `[rows, cols]`
     values: Vec<f32>,
     importance: Vec<f32>,
     /// Per column, what a squared error of a weight costs: the diagonal of the inputs' Fisher factor.
     inputs: Vec<f64>,
-    /// Per row, the share of the outputs' Fisher factor, times the rows that it stands for.
+    /// Per row, the share of the outputs' Fisher factor, times the rows that it represents.
     rows: Vec<f64>,
     /// Mean over the tokens of the gradient's square by all outputs.
     gradient: f64,

@@ -53,7 +53,7 @@ pub enum Error {
         window: usize,
     },
     /// The model is to write less than one window.
-    #[error("a text of {tokens} tokens, which the model is to write, is less than one window of {window}")]
+    #[error("a text of {tokens} tokens that the model writes is less than one window of {window}")]
     OwnTextTooShort {
         /// Tokens the model is to write.
         tokens: usize,
@@ -114,14 +114,14 @@ pub enum Error {
         /// GGUF name of the matrix.
         matrix: String,
     },
-    /// A matrix of which the statistics have nothing.
-    #[error("the statistics have nothing of `{matrix}`")]
+    /// A matrix without statistics.
+    #[error("the statistics have nothing for `{matrix}`")]
     NoStatistics {
         /// GGUF name of the matrix.
         matrix: String,
     },
     /// Types are to be measured where nothing is known of the matrices.
-    #[error("types are measured by statistics, and there are none")]
+    #[error("types are chosen by statistics, and there are none")]
     NothingToMeasureBy,
     /// No files to add up.
     #[error("nothing to merge")]

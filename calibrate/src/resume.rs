@@ -48,7 +48,7 @@ pub struct Finished {
 pub struct Part {
     /// As the run counts them.
     pub number: usize,
-    /// Where it stands in the output.
+    /// Where it is in the output.
     pub offset: u64,
     /// How long it is.
     pub bytes: u64,
@@ -128,7 +128,7 @@ pub fn start(
     Ok((file, Finished { parts: kept.journal.parts, extra: kept.extra }))
 }
 
-/// Keeps the work of an interrupted run; says where, or what stands there instead: a file that is not ours, another
+/// Keeps the work of an interrupted run; says where, or what is there instead: a file that is not ours, another
 /// run's work, or more than this run had finished.
 ///
 /// # Errors

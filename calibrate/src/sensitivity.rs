@@ -97,7 +97,7 @@ struct Sample {
 }
 
 impl Sample {
-    /// Every [`FEW`]th row. Weights stand for the other rows too: they grow by what values do in all over what they do in
+    /// Every [`FEW`]th row. Weights count for the other rows too: they grow by what values do in all over what they do in
     /// these.
     fn few(&self, inputs: &BlockSymmetric) -> Sample {
         let cols = inputs.size();

@@ -8,7 +8,7 @@ use plmconv_validate::Arithmetic;
 /// A way to store a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
-    /// A type of ggml, of which the float types are some.
+    /// A type of ggml, a float type included.
     Type(DType),
     /// Blocks of integer codes, as ONNX has them.
     Blocks(Grid),

@@ -66,7 +66,7 @@ pub fn generate<'a>(
     Ok(written)
 }
 
-/// How many ids stand for some text: a vocabulary may be padded at its end with ids that mean nothing.
+/// How many ids mean some text: a vocabulary may be padded at its end with ids that mean nothing.
 pub fn meaningful_ids(tokenizer: &TextTokenizer) -> usize {
     let mut count = tokenizer.vocab_size();
     while count > 1 && tokenizer.token_bytes(count as u32 - 1).is_empty() {

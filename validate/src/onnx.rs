@@ -138,7 +138,7 @@ impl OnnxModel {
     }
 }
 
-/// Of each new token: how many tokens that are no padding stand before it.
+/// Of each new token: how many tokens before it are not padding.
 fn positions(step: Step<'_>) -> Vec<i64> {
     let (new, total) = (step.tokens.len() / step.batch, step.mask.len() / step.batch);
     let rows = step.mask.chunks_exact(total).flat_map(|row| {

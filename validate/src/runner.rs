@@ -96,7 +96,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Runs some windows; `observer` hears of an evaluator's activations only.
+    /// Runs some windows; only an evaluator shows its activations to `observer`.
     pub(crate) fn run(
         self,
         windows: &Windows<'_>,

@@ -20,7 +20,7 @@ fn source<'a>(model: &'a Model, windows: &'a [Vec<u32>]) -> Source<'a> {
     Source { model, windows, seed: 1, scratch: scratch() }
 }
 
-/// The system's temporary folder; what stands there has no name, so nothing is left.
+/// The system's temporary folder; what is there has no name, so nothing is left.
 fn scratch() -> &'static Path {
     static FOLDER: LazyLock<PathBuf> = LazyLock::new(std::env::temp_dir);
     &FOLDER

@@ -132,7 +132,7 @@ impl Statistics {
     /// Mean squares of a matrix's input columns.
     ///
     /// # Errors
-    /// Counts that do not stand for equal parts of the columns.
+    /// Counts that do not cover equal parts of the columns.
     pub fn importance(&self, name: &str) -> Result<Option<Vec<f32>>> {
         let sums = self.values(&format!("{name}.in_sum2"))?;
         let counts = self.values(&format!("{name}.counts"))?;

@@ -69,7 +69,7 @@ impl MatrixProbe {
     }
 }
 
-/// The matrices that are multiplied with what stands at a site.
+/// The matrices that are multiplied with a site's activations.
 fn readers(weights: &Weights, site: Site) -> Vec<(Role, &Matrix)> {
     let Some(layer) = site.layer.map(|layer| &weights.layers[layer]) else {
         return vec![(Role::TokenEmbedding, &weights.embedding)];

@@ -198,7 +198,7 @@ impl Reference {
         Err(self.fail("the text's windows are not those that the reference was made from"))
     }
 
-    /// Reads what stands for the first and the last window, as a comparison would, and a sample of what is between.
+    /// Reads what is stored for the first and the last window, as a comparison would, and a sample of what is between.
     fn check_sample(&self) -> Result<()> {
         let last = self.tokens.len() / self.ctx - 1;
         match &self.outputs {
