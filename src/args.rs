@@ -1,4 +1,4 @@
-//! What the user may say, raw. Only here clap is known; src/resolve turns this into checked requests.
+//! What the user may say, raw. Only this module knows clap; src/resolve turns this into checked requests.
 
 mod edit;
 mod evaluation;
@@ -174,7 +174,7 @@ pub struct QuantizeArgs {
     /// Give every matrix the type that it has in this GGUF
     #[arg(long, value_name = "FILE", conflicts_with = "pure", help_heading = TYPES, hide_short_help = true)]
     pub like: Option<PathBuf>,
-    /// Whose mixtures the types of GGUF stand for
+    /// Which llama.cpp's mixtures the GGUF types name
     #[arg(long, value_enum, value_name = "RELEASE", conflicts_with_all = ["pure", "like"], help_heading = TYPES,
           hide_short_help = true)]
     pub mixture: Option<MixtureArg>,

@@ -33,7 +33,7 @@ pub fn take_kept() -> Vec<(Severity, String)> {
 /// Of the whole process, like stderr.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
-/// Chooses the form of all lines that follow; the first choice stands.
+/// Chooses the form of all lines that follow; the first choice is kept.
 pub fn choose(format: LogFormat) {
     FORMAT.get_or_init(|| format);
 }

@@ -127,7 +127,7 @@ fn model_files(folder: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(is_part).collect()
 }
 
-/// What stands for stdout elsewhere.
+/// What means stdout elsewhere.
 fn refuse_stdout(output: &Path) -> Result<()> {
     if output.as_os_str() != "-" {
         return Ok(());
@@ -177,6 +177,6 @@ mod tests {
         assert!(why("model").contains("it is the input"));
         assert!(why("model/sub").contains("it is a part of the input"));
         assert!(why("").contains("it holds the input"));
-        inputs.check_folder(&path("model/new"), false, may_replace).expect("nothing stands there");
+        inputs.check_folder(&path("model/new"), false, may_replace).expect("nothing is there");
     }
 }

@@ -35,7 +35,7 @@ struct Chunk<'a> {
     shard: usize,
     number: usize,
     offset: u64,
-    /// It stands in its output, and may be kept.
+    /// It is in the output, and may be kept.
     finished: OnceLock<Part>,
 }
 

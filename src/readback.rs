@@ -83,7 +83,7 @@ fn check_onnx(folder: &AtomicFolder, plan: &OnnxPlan) -> Result<()> {
             continue;
         };
         let Some(file) = files.get(file) else {
-            bail!("tensor `{}` lies in `{file}`, which was not written", initializer.name);
+            bail!("tensor `{}` is in `{file}`, which was not written", initializer.name);
         };
         let tensor =
             StoredTensor::new(Arc::clone(file), initializer.name, dtype, &initializer.shape, *offset)?;

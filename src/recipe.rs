@@ -81,7 +81,7 @@ impl Recipe {
         adapters: &[AdapterIdentity],
     ) -> Option<Recipe> {
         let mut arguments = Arguments::default();
-        // Where they come from, how they are arranged and what may be overwritten decides nothing, or stands in the files.
+        // Where they come from, how they are arranged and what may be overwritten decides nothing, or is in the files.
         let Target { format: Gguf { types, layout, tokenizer_pre, .. }, passes, made_by, .. } = target;
         let plain = match types {
             Types::Preset(policy) => {
@@ -200,7 +200,7 @@ impl Recipe {
         self.version == env!("CARGO_PKG_VERSION")
     }
 
-    /// The command that it stands for, less the files.
+    /// The command that it records, without the files.
     pub fn command(&self) -> String {
         self.arguments.join(" ")
     }

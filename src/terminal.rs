@@ -37,7 +37,7 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, is_hidden, sign)
 }
 
-/// JSON that is the same document without a control character: they stand in strings only, where JSON has a name for
+/// JSON that is the same document without a control character: they occur in strings only, where JSON has a name for
 /// each.
 pub fn visible_json(json: &str) -> Cow<'_, str> {
     let sign = |c: char| {

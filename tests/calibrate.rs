@@ -277,7 +277,7 @@ fn faults_are_named() {
     let mut foreign = std::fs::read(&stats).expect("written above");
     let key = b"plmconv.calibration.layout";
     let at = foreign.windows(key.len()).position(|w| w == key).expect("the key is written") + key.len();
-    // A type of four bytes and a length of eight stand before the string.
+    // A type of four bytes and a length of eight come before the string.
     foreign[at + 12..][..3].copy_from_slice(b"lat");
     let path = dir.path().join("foreign.gguf");
     std::fs::write(&path, foreign).expect("writable");

@@ -1,4 +1,4 @@
-//! Where outputs go: nothing of the user's is lost, whatever stands there, and whatever ends the run.
+//! Where outputs go: nothing of the user's is lost, whatever is there, and whatever ends the run.
 #![cfg(unix)]
 
 mod common;

@@ -103,7 +103,7 @@ fn rows_are_moved_where_the_models_are() {
     let bytes = tensor_bytes(&GgufFile::open(&out).expect("a GGUF"), "blk.0.attn_q.weight.lora_b");
     let b = adapter.tensors["base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"].bytes.clone();
     let row = |bytes: &[u8], row: usize| bytes[row * 16..][..16].to_vec();
-    // Of a head of 48, rows from 32 on are turned: pairs lie 8 apart, and come to lie side by side.
+    // Of a head of 48, rows from 32 on are rotated: pairs are 8 apart, and become neighbours.
     assert_eq!(row(&bytes, 48 + 31), row(&b, 48 + 31));
     assert_eq!(row(&bytes, 48 + 33), row(&b, 48 + 40));
     assert_eq!(row(&bytes, 48 + 34), row(&b, 48 + 33));

@@ -139,7 +139,7 @@ fn a_token_is_for_the_hub_alone() {
     server.set(Behaviour { token: Some("secret".into()), ..Behaviour::default() });
     user.inspect(ID).code(1).stderr(contains("private, or not there").and(contains("HF_TOKEN")));
     let with = |token: &str| user.command().args(["inspect", ID]).env("HF_TOKEN", token).assert();
-    with("wrong").code(1).stderr(contains("the token is not one that the hub lets read it"));
+    with("wrong").code(1).stderr(contains("the hub does not let this token read it"));
     // As `hf auth login` leaves it.
     std::fs::create_dir_all(user.dir.path().join("hf")).expect("create");
     std::fs::write(user.dir.path().join("hf/token"), "secret\n").expect("write");
@@ -150,7 +150,7 @@ fn a_token_is_for_the_hub_alone() {
     server.set(Behaviour { token: Some("secret".into()), gated: true, ..Behaviour::default() });
     let other = User::of(&server);
     let gated = other.command().args(["inspect", ID]).env("HF_TOKEN", "secret").assert();
-    gated.code(1).stderr(contains("lets only those read it who asked for it").and(contains("HF_TOKEN")));
+    gated.code(1).stderr(contains("its owner has to grant access to it").and(contains("HF_TOKEN")));
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn what_is_not_there_is_said() {
     let roots =
         user.command().args(["inspect", ID]).env("SSL_CERT_FILE", tiny_plm().join("config.json")).assert();
     roots.code(1).stderr(contains("no certificates in PEM").and(contains("root certificates")));
-    // A path that stands is never a name.
+    // A path that exists is never a name.
     std::fs::create_dir_all(user.dir.path().join(ID)).expect("create");
     server.requests();
     user.inspect(ID).code(1).stderr(contains("an empty folder"));

@@ -13,7 +13,7 @@ fn quantize(folder: &Path, args: &[&str]) -> assert_cmd::Command {
     command
 }
 
-/// Writes a file of several types, the pattern of which is nobody's preset.
+/// Writes a file of several types whose pattern is nobody's preset.
 fn mixed(folder: &Path) {
     let exceptions = ["blk\\.[02]\\.ffn_down=q5_0", "attn_q=f16", "token_embd=q4_k"];
     let exceptions = exceptions.iter().flat_map(|exception| ["--tensor-type", exception]);

@@ -10,7 +10,7 @@ use common::{calibration_text as text, copy_of_tiny_plm, names, plmconv, tiny_pl
 use plmconv_formats::gguf::GgufFile;
 use predicates::prelude::*;
 
-/// Runs `args` and sends SIGINT once the temporary of `output` has data where its first tensor stands (at `offset`).
+/// Runs `args` and sends SIGINT once the temporary of `output` has data where its first tensor is (at `offset`).
 /// False if the command was done before.
 fn interrupted(args: &[String], output: &Path, offset: u64) -> bool {
     let Some(status) = signalled(plmconv().args(args), "-INT", || has_data(output, offset)) else {

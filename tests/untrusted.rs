@@ -10,7 +10,7 @@ use plmconv_formats::gguf::{Directory, Metadata, Value as GgufValue};
 use predicates::prelude::*;
 use serde_json::{Value, json};
 
-/// Escape sequence, bell, C1, a sign that turns the direction of writing, and a line end.
+/// Escape sequence, bell, C1, a character that reverses the direction of writing, and a line end.
 const HOSTILE: &str = "x\u{1b}]0;title\u{7}\u{9b}31m\u{202e}y\nz";
 
 /// True for bytes that a terminal shows as they are.

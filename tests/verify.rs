@@ -104,7 +104,7 @@ fn a_gguf_is_as_good_a_source() {
     verify_with(&q8, &bf16, &[]).success();
     let q4 = dir.path().join("q4.gguf");
     plmconv().args(["quantize", "q4", "--allow-requantize"]).arg(&q8).arg("-o").arg(&q4).assert().success();
-    verify_with(&q4, &q8, &[]).success().stderr(contains("MODEL is quantized itself"));
+    verify_with(&q4, &q8, &[]).success().stderr(contains("MODEL is itself quantized"));
     verify_with(&q4, &bf16, &[]).code(3);
 }
 
@@ -323,7 +323,7 @@ fn a_recipe_cannot_have_files_read_or_written() {
     assert!(!Path::new(&never).exists());
 }
 
-/// Flips bits in all parts of a file; each has to be found, and named where it stands in a tensor.
+/// Flips bits in all parts of a file; each has to be found, and named if it is in a tensor.
 #[test]
 fn no_bit_changes_unseen() {
     let dir = tempfile::tempdir().expect("tempdir");

@@ -28,7 +28,7 @@ pub fn run(request: &VerifyRequest) -> Result<()> {
         request
             .run
             .console
-            .warn("MODEL is quantized itself: that FILE follows from it says nothing about the checkpoint");
+            .warn("MODEL is itself quantized: that FILE follows from it says nothing about the checkpoint");
     }
     // All of it on one thread of the pool: what reading FILE takes is free again when the plan is made, and glibc keeps
     // what one thread has freed from the others.

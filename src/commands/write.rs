@@ -86,7 +86,7 @@ fn report_fallbacks(plan: &Plan, console: Console) {
     if let Some(first) = fallbacks.first() {
         let from = first.fallback_from.map(|d| d.name()).unwrap_or_default();
         console.warn(&format!(
-            "{} of {} tensors have rows that {from} blocks do not divide; they become {} (see --dry-run)",
+            "{} of {} tensors have rows that are not whole {from} blocks; they become {} (see --dry-run)",
             fallbacks.len(),
             plan.tensors.len(),
             first.dtype

@@ -8,7 +8,7 @@ use plmconv_quant::policy::nearest_names;
 
 use crate::error::UsageError;
 
-/// Where a chat template stands.
+/// Where a chat template is stored.
 pub const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
 
 /// What is to be changed.

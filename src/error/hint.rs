@@ -64,7 +64,7 @@ fn of_calibration(error: &CalibrateError, place: Option<Place>) -> Option<String
             "ask for more tokens with --self, or for shorter windows with --calibration-ctx"
         }
         CalibrateError::Spill(_) => {
-            "it stands beside the output until the run ends and takes 4 * tokens * hidden_size * (layers + 1) bytes"
+            "it is beside the output until the run ends and takes 4 * tokens * hidden_size * (layers + 1) bytes"
         }
         CalibrateError::ReadBack(_) => READ_BACK,
         CalibrateError::NotStatistics { .. } => "an importance matrix goes to --imatrix",
@@ -73,9 +73,9 @@ fn of_calibration(error: &CalibrateError, place: Option<Place>) -> Option<String
             "run plmconv calibrate on this model; with --passes, give the text to quantize --calibrate"
         }
         CalibrateError::ForeignImatrix { .. } => {
-            "it is of another model, or its names were changed: llama-imatrix makes one from a GGUF of this model"
+            "it belongs to another model, or its names were changed: llama-imatrix makes one from a GGUF of this model"
         }
-        CalibrateError::ImportanceLength { .. } => "it is of another model",
+        CalibrateError::ImportanceLength { .. } => "it belongs to another model",
         CalibrateError::BudgetTooSmall { .. } => "raise the target, or free types that --tensor-type fixes",
         _ => return None,
     };
@@ -146,7 +146,7 @@ fn of_format(error: &FormatError, place: Option<Place>) -> Option<String> {
         FormatError::DanglingLink { .. } if is_input(place) => {
             "a download that stopped early leaves such links; fetch it again (hf download goes on where it stopped)"
         }
-        FormatError::DanglingLink { .. } => "remove the link, or make what it leads to",
+        FormatError::DanglingLink { .. } => "remove the link, or create what it points to",
         FormatError::LfsPointer { .. } => {
             "the repository was cloned without git-lfs: `git lfs install`, then `git lfs pull` in its folder"
         }
@@ -182,12 +182,12 @@ fn of_format(error: &FormatError, place: Option<Place>) -> Option<String> {
             "only an earlier export of plmconv is replaced, and no folder that holds anything else; name another \
              folder with -o"
         }
-        FormatError::NoFolder { .. } if place == Some(Place::Report) => "make the folder first",
-        FormatError::NoFolder { .. } => "make the folder first, or name another place with -o",
+        FormatError::NoFolder { .. } if place == Some(Place::Report) => "create the folder first",
+        FormatError::NoFolder { .. } => "create the folder first, or name another place with -o",
         FormatError::NotAFolder { .. } if place == Some(Place::Report) => "name a file in a folder",
         FormatError::NotAFolder { .. } => "name a place in a folder with -o",
         FormatError::MixedShards { .. } => {
-            "files of two sets lie here under the names of one; fetch or write the set again"
+            "files of two sets are here under the names of one; fetch or write the set again"
         }
         FormatError::UnfinishedSet { .. } => {
             "the command that wrote it finishes that first when it is run again with --force"
@@ -201,7 +201,7 @@ fn of_format(error: &FormatError, place: Option<Place>) -> Option<String> {
             "plmconv reads PLM models only (model_type or general.architecture `plm`)"
         }
         FormatError::BigEndian { .. } => {
-            "convert the checkpoint again, or turn the file with llama.cpp's gguf_convert_endian.py"
+            "convert the checkpoint again, or convert the file with llama.cpp's gguf_convert_endian.py"
         }
         FormatError::Truncated { .. } | FormatError::HeaderLength { .. } => match place? {
             Place::Statistics => "the copy may have stopped early; copy it or run plmconv calibrate again",
@@ -255,7 +255,7 @@ fn of_absent(place: Place) -> Option<String> {
     if is_input(Some(place)) {
         return expected_at(place).map(|expected| format!("check the spelling; {expected}"));
     }
-    Some("make the folder first, or choose another place".into())
+    Some("create the folder first, or choose another place".into())
 }
 
 fn of_io(kind: ErrorKind, place: Place) -> Option<&'static str> {
@@ -361,7 +361,7 @@ mod tests {
         let absent =
             |place| hint(FormatError::NotFound { path: "no/such/x".into() }, place).unwrap_or_default();
         assert!(absent(Place::Model).contains("config.json"));
-        assert!(absent(Place::Output).contains("make the folder"));
+        assert!(absent(Place::Output).contains("create the folder"));
         assert!(absent(Place::Text).contains("UTF-8"));
         assert!(absent(Place::Statistics).contains("calibrate"));
         for place in ALL

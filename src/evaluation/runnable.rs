@@ -153,7 +153,7 @@ impl Runnable {
         }
     }
 
-    /// Ids that stand for some text, see [`meaningful_ids`].
+    /// Ids that mean some text, see [`meaningful_ids`].
     pub fn meaningful_ids(&self) -> usize {
         meaningful_ids(self.tokenizer())
     }

@@ -31,12 +31,12 @@ impl Cache {
         snapshot_of(&self.folder, named.as_deref().map_or(revision, str::trim))
     }
 
-    /// Where a commit's snapshot stands.
+    /// Where a commit's snapshot is.
     pub fn snapshot_of(&self, commit: &str) -> PathBuf {
         self.folder.join("snapshots").join(commit)
     }
 
-    /// Where data with this etag stands.
+    /// Where data with this etag is.
     pub fn blob(&self, etag: &str) -> PathBuf {
         self.folder.join("blobs").join(etag)
     }
@@ -82,7 +82,7 @@ impl Cache {
         make().map_err(HubError::io(&place))
     }
 
-    /// Notes which commit a branch or tag stands for.
+    /// Records which commit a branch or tag points to.
     pub fn set_ref(&self, revision: &str, commit: &str) -> Result<(), HubError> {
         if revision == commit {
             return Ok(());

@@ -16,11 +16,11 @@ pub enum HubError {
     NoModel { name: String },
     #[error("{name}: the hub has the model, but no branch, tag or commit of this name")]
     NoRevision { name: String },
-    #[error("{name}: its owner lets only those read it who asked for it")]
+    #[error("{name}: its owner has to grant access to it")]
     Gated { name: String },
     #[error("{name}: no such file or folder; on the hub it is private, or not there")]
     Unauthorized { name: String },
-    #[error("{name}: the token is not one that the hub lets read it")]
+    #[error("{name}: the hub does not let this token read it")]
     Forbidden { name: String },
     #[error("{name}: the hub answered {status} to {url}")]
     Status { name: String, status: u16, url: String },

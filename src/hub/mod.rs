@@ -20,7 +20,7 @@ use crate::progress::Console;
 use cache::Cache;
 use settings::Settings;
 
-/// The local path of what the user names: itself if something stands there, else the snapshot of the model on the hub
+/// The local path of what the user names: itself if something is there, else the snapshot of the model on the hub
 /// that it names. What names nothing there stays as it is, for its reader to say so.
 ///
 /// # Errors

@@ -124,7 +124,7 @@ impl Fitting<'_> {
     }
 }
 
-/// Where an item's parts stand.
+/// Where an item's parts are.
 fn places(item: &DataItem) -> impl Iterator<Item = Place> {
     let parts = match item.content {
         Content::Float { place, .. } => [Some(place), None, None],

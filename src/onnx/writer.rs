@@ -40,7 +40,7 @@ pub fn fill(folder: &AtomicFolder, plan: &OnnxPlan, bar: &ProgressBar, console: 
     produce(plan, &data, bar, console)
 }
 
-/// Makes everything that stands in the external data and hands it to `sink`.
+/// Makes everything that goes into the external data and hands it to `sink`.
 pub fn produce(plan: &OnnxPlan, sink: &dyn Sink, bar: &ProgressBar, console: Console) -> Result<()> {
     for literal in &plan.export.literals {
         put(sink, literal.place, 0, &literal.bytes)?;
@@ -56,7 +56,7 @@ pub fn produce(plan: &OnnxPlan, sink: &dyn Sink, bar: &ProgressBar, console: Con
     })
 }
 
-/// Hands on `bytes` that stand `at` bytes into `place`.
+/// Hands on `bytes` that belong `at` bytes into `place`.
 fn put(sink: &dyn Sink, place: Place, at: u64, bytes: &[u8]) -> Result<()> {
     assert!(at + bytes.len() as u64 <= place.bytes, "a weight stays in its place");
     sink.put(place.file, bytes, place.offset + at)
@@ -123,7 +123,7 @@ fn rounding<'a>(plan: &'a OnnxPlan, item: &DataItem) -> Result<WeightRounding<'a
     Ok(WeightRounding::Nearest(plan.rounding.importance(item.key, source.cols())?))
 }
 
-/// The tensors of a weight that stands transposed in the file.
+/// The tensors of a weight that is stored transposed.
 struct Transposes {
     codes: Assembly,
     scales: Assembly,
@@ -216,7 +216,7 @@ impl Buffers {
             Content::Qdq { format, scale_type, codes, scales, zero_points } => {
                 let grid = grid(*format, *scale_type);
                 self.quantize(&grid, cols, rounding, rows.start)?;
-                let transposes = transposes.as_deref().expect("a weight that stands transposed has them");
+                let transposes = transposes.as_deref().expect("a weight that is stored transposed has them");
                 let places = Places { codes: *codes, scales: *scales, zero_points: *zero_points };
                 self.write_columns(&grid, cols, rows, &places, transposes, sink)
             }

@@ -120,7 +120,7 @@ fn factors(model: &Model) -> Result<(Vec<f32>, Vec<f32>)> {
     let sharpness = metadata.and_then(sharpness).filter(is_whole).ok_or_else(|| Error::Inexpressible {
         path: model.path().to_path_buf(),
         target: "checkpoint",
-        what: "an FFN in the latent layout, of which the file does not say how its pairs were made".into(),
+        what: "an FFN in the latent layout whose file does not say how its pairs were made".into(),
     })?;
     let norm_scale = metadata.and_then(norm_scale).filter(is_whole);
     Ok((sharpness, norm_scale.unwrap_or_else(|| vec![1.0; layers])))

@@ -55,7 +55,7 @@ impl Values for TransposedKeys {
 /// Puts attn_k_b and attn_v_b in kv_b's place. The layout is complete once the FFN has its gate
 /// ([`super::gate::add`]).
 pub fn split_kv_b(config: &Config, kv_b: &Tensor) -> [Tensor; 2] {
-    let layer = kv_b.key.layer.expect("kv_b stands in a layer");
+    let layer = kv_b.key.layer.expect("kv_b belongs to a layer");
     let latent = Config { layout: Layout::Latent, ..config.clone() };
     let part = |role, source: Arc<dyn RowSource>| Tensor {
         key: TensorKey::in_layer(layer, role),

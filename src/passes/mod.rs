@@ -34,7 +34,7 @@ pub enum Pass {
     SortNeurons,
 }
 
-/// THE table of names. They stand in the recipes of files, so they stay as they are.
+/// The only table of names. Files' recipes contain them, so they never change.
 const NAMES: [(Pass, &str); 6] = [
     (Pass::FoldLatentNorm, "fold-latent-norm"),
     (Pass::TurnLatent, "turn-latent"),

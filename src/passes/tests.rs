@@ -62,7 +62,7 @@ fn config(q_lora_rank: Option<usize>) -> Config {
         num_hidden_layers: 2,
         num_attention_heads: 3,
         q_lora_rank,
-        // Not a power of two: the turn is block diagonal.
+        // Not a power of two: the rotation is block diagonal.
         kv_lora_rank: 40,
         qk_nope_head_dim: 16,
         qk_rope_head_dim: 8,
@@ -177,10 +177,10 @@ fn attention(model: &Model, layer: usize, x: &[f64]) -> Vec<f64> {
     let mut out = Vec::new();
     for (t, q) in query.chunks_exact(c.num_attention_heads * head).enumerate() {
         for (h, q) in q.chunks_exact(head).enumerate() {
-            let turned = rotated(model, &q[nope..], t);
+            let query = rotated(model, &q[nope..], t);
             let scores = (0..=t).map(|s| {
                 let k = times(&keys[h * nope * rank..(h + 1) * nope * rank], &latent[s]);
-                ((dot(&q[..nope], &k) + dot(&turned, &shared[s])) / (head as f64).sqrt()).exp()
+                ((dot(&q[..nope], &k) + dot(&query, &shared[s])) / (head as f64).sqrt()).exp()
             });
             let scores: Vec<f64> = scores.collect();
             let total: f64 = scores.iter().sum();

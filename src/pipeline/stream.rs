@@ -78,7 +78,7 @@ impl Rows {
 
 /// Where finished bytes go, from all workers: into the files of an output, or beside those of one that is verified.
 pub trait Sink: Sync {
-    /// Takes `bytes`, which stand at `offset` of the output's file number `file`.
+    /// Takes `bytes`, which belong at `offset` of the output's file number `file`.
     fn put(&self, file: usize, bytes: &[u8], offset: u64) -> Result<()>;
 }
 
@@ -87,16 +87,16 @@ pub trait Sink: Sync {
 pub struct Writer {
     /// The kernel lets one thread at a time write into a file and has the others spin; asleep, they leave their
     /// core to storing the blocks.
-    turn: Mutex<()>,
+    write: Mutex<()>,
     sync: BackgroundSync,
 }
 
 impl Writer {
     /// Writes `bytes` at `offset` of `file`, which errors call `path`.
     pub fn write(&self, file: &File, path: &Path, bytes: &[u8], offset: u64) -> Result<()> {
-        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let write = self.write.lock().unwrap_or_else(PoisonError::into_inner);
         write_all_at(file, bytes, offset).map_err(plmconv_formats::Error::io(path))?;
-        drop(turn);
+        drop(write);
         self.sync.written(file, bytes.len() as u64);
         Ok(())
     }

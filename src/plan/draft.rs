@@ -143,8 +143,8 @@ fn compensate_gates(tensors: &mut [PlannedTensor], factors: &[Factors]) {
         .map(|t| (t.tensor.key, t.tensor.clone(), t.dtype))
         .collect();
     for planned in tensors.iter_mut().filter(|t| t.tensor.key.role == Role::FfnGate) {
-        let layer = planned.tensor.key.layer.expect("a gate stands in a layer");
-        let up = ups.iter().find(|(key, ..)| key.layer == Some(layer)).expect("a gate stands beside its up");
+        let layer = planned.tensor.key.layer.expect("a gate belongs to a layer");
+        let up = ups.iter().find(|(key, ..)| key.layer == Some(layer)).expect("a gate has an up beside it");
         if up.2 != up.1.source.dtype() {
             passes::gate::compensate(&mut planned.tensor, &up.1, up.2, factors[layer]);
         }

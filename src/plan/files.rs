@@ -1,4 +1,4 @@
-//! Which tensors go into which file, and where in it they stand.
+//! Which tensors go into which file, and where in it.
 
 use std::collections::HashMap;
 use std::ops::Range;

@@ -64,7 +64,7 @@ pub struct PlannedTensor {
     pub tensor: Tensor,
     pub name: String,
     pub dtype: DType,
-    /// The type the mixture asked for, where its blocks do not divide the rows.
+    /// The type the mixture asked for, where the rows are not whole blocks of it.
     pub fallback_from: Option<DType>,
     /// Whether a budget may give it another type: neither a norm nor named by the user.
     pub open: bool,

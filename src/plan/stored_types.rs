@@ -102,7 +102,7 @@ mod tests {
             Types::Preset(policy) => assert_eq!(policy.mixtures, Mixtures::March2025),
             other => panic!("{other:?}"),
         }
-        // Both names stand for these types.
+        // Both names mean these types.
         assert_eq!(recognized(stored(&pure, 14)), Some((FileType::Q4KS, true)));
     }
 

@@ -14,7 +14,7 @@ use crate::outputs::Inputs;
 /// Where a report goes; made before the work that the report is about, so that a place that cannot be written is reported
 /// first.
 pub enum ReportFile {
-    /// It replaces what stands there.
+    /// It replaces what is there.
     Atomic(AtomicFile),
     /// A pipe or a terminal, which is written to: there is nothing to replace.
     Stream(PathBuf),
@@ -34,7 +34,7 @@ impl ReportFile {
     /// Writes the report.
     ///
     /// # Errors
-    /// Whatever the file system says; what stood there before then stays.
+    /// Whatever the file system says; what was there before then stays.
     pub fn write(self, text: &str) -> Result<()> {
         match self {
             ReportFile::Atomic(file) => {
@@ -51,7 +51,7 @@ impl ReportFile {
     }
 }
 
-/// A pipe, a character device, or what `/dev/stdout` and its like stand for.
+/// A pipe, a character device, or what `/dev/stdout` and the like refer to.
 #[cfg(unix)]
 fn is_stream(path: &Path) -> bool {
     use plmconv_formats::atomic::follow_links;

@@ -18,7 +18,7 @@ pub struct Outline {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub predicted_divergence: Option<f64>,
     pub tensors: Vec<TensorLine>,
-    /// What the user looks for afterwards: the files, or the folder they stand in.
+    /// What the user looks for afterwards: the files, or the folder they are in.
     #[serde(skip)]
     pub outputs: Vec<PathBuf>,
 }
@@ -37,7 +37,7 @@ pub struct TensorLine {
     pub shape: Vec<usize>,
     pub from: &'static str,
     pub to: String,
-    /// The type the mixture asked for, where its blocks do not divide the rows.
+    /// The type the mixture asked for, where the rows are not whole blocks of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instead_of: Option<&'static str>,
     pub bytes: u64,

@@ -310,7 +310,7 @@ fn overrides(args: &QuantizeArgs) -> Result<Vec<String>> {
 pub(super) fn guidance(args: &QuantizeArgs) -> Result<Guidance> {
     let by = if let Some(path) = &args.imatrix {
         if args.output.passes.iter().any(|name| !name.trim().is_empty()) {
-            let message = "--passes changes what an importance matrix's columns stand for";
+            let message = "--passes changes the meaning of an importance matrix's columns";
             return Err(UsageError::with_hint(message, "give the text to --calibrate instead").into());
         }
         Source::Imatrix { imatrix: Imatrix::open(path).at(Place::Imatrix)?, path: path.clone() }

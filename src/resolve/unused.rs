@@ -1,4 +1,4 @@
-//! Flags that change nothing where they stand. They are named in a warning, since whoever gives one expects something of
+//! Flags that have no effect where they are given. A warning names them, since whoever gives one expects something of
 //! it. Flags that only permit something (`--force`) or choose how much is printed are left alone.
 
 use crate::args::{
@@ -48,7 +48,7 @@ fn warn_of_sample(sample: &SampleArgs, measures: bool, has_texts: bool, console:
             [("--calibration-ctx", sample.calibration_ctx.is_some()), ("--seed", sample.seed.is_some())];
         warn(&[&others[..], &[chunks]].concat(), "without --calibrate or --self", console);
     } else if !has_texts {
-        warn(&[chunks], "on what the model writes itself, of which all is used", console);
+        warn(&[chunks], "on text that the model writes itself, all of which is used", console);
     }
 }
 
@@ -64,7 +64,7 @@ pub(super) fn warn_of_calibrate(args: &CalibrateArgs, console: Console) {
         ];
         warn(&flags, "with --merge, which runs no text", console);
     } else if args.text.is_empty() {
-        warn(&[chunks], "on what the model writes itself, of which all is used", console);
+        warn(&[chunks], "on text that the model writes itself, all of which is used", console);
     }
 }
 

@@ -134,7 +134,7 @@ impl Sink for Comparison {
     fn put(&self, file: usize, bytes: &[u8], offset: u64) -> Result<()> {
         let ComparedFile { input, regions, .. } = &self.files[file];
         let after = regions.partition_point(|(region, _)| region.offset <= offset);
-        let (region, found) = &regions[after.checked_sub(1).expect("bytes stand in a region")];
+        let (region, found) = &regions[after.checked_sub(1).expect("bytes belong to a region")];
         assert!(offset + bytes.len() as u64 <= region.end(), "bytes stay in their region");
         let (mut blocks, mut first, mut last) = (0, None, None);
         compare(input, bytes, offset, |byte| {

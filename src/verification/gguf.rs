@@ -85,7 +85,7 @@ impl GgufCandidate {
     pub fn arrangement(&mut self, excepted: &[String]) -> Vec<Arranged> {
         let arranged = |shard: &mut GgufFile| {
             let metadata = std::mem::take(&mut shard.metadata);
-            // A set's id is a digest of it and stands in no plan; gguf-split's have none.
+            // A set's id is a digest of it and is in no plan; gguf-split's have none.
             let taken = excepted.iter().map(String::as_str).chain([SET_ID]);
             Arranged {
                 path: shard.path().to_path_buf(),

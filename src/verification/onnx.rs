@@ -127,7 +127,7 @@ fn compare_data(
     Ok(differences)
 }
 
-/// Where the parts of a weight stand.
+/// Where the parts of a weight are.
 fn parts(item: &DataItem) -> Vec<(Place, Region)> {
     let (rows, cols) = (item.source.rows(), item.source.cols());
     let whole = |what: &str, place: Place, row_bytes: usize, block_bytes: usize| {

@@ -25,7 +25,7 @@ pub fn histogram(bins: &[Bin], mean: f64, limit: f64) -> Result<String> {
             let corners = [(b.from.log10() + 0.02, 0.0), (b.to.log10() - 0.02, b.tokens as f64)];
             Rectangle::new(corners, BLUE.filled())
         }))?;
-        // The one name stands below the other, as the lines may be near.
+        // One name is below the other, as the lines may be close.
         let marks = [("mean", mean, GREY, 0.98), ("limit of the mean", limit, RED, 0.88)];
         for (name, value, colour, height) in marks {
             let x = value.log10();
