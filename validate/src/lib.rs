@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 mod arithmetic;
+mod attention;
 mod batch;
 mod buffers;
 pub mod divergence;
@@ -10,6 +11,7 @@ pub mod estimate;
 mod evaluator;
 mod forward;
 pub mod generate;
+mod grouped;
 mod kernels;
 mod linear;
 mod loaded;

@@ -94,6 +94,9 @@ impl Loop for ExpMinus<'_> {
     }
 }
 
+/// Numbers whose squares may be too small for f32.
+const VANISHING: f32 = 1e-15;
+
 /// Rounds a group to integers and returns their scale: as large as 16 bits hold, with a norm that no sum of
 /// products can exceed 32 bits with (see [`MAX_NORM`]).
 pub(super) struct RoundGroup<'a>(pub &'a [f32; GROUP], pub &'a mut [i16; GROUP]);
@@ -114,6 +117,8 @@ impl Loop for RoundGroup<'_> {
         }
         let largest = largest.iter().fold(0.0f32, |m, &x| if x > m { x } else { m });
         let norm = squares.iter().sum::<f32>().sqrt();
+        // Squares of such small numbers vanish; 64 of them have at most 8 times the norm of the largest.
+        let norm = if largest < VANISHING && !norm.is_nan() { 8.0 * largest } else { norm };
         let by_size = largest * (1.0 / MAX_INTEGER);
         let by_norm = norm * (1.0 / MAX_NORM);
         // A NaN in the group makes the norm NaN; the scale carries it on, integers could not.

@@ -133,3 +133,19 @@ fn interleaved_weights_stand_for_the_rows() {
         }
     }
 }
+
+#[test]
+fn groups_of_tiny_numbers_are_kept_within_the_norm_that_sums_allow() {
+    for magnitude in [1e-14f32, 1e-17, 1e-22, 1e-30] {
+        let group: [f32; GROUP] = std::array::from_fn(|i| magnitude * (1.0 - 0.001 * i as f32));
+        for (kernel, table) in available() {
+            let mut integers = [0; GROUP];
+            let scale = table.round_group(&group, &mut integers);
+            let squares: i64 = integers.iter().map(|&i| i64::from(i) * i64::from(i)).sum();
+            assert!(squares < i64::from(i32::MAX), "{kernel} {magnitude}: {squares}");
+            for (&x, &i) in group.iter().zip(&integers) {
+                assert!((f32::from(i) * scale - x).abs() < 2e-4 * magnitude, "{kernel} {magnitude}");
+            }
+        }
+    }
+}
