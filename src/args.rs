@@ -174,7 +174,7 @@ pub struct QuantizeArgs {
     /// Give every matrix the type that it has in this GGUF
     #[arg(long, value_name = "FILE", conflicts_with = "pure", help_heading = TYPES, hide_short_help = true)]
     pub like: Option<PathBuf>,
-    /// Which llama.cpp's mixtures the GGUF types name
+    /// The llama.cpp release whose mixtures the GGUF types name
     #[arg(long, value_enum, value_name = "RELEASE", conflicts_with_all = ["pure", "like"], help_heading = TYPES,
           hide_short_help = true)]
     pub mixture: Option<MixtureArg>,

@@ -1,5 +1,5 @@
-//! Values to ggml's blocks and back, one file per family of types. Bit for bit what ggml's
-//! `ggml_quantize_chunk` and `to_float` produce on a processor without fused multiply-add.
+//! Values to ggml's blocks and back, bit for bit what ggml's `ggml_quantize_chunk` and `to_float` produce on a processor
+//! without fused multiply-add. A type is one file (a family of like types shares one) and one row in `registry`.
 
 mod arithmetic;
 pub mod dot;

@@ -5,7 +5,7 @@ use plmconv_formats::DType;
 
 use super::{FileType, ModelShape};
 
-/// Which mixtures a preset means.
+/// The llama.cpp release whose mixtures a preset means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mixtures {
     /// llama-quantize's as it is.

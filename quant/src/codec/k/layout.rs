@@ -64,8 +64,8 @@ pub(super) fn decode_block<T: Layout>(block: &[u8], out: &mut [f32]) {
             let sub = run * (RUN / T::SUB) + sub;
             let (step, offset) = (steps.step[sub], steps.offset[sub]);
             for (value, &code) in out.iter_mut().zip(codes) {
-                let value_at_zero = step * f32::from(code as i8 - T::ZERO as i8);
-                *value = if T::MINS { value_at_zero - offset } else { value_at_zero };
+                let scaled = step * f32::from(code as i8 - T::ZERO as i8);
+                *value = if T::MINS { scaled - offset } else { scaled };
             }
         }
     }
