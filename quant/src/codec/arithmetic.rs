@@ -22,7 +22,8 @@ pub(crate) fn round_half_away(value: f32) -> i32 {
     truncate(value + BELOW_HALF.copysign(value))
 }
 
-/// Adding this (1.5 * 2^23) moves the integer nearest to a float, halves to even, into the low mantissa bits.
+/// Adding this (1.5 * 2^23) moves the integer nearest to a float below 2^22, halves to even, into the low mantissa bits;
+/// subtracting it again leaves that integer as a float.
 pub(crate) const ROUNDING_MAGIC: f32 = 12_582_912.0;
 
 /// `nearest_int` in ggml-quants.c: exact for |value| < 2^22, and beyond that whatever the mantissa bits say, which is

@@ -2,13 +2,11 @@
 //! the best scale for its codes (closed form, as in llama.cpp's `make_qx_quants`).
 
 use super::{Blocks, Grid};
+use crate::codec::ROUNDING_MAGIC;
 use crate::simd::Level;
 
 /// Candidates judged at once, and values compared at once: one order of operations whatever the instruction set.
 const LANES: usize = 8;
-
-/// Adding and subtracting this rounds an f32 of magnitude below 2^22 to the nearest integer, ties to even.
-const ROUND: f32 = 12_582_912.0;
 
 /// How far the outermost code may reach past or short of the block's extreme, in steps of the grid.
 const STRETCHES: [f32; LANES] = [0.0, 0.25, -0.25, 0.5, -0.5, 0.75, -0.75, 1.0];
@@ -157,7 +155,7 @@ fn symmetric_candidate(grid: &Grid, largest: f32, stretch: f32) -> (f32, i32) {
 fn asymmetric_candidate(grid: &Grid, low: f32, high: f32, stretch: f32) -> (f32, i32) {
     let max = grid.max_code();
     let inverse = (max as f32 - stretch) / (high - low);
-    let zero_point = ((-low * inverse + ROUND) - ROUND) as i32;
+    let zero_point = ((-low * inverse + ROUNDING_MAGIC) - ROUNDING_MAGIC) as i32;
     (inverse, zero_point.clamp(0, max))
 }
 
@@ -193,8 +191,8 @@ fn round_codes(grid: &Grid, block: &Block, scale: f32, zero_point: i32, codes: &
     let inside = block.len.min(codes.len());
     for (code, &value) in codes[..inside].iter_mut().zip(block.values()) {
         // What rounding leaves in the low bits; a cast would check each value for NaN and range.
-        let bits = (clamped(value, inverse, low, high) + ROUND).to_bits() as i32;
-        *code = (bits - ROUND.to_bits() as i32 + zero_point) as u8;
+        let bits = (clamped(value, inverse, low, high) + ROUNDING_MAGIC).to_bits() as i32;
+        *code = (bits - ROUNDING_MAGIC.to_bits() as i32 + zero_point) as u8;
     }
     codes[inside..].fill(zero_point as u8);
 }
@@ -207,7 +205,7 @@ fn offset_range(grid: &Grid, zero_point: i32) -> (f32, f32) {
 /// The nearest code's distance from the zero point.
 #[inline(always)]
 fn offset(value: f32, inverse: f32, low: f32, high: f32) -> f32 {
-    (clamped(value, inverse, low, high) + ROUND) - ROUND
+    (clamped(value, inverse, low, high) + ROUNDING_MAGIC) - ROUNDING_MAGIC
 }
 
 /// Clamped before it is rounded: the rounding trick holds for small numbers only.
