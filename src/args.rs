@@ -53,7 +53,7 @@ const VERSION: &str = match option_env!("PLMCONV_COMMIT") {
     None => env!("CARGO_PKG_VERSION"),
 };
 
-/// The command of these arguments, the first of which is the program's name, and the form of what is told. Where they
+/// The command of these arguments, the first of which is the program's name, and the form of messages. Where they
 /// name no command, prints what is wrong or the help that was asked for, and ends the process.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> (Command, LogFormat) {
     let arguments: Vec<OsString> = arguments.into_iter().collect();

@@ -97,7 +97,7 @@ impl NotReproduced {
     }
 }
 
-/// A text that is no text.
+/// A text file that is not UTF-8.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: not UTF-8 text (byte {offset})", path.display())]
 pub struct NotUtf8 {

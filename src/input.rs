@@ -54,7 +54,7 @@ impl AdapterInput {
     /// `ADAPTER` or `ADAPTER=SCALE`. A folder whose name has a `=` is one.
     ///
     /// # Errors
-    /// A scale that is no number.
+    /// A scale that is not a number.
     pub fn parse(text: &OsStr) -> Result<AdapterInput> {
         let whole = || AdapterInput { path: text.into(), scale: 1.0 };
         let split = text.to_str().and_then(|text| text.rsplit_once('='));

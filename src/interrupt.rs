@@ -44,7 +44,7 @@ fn install() -> std::io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(wait).map(drop)
 }
 
-/// What whoever started the run had it ignore (`nohup`) stays ignored: bit n stands for signal n + 1. Where there is no
+/// Signals that were ignored when the run started (`nohup`) stay ignored: bit n stands for signal n + 1. Where there is no
 /// /proc, nothing is known to be.
 #[cfg(unix)]
 fn ignored_signals() -> u64 {
@@ -79,7 +79,7 @@ pub fn flow() -> ControlFlow<()> {
     if is_pending() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
-/// Ends work as a first Ctrl-C does where it is [`stoppable`], for whoever runs it in a process of its own kind.
+/// Ends work as a first Ctrl-C does where it is [`stoppable`], for a caller that runs it in a process of another kind.
 pub fn request() {
     SIGNAL.store(SIGINT, Ordering::SeqCst);
 }

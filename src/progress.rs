@@ -1,4 +1,4 @@
-//! What is told while a command works, on stderr only.
+//! Progress while a command works, on stderr only.
 
 mod heartbeat;
 

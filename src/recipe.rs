@@ -333,7 +333,7 @@ mod tests {
         latent.format.layout = Layout::Latent;
         assert_eq!(recipe_of(&latent), None);
         let rotated = Target { passes: vec![Pass::TurnValues, Pass::SortNeurons], ..latent };
-        let recipe = recipe_of(&rotated).expect("nothing else tells of passes");
+        let recipe = recipe_of(&rotated).expect("nothing else records passes");
         assert_eq!(recipe.command(), "quantize q4_k_m --layout latent --passes turn-values,sort-neurons");
         let embedding = Policy { token_embedding_type: Some(DType::Q8_0), ..Policy::preset(FileType::F16) };
         let recipe = recipe_of(&target(Types::Preset(embedding))).expect("an exception");

@@ -289,7 +289,7 @@ impl Onnx {
         }
     }
 
-    /// The type that gives the export its name; a budget that has none goes by that of 4 bits.
+    /// The type that gives the export its name; a budget that has none takes that of 4 bits.
     fn prevailing(&self) -> WeightType {
         match self.weights {
             OnnxWeights::Preset(weights) => weights,
@@ -355,7 +355,7 @@ impl WeightType {
     }
 }
 
-/// The name a model goes by in a default output name: its own in the hub's cache, else its folder's or its file's.
+/// A model's name in a default output name: its own in the hub's cache, else its folder's or its file's.
 fn model_name(path: &Path) -> String {
     let name = if !path.is_dir() {
         // Not the name of what it may be a link to: in the cache that is a digest.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::{calibration_text, plmconv, tiny_plm};
 
-/// Exit code, and what GitHub is told: outputs and summary.
+/// Exit code, and what GitHub gets: outputs and summary.
 fn step(folder: &Path, candidate: &str, arguments: &str) -> (Option<i32>, String, String) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".github/actions/parity/run.sh");
     let [outputs, summary] = ["outputs", "summary"].map(|name| folder.join(name));

@@ -88,7 +88,7 @@ fn a_place_that_cannot_be_written_is_told_before_anything_is_read() {
     assert_eq!(names(dir.path()), ["folder", "precious", "there"]);
 }
 
-/// Nothing is told of any work.
+/// No work is reported.
 fn calm() -> impl Predicate<str> {
     predicate::str::contains("calibrated").or(predicate::str::contains("no-model")).not()
 }

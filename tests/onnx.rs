@@ -263,7 +263,7 @@ fn a_folder_that_cannot_be_written() {
     let mut command = plmconv();
     command.args(["quantize", "q4", "--to", "onnx", "-o"]).arg(out).arg(tiny_plm());
     command.assert().code(1).stderr(predicate::str::contains("no such file or folder"));
-    // A file is no folder to write in, whoever runs the test.
+    // A file is not a folder to write in, whoever runs the test.
     let file = dir.path().join("file");
     std::fs::write(&file, b"x").expect("write");
     let mut command = plmconv();

@@ -182,7 +182,7 @@ fn an_importance_matrix_has_to_be_given() {
     let dir = tempfile::tempdir().expect("tempdir");
     let imatrix = fixtures().join("golden/imatrix.gguf").display().to_string();
     let file = make(&dir, "q4.gguf", &["quantize", "q4", "--imatrix", &imatrix]);
-    assert_eq!(recipe_of(&file), None, "llama-quantize's own keys tell of it");
+    assert_eq!(recipe_of(&file), None, "llama-quantize's own keys record it");
     verify(&file, &[]).code(2).stderr(contains("give it with --imatrix"));
     verify(&file, &["--imatrix", &imatrix]).success();
     // The same matrix by another path: its name is the only difference.
@@ -210,7 +210,7 @@ fn statistics_are_named_by_their_digest() {
         (&fast, "quantize q4_k_m --effort fast"),
         (&budget, "quantize auto --target-size 4200000 --effort fast"),
     ] {
-        let recipe = recipe_of(file).expect("nothing else tells of statistics");
+        let recipe = recipe_of(file).expect("nothing else records statistics");
         assert_eq!(recipe["statistics"], digest.as_str());
         verify(file, &["--stats", &stats]).success().stdout(contains(command));
     }

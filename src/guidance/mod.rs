@@ -22,7 +22,7 @@ use crate::run::Run;
 
 pub use own::OwnStatistics;
 
-/// What the rounding goes by, and how.
+/// What guides the rounding, and how.
 pub struct Guidance {
     pub by: Source,
     /// `None`: columns are weighed by their importance, and no errors are made up for.

@@ -54,7 +54,7 @@ impl Cache {
             std::fs::create_dir_all(self.folder.join("blobs"))?;
             let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
             match file.lock() {
-                // Some network file systems have no locks; whoever comes first there wins.
+                // Some network file systems have no locks; the first one wins there.
                 Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {}
                 locked => locked?,
             }

@@ -21,7 +21,7 @@ use cache::Cache;
 use settings::Settings;
 
 /// The local path of what the user names: itself if something is there, else the snapshot of the model on the hub
-/// that it names. What names nothing there stays as it is, for its reader to say so.
+/// that it names. A name that is not there is left alone; its reader reports it.
 ///
 /// # Errors
 /// What is neither in the cache nor can be fetched.

@@ -70,7 +70,7 @@ struct Step<'a> {
     rows: Range<usize>,
 }
 
-/// What the rounding of a weight's values goes by.
+/// What guides the rounding of a weight's values.
 #[derive(Clone)]
 enum WeightRounding<'a> {
     /// Squared errors, weighted by the importance of their column where it is known.

@@ -193,7 +193,7 @@ pub fn values(mut model: Model) -> Result<Model> {
 }
 
 /// Rotates the position-free part of each head's queries and keys: rows of the query matrix and of kv_b alike, which
-/// keeps their products. The part that RoPE rotates stays as it is.
+/// keeps their products. The part that RoPE rotates is left alone.
 pub fn keys(mut model: Model) -> Result<Model> {
     let config = model.config.clone();
     let query = if config.q_lora_rank.is_some() { Role::QueryB } else { Role::Query };

@@ -65,7 +65,7 @@ pub fn watch(bar: &ProgressBar, what: &'static str, unit: Unit) {
     let hidden = Hidden { bar: bar.downgrade(), what, unit };
     HIDDEN.lock().unwrap_or_else(PoisonError::into_inner).push(hidden);
     STARTED.call_once(|| {
-        // Without it nothing is told, and nothing else is lost.
+        // Without it no progress is shown; nothing else is lost.
         let _ = std::thread::Builder::new().name("heartbeat".into()).spawn(|| {
             loop {
                 std::thread::sleep(INTERVAL);

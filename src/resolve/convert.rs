@@ -109,7 +109,7 @@ pub(super) fn target(args: &ConvertArgs) -> Result<AnyTarget> {
     match args.to {
         FormatArg::GgufLora => {
             let hint = "an adapter is made by plmconv convert ADAPTER --to gguf-lora --base MODEL";
-            Err(UsageError::with_hint("an adapter is no model", hint).into())
+            Err(UsageError::with_hint("an adapter is not a model", hint).into())
         }
         FormatArg::Safetensors => {
             let hint = "a checkpoint is made by plmconv convert MODEL --to safetensors";

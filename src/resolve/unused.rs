@@ -1,4 +1,4 @@
-//! Flags that have no effect where they are given. A warning names them, since whoever gives one expects something of
+//! Flags that have no effect where they are given. A warning names them, since the user expects something from
 //! it. Flags that only permit something (`--force`) or choose how much is printed are left alone.
 
 use crate::args::{
@@ -95,7 +95,7 @@ fn evaluator_flags(args: &EvaluatorArgs) -> [Flag; 4] {
     ]
 }
 
-/// Where there is no text to be written.
+/// Where no text is generated.
 pub(super) fn warn_of_seed(seed: Option<u64>, why: &str, console: Console) {
     warn(&[("--seed", seed.is_some())], why, console);
 }

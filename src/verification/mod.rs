@@ -107,7 +107,7 @@ pub enum Difference {
     Bytes { file: PathBuf, part: String, differing: u64, first: DifferentByte },
     /// A file's length.
     Length { file: PathBuf, found: u64, derived: u64 },
-    /// A file of a folder that is missing, or that is no part of it.
+    /// A file of a folder that is missing, or that does not belong to it.
     File { file: PathBuf, missing: bool },
 }
 

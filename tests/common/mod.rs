@@ -38,7 +38,7 @@ pub fn calibration_text() -> PathBuf {
     fixtures().join("text/calibration.txt")
 }
 
-/// Statistics of the tiny PLM, from windows of 64 tokens: measured once for all tests of a file, which `name` tells apart.
+/// Statistics of the tiny PLM, from windows of 64 tokens: measured once for all tests of a file, which `name` identifies.
 pub fn statistics(name: &str) -> PathBuf {
     let stats = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).with_extension("gguf");
     let mut command = plmconv();

@@ -1,5 +1,5 @@
-//! What a runtime rounds before it multiplies. Weights are what a file says; activations are what the runtime makes of
-//! them, and that is part of a file's divergence wherever it runs.
+//! What a runtime rounds before it multiplies. Weights are as the file has them; activations are rounded by the
+//! runtime, and that is part of a file's divergence wherever it runs.
 
 use half::{bf16, f16};
 use plmconv_formats::DType;

@@ -29,7 +29,7 @@ pub struct SampleOptions {
 }
 
 /// Samples texts at temperature 1, one after another in what is returned; the same for the same options, on any number of
-/// threads. `on_token` is told how many tokens there are, and may end it.
+/// threads. `on_token` gets the number of tokens so far, and may end it.
 ///
 /// # Errors
 /// What running a model may end with.

@@ -93,7 +93,7 @@ impl Statistics {
         Err(Error::ForeignStatistics { path: self.path().to_path_buf() })
     }
 
-    /// The same statistics of the model that `balance` makes of the measured one.
+    /// The same statistics, of the measured model after `balance`.
     #[must_use]
     pub fn balanced(self, balance: Balance) -> Statistics {
         Statistics { balance, ..self }

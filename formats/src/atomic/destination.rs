@@ -74,7 +74,7 @@ pub fn check_file(target: &Path, overwrite: bool) -> Result<PathBuf> {
 /// Whether a folder can be written as `target`, and where it will be; what killed runs left of it is removed.
 ///
 /// # Errors
-/// It exists (without `overwrite`), is no folder or one that `may_replace` refuses, or its parent is missing.
+/// It exists (without `overwrite`), is not a folder or is one that `may_replace` refuses, or its parent is missing.
 pub fn check_folder(target: &Path, overwrite: bool, may_replace: MayReplace) -> Result<PathBuf> {
     let mut destination = located(without_separator(target))?;
     // `.` and `a/..` have no name that could be given to another folder.

@@ -88,7 +88,7 @@ pub(super) fn create<T>(
     Err(Error::Io { path: folder.to_path_buf(), source: busy })
 }
 
-/// tempfile makes things for the owner only; an output is for whoever the user's umask lets read it.
+/// tempfile makes things for the owner only; an output is readable as the user's umask says.
 #[cfg(unix)]
 fn allow(builder: &mut Builder<'_, '_>, mode: u32) {
     use std::os::unix::fs::PermissionsExt;

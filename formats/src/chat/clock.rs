@@ -3,7 +3,7 @@
 use chrono::NaiveDateTime;
 use chrono::format::{Item, StrftimeItems};
 
-/// `datetime.strftime` in the C locale, of a time without a zone. What it does not know stays as it is, as in
+/// `datetime.strftime` in the C locale, of a time without a zone. What it does not know is left unchanged, as in
 /// glibc.
 pub(super) fn strftime(time: NaiveDateTime, format: &str) -> String {
     let mut out = String::new();

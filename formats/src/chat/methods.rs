@@ -215,7 +215,7 @@ fn affixed(text: &str, at_start: bool, args: &[Value]) -> Result<Value, Error> {
     Ok(false.into())
 }
 
-/// `find` and its like; positions are counted in characters.
+/// `find` and the like; positions are counted in characters.
 fn search(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
     let args = Arguments::new(args, &["sub", "start", "end"])?;
     let wanted = args.text(0)?;

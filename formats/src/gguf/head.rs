@@ -67,7 +67,7 @@ impl<'a> Head<'a> {
         self.file.path()
     }
 
-    /// Keys whose texts are not UTF-8 and were mended.
+    /// Keys whose texts are not UTF-8 and were repaired.
     pub(super) fn into_broken_texts(self) -> Vec<String> {
         self.broken_texts
     }
@@ -132,7 +132,7 @@ impl<'a> Head<'a> {
     }
 
     /// The text of `key`. Tools that cut a text after so many bytes cut characters too, as llama-quantize does with the
-    /// name of an importance matrix; where nothing depends on the text, that is no reason to refuse the file.
+    /// name of an importance matrix; where nothing depends on the text, the file need not be refused.
     fn text(&mut self, key: &str) -> Result<String> {
         let offset = self.at;
         // Not a String: vocabularies have hundreds of thousands of texts.

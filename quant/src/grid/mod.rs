@@ -123,7 +123,7 @@ pub fn check_range(grid: &Grid, blocks: &Blocks, cols: usize) -> Result<(), Erro
             return false;
         }
         let largest = codes.iter().map(|code| code.abs_diff(*zero_point)).max().unwrap_or(0);
-        // An infinite scale times zero is no number either.
+        // An infinite scale times zero is NaN, too.
         !grid.stored(scale * f32::from(largest)).is_finite()
     };
     let mut all = blocks.scales.iter().zip(codes.zip(&blocks.zero_points));

@@ -110,7 +110,7 @@ fn an_f16_scale_out_of_range_is_an_error() {
 
 #[test]
 fn a_value_out_of_the_range_of_its_f16_scale_is_an_error() {
-    // The scale of 1e5 fits, but what code times scale makes of it does not.
+    // The scale of 1e5 fits, but code times scale does not.
     for (bits, symmetric) in [(4, true), (4, false), (8, true), (8, false)] {
         let grid = Grid { scale_type: DType::F16, ..grid(bits, symmetric) };
         let mut values = [1.0; 96];

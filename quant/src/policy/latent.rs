@@ -1,4 +1,4 @@
-//! What a preset makes of each tensor in the latent layout.
+//! Which type a preset gives each tensor in the latent layout.
 //!
 //! llama-quantize knows no better than its `plm` mixtures for these models, so the mixtures are ours. They follow
 //! from measurements of what each matrix's rounding does to the output (docs/latent.md):

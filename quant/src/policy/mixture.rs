@@ -1,4 +1,4 @@
-//! What a preset makes of each tensor: llama-quantize's mixtures (`llama_tensor_get_type_impl` in
+//! Which type a preset gives each tensor: llama-quantize's mixtures (`llama_tensor_get_type_impl` in
 //! llama-quant.cpp), for dense models, in the presets of [`FileType`].
 
 use plmconv_formats::DType;

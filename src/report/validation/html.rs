@@ -47,7 +47,7 @@ pub fn render(r: &ValidationReport) -> Result<String> {
     page.map_err(|e| anyhow!("the HTML report: {e}"))
 }
 
-/// How much of what is allowed is used up, in percent; all of it where that is no number.
+/// How much of what is allowed is used up, in percent; all of it where that is not a number.
 fn share(value: Option<f64>, ideal: f64, limit: f64) -> String {
     let used = (value.unwrap_or(f64::NAN) - ideal) / (limit - ideal);
     figure(if used.is_finite() { 100.0 * used.clamp(0.0, 1.0) } else { 100.0 }, 1)

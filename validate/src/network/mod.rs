@@ -1,4 +1,4 @@
-//! What the network is made of, each part defined once for whoever runs it or differentiates it. All of it gives the
+//! What the network is made of, each part defined once, for evaluation and for differentiation. All of it gives the
 //! same bits on every CPU.
 
 mod activation;

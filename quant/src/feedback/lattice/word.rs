@@ -93,7 +93,7 @@ impl<const L: usize> Levels<'_, L> {
             let value = self.values[lane];
             let error = (place.rest[at] - value) * corner.inverses[at];
             let loss = place.loss + error * error;
-            // The lane of a place where none is left costs more than any limit, and what is no number is never less.
+            // The lane of a place where none is left costs more than any limit, and a NaN is never less.
             let is_followed = loss < limit * self.shares[at];
             if !is_followed {
                 if at == 0 {
