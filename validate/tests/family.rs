@@ -61,7 +61,8 @@ fn token_by_token_equal_those_of_the_whole() {
 /// The golden logits tell every part of the description from its neighbours.
 #[test]
 fn each_part_of_the_description_counts() {
-    let changes: [(&str, fn(&mut Model)); 4] = [
+    type Change = (&'static str, fn(&mut Model));
+    let changes: [Change; 4] = [
         ("arcee", |m| m.config.rope_scaling = None),
         ("arcee", |m| m.config.rope_scaling.as_mut().expect("YaRN").original_context *= 2),
         ("arcee", |m| m.config.rope_theta *= 2.0),
