@@ -24,26 +24,38 @@ impl Field {
     pub fn mask(self) -> u8 {
         ((1_u16 << self.bits) - 1) as u8
     }
+
+    #[inline(always)]
+    fn take(self, block: &[u8], codes: &mut [u8; RUN]) {
+        for (code, byte) in codes.iter_mut().zip(&block[self.at..][..RUN]) {
+            *code |= ((byte >> self.shift) & self.mask()) << self.place;
+        }
+    }
+
+    #[inline(always)]
+    fn put(self, codes: &[u8; RUN], block: &mut [u8]) {
+        for (byte, code) in block[self.at..][..RUN].iter_mut().zip(codes) {
+            *byte |= ((code >> self.place) & self.mask()) << self.shift;
+        }
+    }
 }
 
 /// The codes of a run.
 #[inline(always)]
-pub(super) fn take(fields: [Field; 2], block: &[u8]) -> [u8; RUN] {
+pub(super) fn take([first, second]: [Field; 2], block: &[u8]) -> [u8; RUN] {
     let mut codes = [0; RUN];
-    for field in fields.into_iter().filter(|field| field.bits > 0) {
-        for (code, byte) in codes.iter_mut().zip(&block[field.at..][..RUN]) {
-            *code |= ((byte >> field.shift) & field.mask()) << field.place;
-        }
+    first.take(block, &mut codes);
+    if second.bits > 0 {
+        second.take(block, &mut codes);
     }
     codes
 }
 
 /// Writes the codes of a run over bits that are zero.
 #[inline(always)]
-pub(super) fn put(fields: [Field; 2], codes: &[u8; RUN], block: &mut [u8]) {
-    for field in fields.into_iter().filter(|field| field.bits > 0) {
-        for (byte, code) in block[field.at..][..RUN].iter_mut().zip(codes) {
-            *byte |= ((code >> field.place) & field.mask()) << field.shift;
-        }
+pub(super) fn put([first, second]: [Field; 2], codes: &[u8; RUN], block: &mut [u8]) {
+    first.put(codes, block);
+    if second.bits > 0 {
+        second.put(codes, block);
     }
 }

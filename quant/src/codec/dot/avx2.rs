@@ -21,24 +21,34 @@ impl Avx2Lanes {
         Avx2Lanes(())
     }
 
-    /// The even and the odd codes of a run as 16-bit integers.
+    /// The even and the odd codes' bits of a field as 16-bit integers.
     #[inline(always)]
-    fn codes(self, fields: [Field; 2], block: &[u8]) -> [__m256i; 2] {
+    fn field(self, field: Field, block: &[u8]) -> [__m256i; 2] {
+        let bytes: &[u8; RUN] = block[field.at..].first_chunk().expect("a field lies in its block");
         // SAFETY: a value of this type exists only where the CPU has AVX2; 32 bytes are a vector.
         unsafe {
-            let mut codes = [_mm256_setzero_si256(); 2];
-            for field in fields.into_iter().filter(|field| field.bits > 0) {
-                let bytes: &[u8; RUN] = block[field.at..].first_chunk().expect("a field lies in its block");
-                let bytes = _mm256_loadu_si256(bytes.as_ptr().cast());
-                let mask = _mm256_set1_epi16(i16::from(field.mask()));
-                let place = _mm_cvtsi32_si128(field.place as i32);
-                for (codes, byte) in codes.iter_mut().zip([0, 8]) {
-                    let bits = _mm256_srl_epi16(bytes, _mm_cvtsi32_si128((byte + field.shift) as i32));
-                    *codes = _mm256_or_si256(*codes, _mm256_sll_epi16(_mm256_and_si256(bits, mask), place));
-                }
-            }
-            codes
+            let bytes = _mm256_loadu_si256(bytes.as_ptr().cast());
+            let mask = _mm256_set1_epi16(i16::from(field.mask()));
+            let place = _mm_cvtsi32_si128(field.place as i32);
+            let even = _mm256_srl_epi16(bytes, _mm_cvtsi32_si128(field.shift as i32));
+            let odd = _mm256_srl_epi16(bytes, _mm_cvtsi32_si128(8 + field.shift as i32));
+            [
+                _mm256_sll_epi16(_mm256_and_si256(even, mask), place),
+                _mm256_sll_epi16(_mm256_and_si256(odd, mask), place),
+            ]
         }
+    }
+
+    /// The even and the odd codes of a run.
+    #[inline(always)]
+    fn codes(self, [first, second]: [Field; 2], block: &[u8]) -> [__m256i; 2] {
+        let codes = self.field(first, block);
+        if second.bits == 0 {
+            return codes;
+        }
+        let more = self.field(second, block);
+        // SAFETY: AVX2 as above.
+        unsafe { [_mm256_or_si256(codes[0], more[0]), _mm256_or_si256(codes[1], more[1])] }
     }
 
     /// Sums of products, as floats.
@@ -80,6 +90,19 @@ impl Lanes for Avx2Lanes {
         out
     }
     #[inline(always)]
+    fn floats(self, scales: &[i8; 2 * LANES]) -> [f32; 2 * LANES] {
+        let mut out = [0.0; 2 * LANES];
+        // SAFETY: AVX2 as above; sixteen bytes are read, and the two stores fill the sixteen places.
+        unsafe {
+            let scales = _mm_loadu_si128(scales.as_ptr().cast());
+            let low = _mm256_cvtepi8_epi32(scales);
+            let high = _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(scales));
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtepi32_ps(low));
+            _mm256_storeu_ps(out.as_mut_ptr().add(LANES), _mm256_cvtepi32_ps(high));
+        }
+        out
+    }
+    #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: AVX2 as above.
         unsafe { _mm256_add_ps(a, b) }
@@ -96,16 +119,15 @@ impl Lanes for Avx2Lanes {
     }
     #[inline(always)]
     fn products(self, fields: [Field; 2], zero: u8, block: &[u8], values: &[i16; RUN]) -> __m256 {
-        let mut codes = self.codes(fields, block);
-        if zero != 0 {
-            // SAFETY: AVX2 as above.
-            unsafe {
-                let zero = _mm256_set1_epi16(zero.into());
-                for codes in &mut codes {
-                    *codes = _mm256_sub_epi16(*codes, zero);
-                }
-            }
+        let [even, odd] = self.codes(fields, block);
+        if zero == 0 {
+            return self.multiply([even, odd], values);
         }
+        // SAFETY: AVX2 as above.
+        let codes = unsafe {
+            let zero = _mm256_set1_epi16(zero.into());
+            [_mm256_sub_epi16(even, zero), _mm256_sub_epi16(odd, zero)]
+        };
         self.multiply(codes, values)
     }
     #[inline(always)]

@@ -134,6 +134,8 @@ pub(super) trait Lanes: Copy {
     fn halves(self, low: f32, high: f32) -> Self::F;
     fn load(self, values: &[f32; LANES]) -> Self::F;
     fn to_array(self, a: Self::F) -> [f32; LANES];
+    /// Scales as floats. One by one their conversions would wait for each other's registers.
+    fn floats(self, scales: &[i8; 2 * LANES]) -> [f32; 2 * LANES];
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;

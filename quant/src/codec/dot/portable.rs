@@ -47,6 +47,10 @@ impl Lanes for PortableLanes {
         a
     }
     #[inline(always)]
+    fn floats(self, scales: &[i8; 2 * LANES]) -> [f32; 2 * LANES] {
+        scales.map(f32::from)
+    }
+    #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {
         each(|lane| a[lane] + b[lane])
     }

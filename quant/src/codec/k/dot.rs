@@ -22,14 +22,14 @@ impl<T: Layout> DotType for Blocks<T> {
         let mut total = lanes.splat(0.0);
         for (block, activations) in bytes.chunks_exact(T::BYTES).zip(row.blocks()) {
             let scales = T::scales(block);
-            let scale = |sub: usize| f32::from(scales.scale[sub]);
+            let scale = lanes.floats(&scales.scale);
             let mut sums = lanes.splat(0.0);
             unroll!(run in [0 1 2 3 4 5 6 7] {
                 let products = lanes.products(T::fields(run), T::ZERO, block, activations.run(run));
                 let scale = if T::SUB == RUN {
-                    lanes.splat(scale(run))
+                    lanes.splat(scale[run])
                 } else {
-                    lanes.halves(scale(2 * run), scale(2 * run + 1))
+                    lanes.halves(scale[2 * run], scale[2 * run + 1])
                 };
                 sums = lanes.add(sums, lanes.mul(products, scale));
             });
