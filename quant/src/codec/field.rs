@@ -35,7 +35,8 @@ impl Field {
     #[inline(always)]
     fn put(self, codes: &[u8; RUN], block: &mut [u8]) {
         for (byte, code) in block[self.at..][..RUN].iter_mut().zip(codes) {
-            *byte |= ((code >> self.place) & self.mask()) << self.shift;
+            let bits = ((code >> self.place) & self.mask()) << self.shift;
+            *byte = if self.shift == 0 { bits } else { *byte | bits };
         }
     }
 }
@@ -51,7 +52,7 @@ pub(super) fn take([first, second]: [Field; 2], block: &[u8]) -> [u8; RUN] {
     codes
 }
 
-/// Writes the codes of a run over bits that are zero.
+/// Writes the codes of a run. Fields of the same bytes are written from the lowest bit on: that one clears what was there.
 #[inline(always)]
 pub(super) fn put([first, second]: [Field; 2], codes: &[u8; RUN], block: &mut [u8]) {
     first.put(codes, block);

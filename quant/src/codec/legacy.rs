@@ -83,9 +83,11 @@ impl<const MIN: bool, const FIFTH: bool> Type<MIN, FIFTH> {
     #[inline(always)]
     fn take(block: &[u8]) -> Block {
         let half = |at: usize| half_value([block[at], block[at + 1]]);
-        let qs = &block[Self::LOW..];
-        let low = |j: usize| if j < HALF_BLOCK { qs[j] & 15 } else { qs[j - HALF_BLOCK] >> 4 };
-        let mut codes: Codes = std::array::from_fn(low);
+        let mut codes = [0; BLOCK];
+        let (low, high) = codes.split_at_mut(HALF_BLOCK);
+        for ((low, high), byte) in low.iter_mut().zip(high).zip(&block[Self::LOW..]) {
+            (*low, *high) = (byte & 15, byte >> 4);
+        }
         if FIFTH {
             let qh = &block[Self::HIGH..][..4];
             let qh = u32::from_le_bytes([qh[0], qh[1], qh[2], qh[3]]);
@@ -166,11 +168,10 @@ impl<const MIN: bool, const FIFTH: bool> Decode for Type<MIN, FIFTH> {
         let blocks = bytes.chunks_exact(Self::BYTES).zip(out.as_chunks_mut::<BLOCK>().0);
         for (block, out) in blocks {
             let Block { d, m, codes } = Self::take(block);
-            *out = if MIN {
-                codes.map(|code| f32::from(code) * d + m)
-            } else {
-                codes.map(|code| f32::from(code as i8 - Self::HALF as i8) * d)
-            };
+            for (value, &code) in out.iter_mut().zip(&codes) {
+                *value =
+                    if MIN { f32::from(code) * d + m } else { f32::from(code as i8 - Self::HALF as i8) * d };
+            }
         }
     }
 }

@@ -57,9 +57,10 @@ impl Scales {
 #[inline(always)]
 pub(super) fn decode_block<T: Layout>(block: &[u8], out: &mut [f32]) {
     let steps = T::scales(block).steps();
-    for (run, out) in out.as_chunks_mut::<RUN>().0.iter_mut().enumerate() {
+    let (runs, _) = out.as_chunks_mut::<RUN>();
+    unroll!(run in [0 1 2 3 4 5 6 7] {
         let codes = field::take(T::fields(run), block);
-        let subs = out.chunks_exact_mut(T::SUB).zip(codes.chunks_exact(T::SUB));
+        let subs = runs[run].chunks_exact_mut(T::SUB).zip(codes.chunks_exact(T::SUB));
         for (sub, (out, codes)) in subs.enumerate() {
             let sub = run * (RUN / T::SUB) + sub;
             let (step, offset) = (steps.step[sub], steps.offset[sub]);
@@ -68,7 +69,7 @@ pub(super) fn decode_block<T: Layout>(block: &[u8], out: &mut [f32]) {
                 *value = if T::MINS { scaled - offset } else { scaled };
             }
         }
-    }
+    });
 }
 
 /// Writes a super-block under `scales`, with the nearest code for every value under the scales as stored.
@@ -99,14 +100,10 @@ pub(super) fn write_block<T: Layout, E: Engine>(
 
 #[inline(always)]
 fn put_codes<T: Layout>(codes: &[u8; SUPER_BLOCK], out: &mut [u8]) {
-    for run in 0..SUPER_BLOCK / RUN {
-        for field in T::fields(run).into_iter().filter(|field| field.bits > 0) {
-            out[field.at..][..RUN].fill(0);
-        }
-    }
-    for (run, codes) in codes.as_chunks().0.iter().enumerate() {
-        field::put(T::fields(run), codes, out);
-    }
+    let (runs, _) = codes.as_chunks();
+    unroll!(run in [0 1 2 3 4 5 6 7] {
+        field::put(T::fields(run), &runs[run], out);
+    });
 }
 
 /// Writes a super-block that was chosen elsewhere.
