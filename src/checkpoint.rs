@@ -33,11 +33,10 @@ impl CheckpointPlan {
     /// # Errors
     /// A model in the latent layout that does not say how it was made, files of the model that cannot be read.
     pub fn new(model: Model, target: &Target<Safetensors>) -> Result<CheckpointPlan> {
-        model.config.require_plm(model.path(), "a checkpoint is")?;
         let output = target.output_path(model.path());
         let dtype = target.format.dtype.unwrap_or_else(|| own_type(&model));
         let model = match model.config.layout {
-            Layout::Own => model,
+            Layout::Plm => model,
             Layout::Latent => passes::from_latent(model)?,
         };
         let model = passes::apply(model, &target.passes)?;

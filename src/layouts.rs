@@ -28,8 +28,7 @@ impl LayoutSizes {
     pub fn runs_in(&self) -> &'static str {
         match self.layout {
             "plm" => "llama.cpp; today's only with -fa off",
-            "latent" => "llama.cpp that reads q_lora_rank = 0 (2026), flash attention on or off",
-            _ => "llama.cpp",
+            _ => "llama.cpp that reads q_lora_rank = 0 (2026), flash attention on or off",
         }
     }
 }
@@ -37,7 +36,7 @@ impl LayoutSizes {
 /// The layouts that can hold a model of this config.
 pub fn sizes(config: &Config) -> Vec<LayoutSizes> {
     let holds = |layout: &Layout| config.check_layout("".as_ref(), *layout).is_ok();
-    [Layout::Own, Layout::Latent].into_iter().filter(holds).filter_map(|layout| of(config, layout)).collect()
+    [Layout::Plm, Layout::Latent].into_iter().filter(holds).filter_map(|layout| of(config, layout)).collect()
 }
 
 /// `None` where the shapes fit no type.
@@ -48,10 +47,7 @@ fn of(config: &Config, layout: Layout) -> Option<LayoutSizes> {
         .into_iter()
         .map(|(key, shape)| TensorDesc { name: key.gguf_name(), shape, source: DType::F32 })
         .collect();
-    let shape = ModelShape {
-        layers: config.num_hidden_layers,
-        query_heads_per_kv_head: config.query_heads_per_kv_head(),
-    };
+    let shape = ModelShape { layers: config.num_hidden_layers, query_heads_per_kv_head: 1 };
     let types = Policy::preset(FileType::Q4KM).assign(&tensors, shape).ok()?;
     let bytes = tensors.iter().zip(types).map(|(tensor, assigned)| {
         let values = tensor.shape.iter().product();
@@ -60,10 +56,10 @@ fn of(config: &Config, layout: Layout) -> Option<LayoutSizes> {
     let per_token = config.cache_values_per_token() * config.num_hidden_layers;
     Some(LayoutSizes {
         layout: match layout {
-            Layout::Own => config.architecture.gguf,
+            Layout::Plm => "plm",
             Layout::Latent => "latent",
         },
-        architecture: layout.architecture(config.architecture),
+        architecture: layout.architecture(),
         tensor_bytes: bytes.sum::<Option<u64>>()?,
         cache_bytes_per_token: per_token as u64 * CACHE_VALUE_BYTES,
     })
@@ -71,31 +67,26 @@ fn of(config: &Config, layout: Layout) -> Option<LayoutSizes> {
 
 #[cfg(test)]
 mod tests {
-    use plmconv_formats::model::PLM;
-
     use super::*;
 
     fn plm_1_8b() -> Config {
         Config {
-            architecture: &PLM,
             vocab_size: 151_936,
             hidden_size: 2048,
             intermediate_size: 8192,
             num_hidden_layers: 32,
             num_attention_heads: 16,
-            num_key_value_heads: 16,
             q_lora_rank: None,
-            kv_lora_rank: Some(512),
+            kv_lora_rank: 512,
             qk_nope_head_dim: 128,
             qk_rope_head_dim: 64,
             v_head_dim: 128,
             max_position_embeddings: 4096,
-            norm_eps: 1e-6,
+            rms_norm_eps: 1e-6,
             rope_theta: 1e5,
-            rope_scaling: None,
             rope_interleave: true,
             tie_word_embeddings: true,
-            layout: Layout::Own,
+            layout: Layout::Plm,
         }
     }
 

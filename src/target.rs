@@ -172,7 +172,7 @@ impl Target<Gguf> {
     /// A name that cannot be an output's.
     pub fn output_path(&self, source: &Path) -> Result<PathBuf> {
         let layout = match self.format.layout {
-            Layout::Own => "",
+            Layout::Plm => "",
             Layout::Latent => "latent-",
         };
         let type_name = match &self.format.types {
@@ -198,7 +198,7 @@ impl Gguf {
             types,
             tokenizer_pre: None,
             arrangement: Arrangement::OneFile,
-            layout: Layout::Own,
+            layout: Layout::Plm,
             resume: false,
         }
     }

@@ -182,7 +182,7 @@ fn what_the_plm_graph_cannot_express() {
                 c.config["architectures"] = serde_json::json!(["LlamaForCausalLM"]);
             }
         });
-        refuse(&folder, if said.is_empty() { "is not one that plmconv knows (plm, arcee" } else { said });
+        refuse(&folder, if said.is_empty() { "is not PLM" } else { said });
     }
 }
 

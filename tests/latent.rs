@@ -22,7 +22,7 @@ fn it_is_read_back_as_the_same_model_in_the_other_layout() {
     quantize("q4", &path, &["--layout", "latent"]);
     let (source, latent) = (Model::open(tiny_plm()).expect("opens"), Model::open(&path).expect("opens"));
     assert_eq!(latent.config.layout, Layout::Latent);
-    assert_eq!(plmconv_formats::Config { layout: Layout::Own, ..latent.config.clone() }, source.config);
+    assert_eq!(plmconv_formats::Config { layout: Layout::Plm, ..latent.config.clone() }, source.config);
     assert_eq!(latent.config.cache_values_per_token(), 288);
 
     let file = GgufFile::open(&path).expect("opens");

@@ -391,10 +391,7 @@ fn another_architecture_is_told() {
     metadata.set("general.architecture", plmconv_formats::gguf::Value::String("llama".into()));
     let directory = plmconv_formats::gguf::Directory::new(&metadata, []).expect("lays out");
     std::fs::write(&path, &directory.head).expect("write");
-    validate(&path)
-        .assert()
-        .code(1)
-        .stderr(predicate::str::contains("architecture `llama` is not one that plmconv knows"));
+    validate(&path).assert().code(1).stderr(predicate::str::contains("architecture `llama` is not PLM"));
 }
 
 #[test]

@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 
-use plmconv_formats::model::AttentionKind;
 use plmconv_formats::{Config, DType, Model, Role, TensorKey};
 use plmconv_quant::codec;
 use plmconv_validate::Error as EvaluatorError;
@@ -128,8 +127,7 @@ pub struct Site {
 impl Site {
     /// Every place of a model whose channels can be rescaled.
     pub fn all(config: &Config) -> impl Iterator<Item = Site> + use<> {
-        let attention = config.architecture.attention;
-        (0..config.num_hidden_layers).flat_map(move |layer| Site::of_layer(layer, attention))
+        (0..config.num_hidden_layers).flat_map(Site::of_layer)
     }
 
     /// Number of channels.
@@ -142,26 +140,20 @@ impl Site {
         if self.kind == Kind::Neurons { 2 } else { 1 }
     }
 
-    fn of_layer(layer: usize, attention: AttentionKind) -> Vec<Site> {
+    fn of_layer(layer: usize) -> impl Iterator<Item = Site> {
         let site = move |kind, producer, consumers: &[Role]| Site {
             kind,
             producer: TensorKey::in_layer(layer, producer),
             consumers: consumers.iter().map(|&role| TensorKey::in_layer(layer, role)).collect(),
         };
-        let mut sites = match attention {
-            AttentionKind::Latent => vec![
-                site(Kind::Norm, Role::AttentionNorm, &[Role::Query, Role::KvA]),
-                site(Kind::Norm, Role::KvANorm, &[Role::KvB]),
-                site(Kind::Values, Role::KvB, &[Role::AttentionOutput]),
-            ],
-            // A value reaches the output once for every query head that shares it, so that its channels are not free.
-            AttentionKind::Grouped => {
-                vec![site(Kind::Norm, Role::AttentionNorm, &[Role::Query, Role::Key, Role::Value])]
-            }
-        };
-        sites.push(site(Kind::Norm, Role::FfnNorm, &[Role::FfnUp]));
-        sites.push(site(Kind::Neurons, Role::FfnUp, &[Role::FfnDown]));
-        sites
+        [
+            site(Kind::Norm, Role::AttentionNorm, &[Role::Query, Role::KvA]),
+            site(Kind::Norm, Role::KvANorm, &[Role::KvB]),
+            site(Kind::Values, Role::KvB, &[Role::AttentionOutput]),
+            site(Kind::Norm, Role::FfnNorm, &[Role::FfnUp]),
+            site(Kind::Neurons, Role::FfnUp, &[Role::FfnDown]),
+        ]
+        .into_iter()
     }
 }
 

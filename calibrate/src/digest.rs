@@ -1,7 +1,6 @@
 //! Digests that say which model statistics belong to, and what a result was made from.
 
 use plmconv_formats::adapter::AdapterIdentity;
-use plmconv_formats::model::PLM;
 use plmconv_formats::source::RowSource;
 use plmconv_formats::{Config, Model, hex};
 use plmconv_quant::codec;
@@ -33,13 +32,11 @@ pub fn model_digest(model: &Model) -> Result<String> {
 fn hyperparameters(config: &Config) -> String {
     // All fields are named, so that a new one is a decision here.
     let Config {
-        architecture,
         vocab_size,
         hidden_size,
         intermediate_size,
         num_hidden_layers,
         num_attention_heads,
-        num_key_value_heads,
         q_lora_rank,
         kv_lora_rank,
         qk_nope_head_dim,
@@ -47,32 +44,21 @@ fn hyperparameters(config: &Config) -> String {
         v_head_dim,
         // How long a text may be, not what becomes of it.
         max_position_embeddings: _,
-        norm_eps,
+        rms_norm_eps,
         rope_theta,
-        ref rope_scaling,
-        // Follow from the architecture, and from the tensors.
+        // Rows stand in one order, and the head is the embedding, in whatever was read.
         rope_interleave: _,
         tie_word_embeddings: _,
-        // Statistics are of the architecture's own layout.
+        // Statistics are of the `plm` layout.
         layout: _,
     } = *config;
-    let (q_lora_rank, kv_lora_rank) = (q_lora_rank.unwrap_or(0), kv_lora_rank.unwrap_or(0));
-    // What a PLM cannot have another of was not written for it.
-    let beyond_plm = if architecture == &PLM {
-        String::new()
-    } else {
-        let name = architecture.model_type;
-        format!(
-            "architecture {name}\nnum_key_value_heads {num_key_value_heads}\nrope_scaling {rope_scaling:?}\n"
-        )
-    };
+    let q_lora_rank = q_lora_rank.unwrap_or(0);
     format!(
         "vocab_size {vocab_size}\nhidden_size {hidden_size}\nintermediate_size {intermediate_size}\n\
          num_hidden_layers {num_hidden_layers}\nnum_attention_heads {num_attention_heads}\n\
          q_lora_rank {q_lora_rank}\nkv_lora_rank {kv_lora_rank}\nqk_nope_head_dim {qk_nope_head_dim}\n\
-         qk_rope_head_dim {qk_rope_head_dim}\nv_head_dim {v_head_dim}\nrms_norm_eps {:08x}\nrope_theta {:08x}\n\
-         {beyond_plm}",
-        norm_eps.to_bits(),
+         qk_rope_head_dim {qk_rope_head_dim}\nv_head_dim {v_head_dim}\nrms_norm_eps {:08x}\nrope_theta {:08x}\n",
+        rms_norm_eps.to_bits(),
         rope_theta.to_bits()
     )
 }
@@ -109,11 +95,11 @@ mod tests {
             |c| c.num_hidden_layers += 1,
             |c| c.num_attention_heads += 1,
             |c| c.q_lora_rank = Some(1),
-            |c| c.kv_lora_rank = Some(1),
+            |c| c.kv_lora_rank += 1,
             |c| c.qk_nope_head_dim += 1,
             |c| c.qk_rope_head_dim += 1,
             |c| c.v_head_dim += 1,
-            |c| c.norm_eps *= 1.0 + f32::EPSILON,
+            |c| c.rms_norm_eps *= 1.0 + f32::EPSILON,
             |c| c.rope_theta *= 1.0 + f32::EPSILON,
         ];
         let mut seen = std::collections::BTreeSet::from([hyperparameters(&config)]);

@@ -17,7 +17,6 @@ use plmconv_quant::feedback::{self, ColumnFactor, RowFactor};
 use plmconv_quant::grid::{self, Blocks, Grid};
 use rayon::prelude::*;
 
-use crate::curvature::INPUT_BLOCK;
 use crate::error::{Error, Result};
 use crate::monitor::{Monitor, Task};
 use crate::noise::activation_noise;
@@ -120,33 +119,19 @@ impl<'a> Probe<'a> {
         let (rows, cols) = (tensor.source.rows(), tensor.source.cols());
         let name = tensor.key.gguf_name();
         let statistics = rounding.statistics().ok_or(Error::NothingToMeasureBy)?;
-        let lookups = statistics.lookups(&name)?;
-        let measured = statistics.inputs(&name, cols)?;
-        // An embedding that is not the head is never multiplied.
-        let is_multiplied = measured.is_some() || lookups.is_none();
-        let none = || {
-            BlockSymmetric::from_values(
-                cols,
-                INPUT_BLOCK,
-                vec![0.0; BlockSymmetric::stored_len(cols, INPUT_BLOCK)],
-            )
-        };
-        let inputs = measured.or_else(|| lookups.as_ref().and_then(|_| none()));
+        let inputs = statistics.inputs(&name, cols)?;
         let inputs = inputs.ok_or_else(|| Error::NoStatistics { matrix: name.clone() })?;
         let outputs = statistics.outputs(&name, rows)?;
         let tokens = statistics.tokens(&name)?;
         let count = (SAMPLE_VALUES / cols.max(1)).clamp(1, rows);
         let sample: Vec<usize> = (0..count).map(|i| i * rows / count).collect();
-        let effort = rounding.effort().filter(|_| is_multiplied);
+        let effort = rounding.effort();
         let weights = row_weights(outputs.as_ref(), &sample, effort.is_some(), tokens)?;
         let columns = effort.map(|_| ColumnFactor::new(&inputs)).transpose()?;
         let values = read_rows(tensor, &sample)?;
         // Nothing makes up for what is lost of activations.
         let shares = row_weights(outputs.as_ref(), &sample, false, tokens)?;
-        let activations = match is_multiplied {
-            true => Activations::new(statistics, &name, &inputs.diagonal(), &shares, &values)?,
-            false => Activations::none(),
-        };
+        let activations = Activations::new(statistics, &name, &inputs.diagonal(), &shares, &values)?;
         let sample = Sample { values, weights };
         Ok(Probe {
             source: tensor.source.dtype(),
@@ -158,7 +143,7 @@ impl<'a> Probe<'a> {
             columns,
             effort,
             activations,
-            lookups,
+            lookups: statistics.lookups(&name)?,
         })
     }
 
@@ -252,11 +237,6 @@ struct Activations {
 }
 
 impl Activations {
-    /// Of a matrix that nothing is multiplied with.
-    fn none() -> Activations {
-        Activations { sizes: Vec::new(), active: Vec::new(), costs: Vec::new() }
-    }
-
     /// From the inputs' Fisher diagonal, and sampled rows (`values`) with what an error in each costs.
     fn new(
         statistics: &Statistics,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::DType;
 use crate::gguf::is_unfinished_shard;
-use crate::model::{Architecture, Foreign};
+use crate::model::Foreign;
 
 /// What can be wrong with a model on disk, or with writing one.
 #[derive(Debug, thiserror::Error)]
@@ -78,8 +78,8 @@ pub enum Error {
     OverlappingTensors { path: PathBuf, first: String, second: String, offset: u64 },
     #[error("{}: tensor `{tensor}` is missing", path.display())]
     MissingTensor { path: PathBuf, tensor: String },
-    #[error("{}: tensor `{tensor}` is not part of {a_model}", path.display())]
-    UnknownTensor { path: PathBuf, tensor: String, a_model: &'static str },
+    #[error("{}: tensor `{tensor}` is not part of a PLM", path.display())]
+    UnknownTensor { path: PathBuf, tensor: String },
     #[error("tensor `{tensor}` has no name in a checkpoint")]
     NoPublishedName { tensor: String },
     #[error("{}: tensor `{tensor}` has shape {found:?}, but {expected:?} follows from {from}", path.display())]
@@ -88,17 +88,13 @@ pub enum Error {
     MissingKey { path: PathBuf, key: String },
     #[error("{}: `{key}` is {found}, expected {expected}", path.display())]
     BadValue { path: PathBuf, key: String, found: String, expected: String },
-    #[error(
-        "{}: architecture `{found}` is not one that plmconv knows ({})", path.display(), Architecture::known()
-    )]
+    #[error("{}: architecture `{found}` is not PLM", path.display())]
     Architecture { path: PathBuf, found: String },
     #[error(
         "{}: `lm_head.weight` differs from the embedding, but a PLM ties the two \
          (the `plm` graph of llama.cpp has no output matrix of its own)", path.display()
     )]
     UntiedHead { path: PathBuf },
-    #[error("{}: this is {a_model}, and {what} made of a PLM alone", path.display())]
-    OnlyOfPlm { path: PathBuf, a_model: &'static str, what: &'static str },
     #[error("{}: the `{target}` layout cannot express {what}", path.display())]
     Inexpressible { path: PathBuf, target: &'static str, what: String },
     #[error("tensor `{tensor}` cannot be rewritten: {detail}")]

@@ -32,6 +32,6 @@ pub use error::{Error, Result};
 pub use fingerprint::Fingerprint;
 pub use hex::hex;
 pub use imatrix::Imatrix;
-pub use model::{Architecture, Config, Layout, Model, Role, TensorKey};
+pub use model::{Config, Layout, Model, Role, TensorKey};
 pub use tokenizer::TextTokenizer;
 pub use warning::Warning;

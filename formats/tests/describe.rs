@@ -14,9 +14,6 @@ use serde_json::{Map, Value as Json, json};
 use sha2::{Digest, Sha256};
 use support::{fixtures, write_gguf};
 
-/// The models of fixtures/family.
-const RELATIVES: [&str; 1] = ["arcee"];
-
 /// `LLAMA_FTYPE_MOSTLY_BF16`, which the golden files have.
 const BF16: u32 = 32;
 
@@ -152,16 +149,6 @@ fn tiny_plm_has_the_converters_metadata() {
         value.as_object_mut().expect("an object").remove("first");
     }
     assert_same(&to_json(&metadata, false), golden, "tiny-plm");
-}
-
-#[test]
-fn relatives_have_the_converters_metadata() {
-    for name in RELATIVES {
-        let model = Model::open(fixtures().join(format!("family/tiny-{name}"))).expect("opens");
-        let metadata = describe(&model, &options()).expect("is described").metadata;
-        let golden = read_json(fixtures().join(format!("family/tiny-{name}.json")));
-        assert_same(&to_json(&metadata, false), golden["metadata"].as_object().expect("an object"), name);
-    }
 }
 
 /// The hyperparameters of PLM-1.8B. Its tokenizer is too large to be kept here; the small one takes its place.

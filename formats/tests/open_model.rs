@@ -9,7 +9,7 @@ fn fixture() -> std::path::PathBuf {
 #[test]
 fn tiny_plm_opens() {
     let model = Model::open(fixture()).expect("opens");
-    assert_eq!(model.config.kv_lora_rank, Some(256));
+    assert_eq!(model.config.kv_lora_rank, 256);
     assert_eq!(model.tensors.len(), 56);
     assert_eq!(model.parameter_count(), 6_411_008);
     let up = model.tensor(TensorKey::in_layer(5, Role::FfnUp)).expect("up_proj");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use plmconv_formats::gguf::GgufFile;
-use plmconv_formats::model::{Foreign, TensorKey, weight_files};
+use plmconv_formats::model::{Foreign, TensorKey};
 use plmconv_formats::onnx::OnnxFile;
 use plmconv_formats::safetensors::SafetensorsFile;
 use plmconv_formats::source::{InputFile, RowSource};
@@ -76,13 +76,7 @@ impl SniffedFormat {
 }
 
 fn inspect_folder(input: &ModelInput, console: Console) -> Result<Inspection> {
-    let model = match open_model(input, console) {
-        Ok(model) => model,
-        Err(error) => match error.downcast_ref::<FormatError>() {
-            Some(FormatError::Architecture { found, .. }) => return inspect_foreign(&input.path, found),
-            _ => return Err(error),
-        },
-    };
+    let model = open_model(input, console)?;
     let tensors = model.tensors.iter().map(|t| TensorLine {
         name: t.key.hugging_face_name().unwrap_or_else(|| t.key.gguf_name()),
         role: Some(t.key),
@@ -93,7 +87,7 @@ fn inspect_folder(input: &ModelInput, console: Console) -> Result<Inspection> {
     Ok(Inspection {
         path: input.path.display().to_string(),
         format: "Hugging Face folder",
-        architecture: Some(model.config.architecture.model_type.into()),
+        architecture: Some("plm".into()),
         file_bytes: tensors.clone().map(|t| t.bytes).sum(),
         tensors: tensors.collect(),
         metadata: Metadata::Texts(Vec::new()),
@@ -102,25 +96,9 @@ fn inspect_folder(input: &ModelInput, console: Console) -> Result<Inspection> {
     })
 }
 
-/// A folder with a network that plmconv does not know, as far as its weights' headers tell.
-fn inspect_foreign(folder: &Path, architecture: &str) -> Result<Inspection> {
-    let (paths, _) = weight_files(folder)?;
-    let files = paths.iter().map(|path| inspect_safetensors(path)).collect::<Result<Vec<_>>>()?;
-    Ok(Inspection {
-        path: folder.display().to_string(),
-        format: "Hugging Face folder",
-        architecture: Some(architecture.into()),
-        file_bytes: files.iter().map(|file| file.file_bytes).sum(),
-        tensors: files.into_iter().flat_map(|file| file.tensors).collect(),
-        metadata: Metadata::Texts(Vec::new()),
-        config: None,
-        onnx: None,
-    })
-}
-
 fn inspect_gguf(path: &Path) -> Result<Inspection> {
     let file = GgufFile::open(path)?;
-    let config = Config::of_file(&file).ok();
+    let config = Config::from_gguf(path, &file.metadata).ok();
     let tensors = file.tensors.into_iter().map(|t| TensorLine {
         role: TensorKey::from_gguf(&t.name),
         dtype: t.data.dtype().name().into(),

@@ -198,7 +198,7 @@ fn of_format(error: &FormatError, place: Option<Place>) -> Option<String> {
         },
         FormatError::UnknownFormat { .. } | FormatError::BadMagic { .. } => expected_at(place?)?,
         FormatError::Architecture { .. } => {
-            "it is what config.json's model_type or a GGUF's general.architecture says; `plmconv inspect` shows any of them"
+            "plmconv reads PLM models only (model_type or general.architecture `plm`)"
         }
         FormatError::BigEndian { .. } => {
             "convert the checkpoint again, or convert the file with llama.cpp's gguf_convert_endian.py"

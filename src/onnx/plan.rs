@@ -56,7 +56,6 @@ impl OnnxDraft {
     /// A quantized source without leave to requantize, a pattern that matches nothing, a profile that cannot hold the
     /// model.
     pub fn new(model: Model, target: Target<Onnx>) -> Result<OnnxDraft> {
-        model.config.require_plm(model.path(), "an ONNX export is")?;
         refuse_latent_source(&model)?;
         if !target.allow_requantize {
             refuse_quantized_source(&model)?;

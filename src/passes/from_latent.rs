@@ -101,7 +101,7 @@ pub fn from_latent(mut model: Model) -> Result<Model> {
             Scaled::by(norm, 1.0 / scale)
         });
     }
-    in_layout(model, Layout::Own, parts)
+    in_layout(model, Layout::Plm, parts)
 }
 
 /// For each layer what the gate is to the pre-activation, and what the norm was multiplied by. A file of an earlier
@@ -127,12 +127,12 @@ fn factors(model: &Model) -> Result<(Vec<f32>, Vec<f32>)> {
 }
 
 fn join(model: &Model, layer: usize) -> Result<Tensor> {
-    let config = Config { layout: Layout::Own, ..model.config.clone() };
+    let config = Config { layout: Layout::Plm, ..model.config.clone() };
     let keys = tensor(model, layer, Role::KeyB)?;
     let joined = Joined {
         keys: Decoded::of(keys),
         values: Decoded::of(tensor(model, layer, Role::ValueB)?),
-        kv_lora_rank: config.latent_rank(),
+        kv_lora_rank: config.kv_lora_rank,
         qk_nope: config.qk_nope_head_dim,
         head_rows: config.kv_b_head_dim(),
         heads: config.num_attention_heads,

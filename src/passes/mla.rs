@@ -65,7 +65,7 @@ pub fn split_kv_b(config: &Config, kv_b: &Tensor) -> [Tensor; 2] {
     let head_rows = config.kv_b_head_dim();
     let keys = TransposedKeys {
         kv_b: Decoded::of(kv_b),
-        kv_lora_rank: config.latent_rank(),
+        kv_lora_rank: config.kv_lora_rank,
         qk_nope: config.qk_nope_head_dim,
         head_rows,
         heads: config.num_attention_heads,

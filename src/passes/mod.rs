@@ -60,15 +60,7 @@ impl Pass {
         NAMES.iter().find(|(_, n)| *n == name).map(|&(pass, _)| pass)
     }
 
-    /// Whether it rewrites latent attention.
-    fn is_of_latent(self) -> bool {
-        !matches!(self, Pass::RescaleNeurons | Pass::SortNeurons)
-    }
-
     fn run(self, model: Model) -> Result<Model> {
-        if self.is_of_latent() {
-            model.config.require_plm(model.path(), "passes that turn or fold attention are")?;
-        }
         match self {
             Pass::FoldLatentNorm => mla::fold_latent_norm(model),
             Pass::TurnLatent => rotate::latent(model),
@@ -80,10 +72,10 @@ impl Pass {
     }
 }
 
-/// Applies passes in their own order, each once, to a model in its own layout.
+/// Applies passes in their own order, each once, to a model in the `plm` layout.
 ///
 /// # Errors
-/// A model in the latent layout, a pass of latent attention for grouped heads, or weights that cannot be read.
+/// A model in the latent layout, or weights that cannot be read.
 pub fn apply(mut model: Model, passes: &[Pass]) -> Result<Model> {
     let mut order = passes.to_vec();
     if order.contains(&Pass::TurnLatent) {

@@ -171,7 +171,7 @@ pub fn latent(mut model: Model) -> Result<Model> {
             let detail = "the latent can only be rotated once its norm's weight is folded into kv_b";
             return Err(Error::Rewrite { tensor: norm.key.gguf_name(), detail: detail.into() });
         }
-        let rotation = Rotation::new(model.config.latent_rank(), layer as u64);
+        let rotation = Rotation::new(model.config.kv_lora_rank, layer as u64);
         rotate_rows(&mut model, layer, Role::KvA, vec![0], &rotation)?;
         rotate_columns(&mut model, layer, Role::KvB, &rotation)?;
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use plmconv_calibrate::{Balance, Site};
-use plmconv_formats::model::{Model, Origin, PLM, Tensor};
+use plmconv_formats::model::{Model, Origin, Tensor};
 use plmconv_formats::source::RowSource;
 use plmconv_formats::{Config, DType, Layout, Result, Role, TensorKey};
 
@@ -56,26 +56,23 @@ impl Noise {
 
 fn config(q_lora_rank: Option<usize>) -> Config {
     Config {
-        architecture: &PLM,
         vocab_size: 48,
         hidden_size: 64,
         intermediate_size: 96,
         num_hidden_layers: 2,
         num_attention_heads: 3,
-        num_key_value_heads: 3,
         q_lora_rank,
         // Not a power of two: the rotation is block diagonal.
-        kv_lora_rank: Some(40),
+        kv_lora_rank: 40,
         qk_nope_head_dim: 16,
         qk_rope_head_dim: 8,
         v_head_dim: 24,
         max_position_embeddings: 128,
-        norm_eps: 1e-6,
+        rms_norm_eps: 1e-6,
         rope_theta: 1e4,
-        rope_scaling: None,
         rope_interleave: true,
         tie_word_embeddings: true,
-        layout: Layout::Own,
+        layout: Layout::Plm,
     }
 }
 
@@ -122,7 +119,7 @@ fn linear(model: &Model, layer: usize, role: Role, x: &[f64]) -> Vec<f64> {
 
 fn normed(model: &Model, key: TensorKey, x: &[f64]) -> Vec<f64> {
     let (weight, cols) = read(model, key);
-    let eps = f64::from(model.config.norm_eps);
+    let eps = f64::from(model.config.rms_norm_eps);
     let rows = x.chunks_exact(cols).flat_map(|row| {
         let scale = (row.iter().map(|v| v * v).sum::<f64>() / cols as f64 + eps).sqrt().recip();
         row.iter().zip(&weight).map(move |(v, w)| v * w * scale).collect::<Vec<_>>()
@@ -143,7 +140,7 @@ fn rotated(model: &Model, part: &[f64], position: usize) -> Vec<f64> {
 /// Each head's keys `[heads * qk_nope, kv_lora_rank]` and values `[heads * v, kv_lora_rank]` from the latent.
 fn expanded(model: &Model, layer: usize) -> (Vec<f64>, Vec<f64>) {
     let c = &model.config;
-    let (nope, v, rank) = (c.qk_nope_head_dim, c.v_head_dim, c.latent_rank());
+    let (nope, v, rank) = (c.qk_nope_head_dim, c.v_head_dim, c.kv_lora_rank);
     if c.layout == Layout::Latent {
         let (k, _) = read(model, TensorKey::in_layer(layer, Role::KeyB));
         let at = |row: usize, l: usize| k[((row / nope) * rank + l) * nope + row % nope];
@@ -159,7 +156,7 @@ fn expanded(model: &Model, layer: usize) -> (Vec<f64>, Vec<f64>) {
 
 fn attention(model: &Model, layer: usize, x: &[f64]) -> Vec<f64> {
     let c = &model.config;
-    let (nope, head, v, rank) = (c.qk_nope_head_dim, c.qk_head_dim(), c.v_head_dim, c.latent_rank());
+    let (nope, head, v, rank) = (c.qk_nope_head_dim, c.qk_head_dim(), c.v_head_dim, c.kv_lora_rank);
     let query = match c.q_lora_rank {
         None => linear(model, layer, Role::Query, x),
         Some(_) => {

@@ -20,7 +20,6 @@ impl Plan {
     pub fn of_adapter(folder: &Path, base: &Path, target: &Target<GgufLora>) -> Result<Plan> {
         let adapter = Adapter::open(folder, 1.0).at(Place::Adapter)?;
         let config = base_config(base).at(Place::Model)?;
-        config.require_plm(base, "a GGUF of an adapter is").at(Place::Model)?;
         let (tensors, alpha) = gguf_tensors(&adapter, &config).at(Place::Adapter)?;
         let Description { metadata, warnings } = describe_adapter(folder, &tensors, alpha)?;
         let dtype = target.format.dtype;

@@ -118,7 +118,7 @@ fn rewrite(model: Model, target: &Target<Gguf>, rounding: &Rounding) -> Result<(
         passes::balance::apply(&mut model.tensors, balance);
     }
     Ok(match target.format.layout {
-        Layout::Own => (model, Vec::new()),
+        Layout::Plm => (model, Vec::new()),
         Layout::Latent => passes::to_latent(model)?,
     })
 }
@@ -126,7 +126,7 @@ fn rewrite(model: Model, target: &Target<Gguf>, rounding: &Rounding) -> Result<(
 /// The two halves of a quantized pair cannot be told apart again.
 pub fn refuse_latent_source(model: &Model) -> Result<()> {
     match model.config.layout {
-        Layout::Own => Ok(()),
+        Layout::Plm => Ok(()),
         Layout::Latent => Err(UsageError::with_hint(
             format!("{}: already in the latent layout, which is only written", model.path().display()),
             "start from the checkpoint, or from a GGUF of the architecture plm",

@@ -47,7 +47,7 @@ pub(super) fn quantize(config: &Config, target: &Gguf, has_importance: bool) -> 
 }
 
 pub(super) fn shape_of(config: &Config) -> ModelShape {
-    ModelShape { layers: config.num_hidden_layers, query_heads_per_kv_head: config.query_heads_per_kv_head() }
+    ModelShape { layers: config.num_hidden_layers, query_heads_per_kv_head: 1 }
 }
 
 /// Every tensor of `model` with its type; a budget has not chosen yet.
@@ -60,7 +60,7 @@ pub(super) fn assign(model: &Model, types: &Types, rounding: &Rounding) -> Resul
         Types::Preset(policy) | Types::Budget { policy, .. } => {
             let policy = Policy { has_importance: rounding.has_importance(), ..policy.clone() };
             let assigned = policy.assign(&described, shape_of(&model.config))?;
-            if model.config.layout == Layout::Own {
+            if model.config.layout == Layout::Plm {
                 refuse_missing_importance(&described, &assigned, rounding)?;
             }
             assigned

@@ -91,7 +91,7 @@ impl Serialize for MetadataValue<'_> {
 #[derive(Clone, Debug)]
 pub struct TensorLine {
     pub name: String,
-    /// What it is in a model, if its name is known.
+    /// What it is in a PLM, if its name is one of a PLM's.
     pub role: Option<TensorKey>,
     pub shape: Vec<usize>,
     pub dtype: Cow<'static, str>,
@@ -269,19 +269,15 @@ fn print_layouts(sizes: &[LayoutSizes]) {
 }
 
 fn print_config(c: &Config) {
-    let heads = match c.kv_lora_rank {
-        Some(rank) => format!(
-            "kv_lora_rank {rank}, q_lora_rank {}",
-            c.q_lora_rank.map_or("none".into(), |n| n.to_string())
-        ),
-        None => format!("{} key-value heads", c.num_key_value_heads),
-    };
     say!(
-        "{} layers, hidden {}, FFN {}, {} heads, {heads}, qk_nope {} + qk_rope {}, v {}, vocabulary {}, context {}",
+        "{} layers, hidden {}, FFN {}, {} heads, kv_lora_rank {}, q_lora_rank {}, \
+         qk_nope {} + qk_rope {}, v {}, vocabulary {}, context {}",
         c.num_hidden_layers,
         c.hidden_size,
         c.intermediate_size,
         c.num_attention_heads,
+        c.kv_lora_rank,
+        c.q_lora_rank.map_or("none".into(), |n| n.to_string()),
         c.qk_nope_head_dim,
         c.qk_rope_head_dim,
         c.v_head_dim,

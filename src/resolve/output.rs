@@ -26,7 +26,7 @@ pub(super) fn gguf_target(args: &OutputArgs, types: Types) -> Result<Target<Gguf
         tokenizer_pre: args.tokenizer_pre.clone(),
         arrangement: split_max_size.map_or(Arrangement::OneFile, Arrangement::Shards),
         layout: match args.layout.unwrap_or(LayoutArg::Plm) {
-            LayoutArg::Plm => Layout::Own,
+            LayoutArg::Plm => Layout::Plm,
             LayoutArg::Latent => Layout::Latent,
         },
         ..Gguf::new(types)

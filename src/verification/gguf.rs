@@ -56,10 +56,10 @@ impl GgufCandidate {
     /// The target of a file that carries no recipe: it tells its layout and its types itself.
     ///
     /// # Errors
-    /// A network that plmconv does not know.
+    /// No PLM.
     pub fn plain_target(&self) -> Result<Target<Gguf>> {
         let metadata = self.metadata();
-        let (_, layout) = Layout::from_gguf(&self.path, metadata)?;
+        let layout = Layout::from_gguf(&self.path, metadata)?;
         let tensors = self.shards.iter().flat_map(|shard| &shard.tensors);
         let types: BTreeMap<String, DType> = tensors.map(|t| (t.name.clone(), t.data.dtype())).collect();
         let file_type = metadata.get("general.file_type").and_then(Value::as_u64);

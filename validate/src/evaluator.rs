@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use plmconv_formats::model::AttentionKind;
 use plmconv_formats::{Config, Layout, Model};
 use plmconv_quant::simd::Level;
 use rayon::ThreadPool;
@@ -45,12 +44,11 @@ impl Default for Options {
 }
 
 impl Options {
-    /// A runtime's arithmetic is that of the form of attention that its graph has; grouped heads have one form.
-    fn for_model(self, config: &Config) -> Options {
-        let attention = match (self.arithmetic, config.layout) {
-            _ if config.architecture.attention == AttentionKind::Grouped => Attention::Expanded,
+    /// A runtime's arithmetic is that of the form of attention that its graph has.
+    fn for_layout(self, layout: Layout) -> Options {
+        let attention = match (self.arithmetic, layout) {
             (Arithmetic::Exact, _) => self.attention,
-            (Arithmetic::Llama, Layout::Own) => Attention::Expanded,
+            (Arithmetic::Llama, Layout::Plm) => Attention::Expanded,
             (Arithmetic::Llama, Layout::Latent) => Attention::Absorbed,
         };
         Options { attention, ..self }
@@ -75,7 +73,7 @@ impl Evaluator {
     /// Unreadable files, a missing tensor, a shape that does not follow from the config, a type that cannot
     /// be decoded.
     pub fn load(model: &Model, options: Options) -> Result<Evaluator> {
-        let options = options.for_model(&model.config);
+        let options = options.for_layout(model.config.layout);
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads)
             .build()
@@ -86,7 +84,7 @@ impl Evaluator {
 
     /// The same model, without another copy of its weights, in another arithmetic.
     pub fn in_arithmetic(&self, arithmetic: Arithmetic) -> Evaluator {
-        let options = Options { arithmetic, ..self.options }.for_model(&self.model.config);
+        let options = Options { arithmetic, ..self.options }.for_layout(self.model.config.layout);
         let model = self.model.with(options.attention, options.linear());
         Evaluator { model, options, pool: self.pool.clone() }
     }
@@ -179,7 +177,7 @@ impl Evaluator {
     /// Hidden states made ready for [`logit_tile`](Self::logit_tile).
     pub(crate) fn head<'a>(&self, hidden: &'a Hidden) -> Input<'a> {
         let rows = Rows::all(&hidden.values, self.model.config.hidden_size);
-        self.pool.install(|| self.model.linear.prepare(rows, &[self.model.weights.head().1]))
+        self.pool.install(|| self.model.linear.prepare(rows, &[&self.model.weights.embedding]))
     }
 
     /// Replaces `out` by the logits of some columns of the vocabulary, `[rows, columns]`.
@@ -192,8 +190,9 @@ impl Evaluator {
         let width = columns.len();
         out.resize(head.tokens() * width, 0.0);
         let target = Target { stride: width, offset: 0 };
-        let (_, matrix) = self.model.weights.head();
-        self.pool.install(|| self.model.linear.product_into(matrix, columns, head, out, target));
+        self.pool.install(|| {
+            self.model.linear.product_into(&self.model.weights.embedding, columns, head, out, target)
+        });
         match out.iter().position(|x| !x.is_finite()) {
             Some(bad) => Err(Error::NonFiniteLogits { row: bad / width }),
             None => Ok(()),

@@ -104,7 +104,7 @@ impl<'m, 'b, 's, 'o> Forward<'m, 'b, 's, 'o> {
     /// `x / rms(x) * weight`, row by row. `x`: `[tokens, weight.len()]`.
     pub(crate) fn rms_norm(&self, x: &[f32], weight: &[f32]) -> Buffer<f32> {
         let mut out = self.model.linear.workspace.floats.take(x.len());
-        network::rms_norm(x, weight, self.model.config.norm_eps, &mut out);
+        network::rms_norm(x, weight, self.model.config.rms_norm_eps, &mut out);
         out
     }
 

@@ -2,7 +2,6 @@
 #![warn(missing_docs)]
 
 mod arithmetic;
-mod attention;
 mod batch;
 mod buffers;
 pub mod divergence;
@@ -11,7 +10,6 @@ pub mod estimate;
 mod evaluator;
 mod forward;
 pub mod generate;
-mod grouped;
 mod kernels;
 mod linear;
 mod loaded;

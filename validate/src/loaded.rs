@@ -27,7 +27,7 @@ impl Loaded {
     pub fn new(model: &Model, attention: Attention, linear: Linear) -> Result<Loaded> {
         let config = model.config.clone();
         let weights = Arc::new(Weights::load(model)?);
-        let rope = Arc::new(Rope::new(&config, context(&config)));
+        let rope = Arc::new(Rope::new(config.qk_rope_head_dim, config.rope_theta, context(&config)));
         Ok(Loaded { config, weights, attention, linear, rope })
     }
 

@@ -2,7 +2,7 @@
 
 use plmconv_formats::Config;
 
-/// Which form of multi-head latent attention is computed. Both are the same function. Grouped heads have the first.
+/// Which form of multi-head latent attention is computed. Both are the same function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Attention {
     /// Keys and values of every head are made from the latent, as the published code does.
@@ -16,9 +16,9 @@ pub enum Attention {
 /// One layer's past: either expanded keys and values of every head, or the latent they are made from.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LayerCache {
-    /// Expanded: `[tokens, kv heads * (nope + rope)]`. Absorbed: `[tokens, kv_lora_rank + rope]`.
+    /// Expanded: `[tokens, heads * (nope + rope)]`. Absorbed: `[tokens, kv_lora_rank + rope]`.
     pub keys: Vec<f32>,
-    /// Expanded: `[tokens, kv heads * v]`. Absorbed: empty, values are the keys' first `kv_lora_rank` columns.
+    /// Expanded: `[tokens, heads * v]`. Absorbed: empty, values are the keys' first `kv_lora_rank` columns.
     pub values: Vec<f32>,
 }
 

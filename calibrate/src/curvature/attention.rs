@@ -22,34 +22,25 @@ pub(super) struct Head {
 pub(super) struct Gradients {
     /// `[tokens, heads * (nope + rope)]`
     pub query: Buffer<f32>,
-    pub key_values: KeyValueGradients,
+    /// `[tokens, heads * (nope + value)]`
+    pub key_value: Buffer<f32>,
+    /// `[tokens, rope]`, of the key all heads share.
+    pub rope_key: Buffer<f32>,
 }
 
-/// What keys and values are taken from.
-#[derive(Clone, Copy)]
-pub(super) enum KeyValues<'a> {
-    /// `kv_a`: `[tokens, latent + rope]`, whose last part is the RoPE key all heads share; `key_value`: `[tokens,
-    /// heads * (nope + value)]`.
-    Latent { kv_a: &'a [f32], key_value: &'a [f32] },
-    /// `keys`: `[tokens, kv heads * (nope + rope)]`; `values`: `[tokens, kv heads * value]`.
-    Grouped { keys: &'a [f32], values: &'a [f32] },
-}
-
-/// Gradients by them.
-pub(super) struct KeyValueGradients {
-    /// Of a latent: `[tokens, rope]`, by the shared RoPE key. Of grouped heads: as their keys.
-    pub keys: Buffer<f32>,
-    /// Of a latent: as `key_value`. Of grouped heads: as their values.
-    pub values: Buffer<f32>,
-}
-
-/// Attends within each window. `query`: `[tokens, heads * (nope + rope)]`. Returns the heads' state, window by window,
-/// and their outputs, `[tokens, heads * value]`.
-pub(super) fn forward(shape: &Shape, query: &[f32], from: KeyValues<'_>) -> (Vec<Head>, Buffer<f32>) {
-    let tokens = query.len() / (shape.heads * shape.key());
+/// Attends within each window. `query`: `[tokens, heads * (nope + rope)]`, `kv_a`: `[tokens, latent + rope]` (its
+/// last part is the shared RoPE key), `key_value`: `[tokens, heads * (nope + value)]`. Returns the heads' state,
+/// window by window, and their outputs, `[tokens, heads * value]`.
+pub(super) fn forward(
+    shape: &Shape,
+    query: &[f32],
+    kv_a: &[f32],
+    key_value: &[f32],
+) -> (Vec<Head>, Buffer<f32>) {
+    let tokens = kv_a.len() / (shape.latent + shape.rope);
     let work = tokens / shape.window * shape.heads;
     let done: Vec<(Head, Vec<f32>)> =
-        (0..work).into_par_iter().map(|at| forward_head(shape, at, query, from)).collect();
+        (0..work).into_par_iter().map(|at| forward_head(shape, at, query, kv_a, key_value)).collect();
     let mut out = shape.products.buffer(tokens * shape.heads * shape.value);
     let mut heads = Vec::with_capacity(work);
     for (at, (head, values)) in done.into_iter().enumerate() {
@@ -83,29 +74,14 @@ fn scatter(shape: &Shape, at: usize, from: &[f32], columns: Columns, out: &mut [
     }
 }
 
-impl KeyValues<'_> {
-    /// Writes the key (not rotated yet) and the value of one token and query head.
-    fn take(self, shape: &Shape, token: usize, head: usize, key: &mut [f32], value: &mut [f32]) {
-        let Shape { nope, rope, heads, sharing, .. } = *shape;
-        match self {
-            KeyValues::Latent { kv_a, key_value } => {
-                let width = nope + shape.value;
-                let kv = &key_value[(token * heads + head) * width..][..width];
-                key[..nope].copy_from_slice(&kv[..nope]);
-                key[nope..].copy_from_slice(&kv_a[token * (shape.latent + rope) + shape.latent..][..rope]);
-                value.copy_from_slice(&kv[nope..]);
-            }
-            KeyValues::Grouped { keys, values } => {
-                let place = token * (heads / sharing) + head / sharing;
-                key.copy_from_slice(&keys[place * key.len()..][..key.len()]);
-                value.copy_from_slice(&values[place * value.len()..][..value.len()]);
-            }
-        }
-    }
-}
-
-fn forward_head(shape: &Shape, at: usize, query: &[f32], from: KeyValues<'_>) -> (Head, Vec<f32>) {
-    let Shape { heads, value, .. } = *shape;
+fn forward_head(
+    shape: &Shape,
+    at: usize,
+    query: &[f32],
+    kv_a: &[f32],
+    key_value: &[f32],
+) -> (Head, Vec<f32>) {
+    let Shape { nope, rope, heads, value, .. } = *shape;
     let (window, head) = (at / heads, at % heads);
     let (t, key_len) = (shape.window, shape.key());
     let mut state = Head {
@@ -118,10 +94,13 @@ fn forward_head(shape: &Shape, at: usize, query: &[f32], from: KeyValues<'_>) ->
         let token = window * t + i;
         let q = &mut state.query[i * key_len..(i + 1) * key_len];
         q.copy_from_slice(&query[(token * heads + head) * key_len..][..key_len]);
-        shape.rotations.rotate(i, &mut q[shape.rotated.clone()]);
+        shape.rotations.rotate(i, &mut q[nope..]);
+        let kv = &key_value[(token * heads + head) * (nope + value)..][..nope + value];
         let k = &mut state.key[i * key_len..(i + 1) * key_len];
-        from.take(shape, token, head, k, &mut state.value[i * value..(i + 1) * value]);
-        shape.rotations.rotate(i, &mut k[shape.rotated.clone()]);
+        k[..nope].copy_from_slice(&kv[..nope]);
+        k[nope..].copy_from_slice(&kv_a[token * (shape.latent + rope) + shape.latent..][..rope]);
+        shape.rotations.rotate(i, &mut k[nope..]);
+        state.value[i * value..(i + 1) * value].copy_from_slice(&kv[nope..]);
     }
     let attention = network::Head {
         queries: Rows::all(&state.query, key_len),
@@ -138,55 +117,29 @@ fn forward_head(shape: &Shape, at: usize, query: &[f32], from: KeyValues<'_>) ->
 
 /// The gradients by the inputs, given that by the outputs (`[tokens, heads * value]`).
 pub(super) fn backward(shape: &Shape, states: &[Head], gradient: &[f32]) -> Gradients {
-    let Shape { heads, window, .. } = *shape;
+    let Shape { nope, rope, heads, value, window, .. } = *shape;
     let key_len = shape.key();
     let parts: Vec<[Vec<f32>; 3]> =
         states.par_iter().enumerate().map(|(at, state)| backward_head(shape, state, at, gradient)).collect();
     let tokens = states.len() / heads * window;
-    let mut query = shape.products.buffer(tokens * heads * key_len);
-    for (at, [by_query, ..]) in parts.iter().enumerate() {
-        scatter(shape, at, by_query, Columns::all(key_len), &mut query);
-    }
-    let key_values =
-        if shape.latent > 0 { latent(shape, tokens, &parts) } else { grouped(shape, tokens, &parts) };
-    Gradients { query, key_values }
-}
-
-fn latent(shape: &Shape, tokens: usize, parts: &[[Vec<f32>; 3]]) -> KeyValueGradients {
-    let Shape { nope, rope, heads, value, window, .. } = *shape;
-    let key_len = shape.key();
-    let mut key_value = shape.products.buffer(tokens * heads * (nope + value));
-    let mut rope_key = shape.products.zeros(tokens * rope);
-    for (at, [_, key, values]) in parts.iter().enumerate() {
+    let mut out = Gradients {
+        query: shape.products.buffer(tokens * heads * key_len),
+        key_value: shape.products.buffer(tokens * heads * (nope + value)),
+        rope_key: shape.products.zeros(tokens * rope),
+    };
+    for (at, [query, key, values]) in parts.iter().enumerate() {
+        scatter(shape, at, query, Columns::all(key_len), &mut out.query);
         let columns = Columns { width: value, offset: nope, stride: nope + value };
-        scatter(shape, at, values, columns, &mut key_value);
+        scatter(shape, at, values, columns, &mut out.key_value);
         for (i, key) in key.chunks_exact(key_len).enumerate() {
             let token = at / heads * window + i;
             let start = (token * heads + at % heads) * (nope + value);
-            key_value[start..start + nope].copy_from_slice(&key[..nope]);
-            let shared = &mut rope_key[token * rope..(token + 1) * rope];
+            out.key_value[start..start + nope].copy_from_slice(&key[..nope]);
+            let shared = &mut out.rope_key[token * rope..(token + 1) * rope];
             shared.iter_mut().zip(&key[nope..]).for_each(|(sum, k)| *sum += k);
         }
     }
-    KeyValueGradients { keys: rope_key, values: key_value }
-}
-
-/// Sums over the query heads that share a head.
-fn grouped(shape: &Shape, tokens: usize, parts: &[[Vec<f32>; 3]]) -> KeyValueGradients {
-    let Shape { heads, sharing, window, .. } = *shape;
-    let kv_heads = heads / sharing;
-    let sum_of = |part: usize, width: usize| {
-        let mut sums = shape.products.zeros(tokens * kv_heads * width);
-        for (at, gradients) in parts.iter().enumerate() {
-            for (i, row) in gradients[part].chunks_exact(width).enumerate() {
-                let place = (at / heads * window + i) * kv_heads + at % heads / sharing;
-                let sum = &mut sums[place * width..][..width];
-                sum.iter_mut().zip(row).for_each(|(sum, g)| *sum += g);
-            }
-        }
-        sums
-    };
-    KeyValueGradients { keys: sum_of(1, shape.key()), values: sum_of(2, shape.value) }
+    out
 }
 
 /// Gradients of one head by its query, key (rotated back) and value rows.
@@ -213,9 +166,7 @@ fn backward_head(shape: &Shape, state: &Head, at: usize, gradient: &[f32]) -> [V
     add_product(by_score.transposed(), Matrix::new(&state.query, t, key_len), &mut by_key, key_len);
     for i in 0..t {
         for gradient in [&mut by_query, &mut by_key] {
-            shape
-                .rotations
-                .rotate_back(i, &mut gradient[i * key_len..(i + 1) * key_len][shape.rotated.clone()]);
+            shape.rotations.rotate_back(i, &mut gradient[i * key_len + shape.nope..(i + 1) * key_len]);
         }
     }
     [by_query, by_key, by_value]

@@ -1,6 +1,6 @@
 //! The output head: tokens drawn from the model's prediction, and the gradient they cause.
 
-use plmconv_formats::{Config, Model, Role, TensorKey};
+use plmconv_formats::{Model, Role, TensorKey};
 use plmconv_quant::random::{mix, unit};
 use plmconv_validate::network::{Matrix, Products, Rows, exp_minus};
 use rayon::prelude::*;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 /// Rows of the vocabulary multiplied at a time.
 const TILE_ROWS: usize = 8 << 10;
-/// Tokens whose logits are held at a time: the whole head is read twice for them.
+/// Tokens whose logits are held at a time: the whole embedding is read twice for them.
 const TOKENS: usize = 1024;
 
 /// The gradient of the drawn tokens' negative log-probabilities by the last layer's output
@@ -28,9 +28,9 @@ pub(super) fn backward(
     let norm = read_vector(model, TensorKey::global(Role::OutputNorm))?;
     let count = windows.len() * shape.window;
     let mut gradient = vec![0.0; count * shape.hidden];
-    let mut site = SiteMoments::new(head_key(&model.config), None, shape.hidden);
+    let mut site = SiteMoments::new(embedding_key(), None, shape.hidden);
     let mut probabilities = vec![0.0; TOKENS.min(count) * model.config.vocab_size];
-    let head = Head { model, products: &shape.products };
+    let embedding = Embedding { model, products: &shape.products };
     for first in (0..count).step_by(TOKENS) {
         let tokens = TOKENS.min(count - first);
         let mut hidden = vec![0.0; tokens * shape.hidden];
@@ -38,7 +38,7 @@ pub(super) fn backward(
         let x = rms_norm(shape, &hidden, &norm);
         let vocab = model.config.vocab_size;
         let probabilities = &mut probabilities[..tokens * vocab];
-        head.logits(&x, probabilities)?;
+        embedding.logits(&x, probabilities)?;
         let weights: Vec<f32> = probabilities
             .par_chunks_exact_mut(vocab)
             .enumerate()
@@ -48,7 +48,7 @@ pub(super) fn backward(
             return Err(Error::NotFinite { layer: shape.layers, what: "logits" });
         }
         site.add_inputs(Samples::Dense(&x), &weights);
-        let by_x = head.by_input(probabilities)?;
+        let by_x = embedding.by_input(probabilities)?;
         let into = &mut gradient[first * shape.hidden..(first + tokens) * shape.hidden];
         rms_norm_backward(&hidden, &norm, shape.eps, &by_x, into, shape.hidden);
     }
@@ -56,23 +56,23 @@ pub(super) fn backward(
     Ok((gradient, site))
 }
 
-fn head_key(config: &Config) -> TensorKey {
-    TensorKey::global(config.head_role())
+fn embedding_key() -> TensorKey {
+    TensorKey::global(Role::TokenEmbedding)
 }
 
 /// The matrix of the head, read some rows at a time.
-struct Head<'a> {
+struct Embedding<'a> {
     model: &'a Model,
     products: &'a Products,
 }
 
-impl Head<'_> {
+impl Embedding<'_> {
     /// Calls `each(first row, rows)` from top to bottom.
     fn for_tiles(&self, mut each: impl FnMut(usize, &Matrix) -> Result<()>) -> Result<()> {
         let vocab = self.model.config.vocab_size;
         for first in (0..vocab).step_by(TILE_ROWS) {
             let rows = first..(first + TILE_ROWS).min(vocab);
-            each(first, &Matrix::load_rows(self.model, head_key(&self.model.config), rows)?)?;
+            each(first, &Matrix::load_rows(self.model, embedding_key(), rows)?)?;
         }
         Ok(())
     }
@@ -87,7 +87,7 @@ impl Head<'_> {
         })
     }
 
-    /// `[tokens, hidden]`: the gradient by the logits times the head.
+    /// `[tokens, hidden]`: the gradient by the logits times the embedding.
     fn by_input(&self, by_logits: &[f32]) -> Result<Vec<f32>> {
         let config = &self.model.config;
         let stride = config.vocab_size;
@@ -95,7 +95,7 @@ impl Head<'_> {
         self.for_tiles(|first, tile| {
             let rows = Rows { data: by_logits, stride, offset: first, width: tile.rows() };
             let part =
-                self.products.product(&self.products.prepare(rows), &transposed(tile, head_key(config))?);
+                self.products.product(&self.products.prepare(rows), &transposed(tile, embedding_key())?);
             out.par_iter_mut().zip(&part[..]).for_each(|(sum, part)| *sum += part);
             Ok(())
         })?;

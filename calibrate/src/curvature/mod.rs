@@ -15,13 +15,12 @@ mod head;
 mod layer;
 mod moments;
 mod products;
-mod projections;
 mod rows;
 mod spill;
 
 use std::path::Path;
 
-use plmconv_formats::{Config, Model, Role, TensorKey};
+use plmconv_formats::{Model, Role, TensorKey};
 use plmconv_validate::Error as EvaluatorError;
 use rayon::prelude::*;
 
@@ -132,22 +131,11 @@ fn measure_with(
     Ok(())
 }
 
-/// The matrices that [`measure`] reports, in file order, with their rows and columns.
-pub fn sites(config: &Config) -> impl Iterator<Item = (TensorKey, [usize; 2])> {
-    let roles = [
-        Role::Query,
-        Role::Key,
-        Role::Value,
-        Role::KvA,
-        Role::KvB,
-        Role::AttentionOutput,
-        Role::FfnUp,
-        Role::FfnDown,
-    ];
-    let in_layers = (0..config.num_hidden_layers)
-        .flat_map(move |layer| roles.map(|role| TensorKey::in_layer(layer, role)));
-    let keys = std::iter::once(TensorKey::global(config.head_role())).chain(in_layers);
-    keys.filter_map(|key| Some((key, config.matrix_shape(key.role)?)))
+/// The matrices that [`measure`] reports, in file order.
+pub fn sites(layers: usize) -> impl Iterator<Item = TensorKey> {
+    let roles = [Role::Query, Role::KvA, Role::KvB, Role::AttentionOutput, Role::FfnUp, Role::FfnDown];
+    let in_layers = (0..layers).flat_map(move |l| roles.map(|role| TensorKey::in_layer(l, role)));
+    std::iter::once(TensorKey::global(Role::TokenEmbedding)).chain(in_layers)
 }
 
 struct Run<'a> {

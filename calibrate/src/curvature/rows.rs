@@ -1,7 +1,5 @@
 //! Rows of values: normalization and its gradient, RoPE, reading weights.
 
-use std::ops::Range;
-
 use plmconv_formats::{Config, Model, Role, TensorKey};
 use plmconv_quant::codec;
 use plmconv_validate::network::{self, Buffer, Matrix, Products, Rope, attention_scale, rms_scale};
@@ -15,8 +13,6 @@ pub(super) struct Shape {
     pub layers: usize,
     pub hidden: usize,
     pub heads: usize,
-    /// Query heads that share a head of keys and values.
-    pub sharing: usize,
     pub latent: usize,
     pub nope: usize,
     pub rope: usize,
@@ -24,8 +20,6 @@ pub(super) struct Shape {
     pub eps: f32,
     /// What attention's scores are multiplied with.
     pub attention_scale: f32,
-    /// Where in a head the values lie that RoPE rotates.
-    pub rotated: Range<usize>,
     pub rotations: Rope,
     pub products: Products,
 }
@@ -37,15 +31,13 @@ impl Shape {
             layers: config.num_hidden_layers,
             hidden: config.hidden_size,
             heads: config.num_attention_heads,
-            sharing: config.query_heads_per_kv_head(),
-            latent: config.latent_rank(),
+            latent: config.kv_lora_rank,
             nope: config.qk_nope_head_dim,
             rope: config.qk_rope_head_dim,
             value: config.v_head_dim,
-            eps: config.norm_eps,
+            eps: config.rms_norm_eps,
             attention_scale: attention_scale(config.qk_head_dim()),
-            rotated: config.rotated(),
-            rotations: Rope::new(config, window),
+            rotations: Rope::new(config.qk_rope_head_dim, config.rope_theta, window),
             products: Products::new(false),
         }
     }

@@ -24,8 +24,6 @@ pub struct StatisticsWriter {
     directory: Directory,
     key: String,
     hidden_size: usize,
-    /// The embedding has statistics of its own.
-    has_own_head: bool,
     /// The tensors that were written.
     parts: BTreeMap<usize, Part>,
 }
@@ -61,28 +59,23 @@ impl StatisticsWriter {
         metadata.set(KEY_DIGEST, Value::String(from.model_digest));
         metadata.set(KEY_REQUEST, Value::String(from.request));
         metadata.set(KEY_LAYOUT, Value::String("plm".into()));
-        let embedding = TensorKey::global(Role::TokenEmbedding);
-        let lookups = [
-            (format!("{embedding}.counts"), DType::F32, vec![1]),
-            (format!("{embedding}.lookups"), DType::F32, vec![config.hidden_size]),
-        ];
-        let tensors = curvature::sites(config).flat_map(|(key, [rows, cols])| {
+        // A model that lacks one of these matrices is refused by the measurement.
+        let sites = curvature::sites(config.num_hidden_layers)
+            .filter_map(|key| Some((key, config.matrix_shape(key.role)?)));
+        let tensors = sites.flat_map(|(key, [rows, cols])| {
             let mut parts = vec![
                 ("in_sum2", cols),
                 ("counts", 1),
                 ("active", cols),
                 ("inputs", BlockSymmetric::stored_len(cols, INPUT_BLOCK)),
             ];
-            if key.layer.is_some() {
+            if key.role != Role::TokenEmbedding {
                 parts.push(("outputs", BlockSymmetric::stored_len(rows, OUTPUT_BLOCK)));
-            }
-            if key == embedding {
+            } else {
                 parts.push(("lookups", cols));
             }
             parts.into_iter().map(move |(part, len)| (format!("{key}.{part}"), DType::F32, vec![len]))
         });
-        // An embedding that is not the head is only looked up.
-        let tensors = tensors.chain(lookups.into_iter().filter(|_| config.has_own_head()));
         let directory = Directory::new(&metadata, tensors)?;
         let key = from.resume_key;
         let resume_key = to.resume.then_some(key.as_str());
@@ -90,8 +83,8 @@ impl StatisticsWriter {
             resume::start(to.path, to.overwrite, directory.file_bytes, resume_key, monitor)?;
         file.write_at(&directory.head, 0)?;
         let parts = finished.parts.iter().map(|part| (part.number, part.clone())).collect();
-        let (hidden_size, has_own_head) = (config.hidden_size, config.has_own_head());
-        Ok((StatisticsWriter { file, directory, key, hidden_size, has_own_head, parts }, finished))
+        let hidden_size = config.hidden_size;
+        Ok((StatisticsWriter { file, directory, key, hidden_size, parts }, finished))
     }
 
     /// Writes one matrix's statistics.
@@ -116,11 +109,7 @@ impl StatisticsWriter {
             sums.iter_mut().zip(row).for_each(|(sum, &g)| *sum += f64::from(g) * f64::from(g));
         }
         let sums: Vec<f32> = sums.into_iter().map(|sum| sum as f32).collect();
-        let embedding = TensorKey::global(Role::TokenEmbedding);
-        if self.has_own_head {
-            self.put(&format!("{embedding}.counts"), &[(gradient.len() / hidden) as f32])?;
-        }
-        self.put(&format!("{embedding}.lookups"), &sums)
+        self.put(&format!("{}.lookups", TensorKey::global(Role::TokenEmbedding)), &sums)
     }
 
     /// Writes one tensor.

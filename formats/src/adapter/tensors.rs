@@ -68,7 +68,7 @@ fn unknown(file: &SafetensorsFile, name: &str) -> Error {
     let path = file.path().to_path_buf();
     match names::foreign(name) {
         Some(what) => Error::Unmergeable { path, what: format!("{what} as in the tensor `{name}`") },
-        None => Error::UnknownTensor { path, tensor: name.into(), a_model: "a model that plmconv knows" },
+        None => Error::UnknownTensor { path, tensor: name.into() },
     }
 }
 

@@ -19,7 +19,7 @@ use crate::adapter::{AdapterTensor, without_effect};
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, Metadata, Value, i32_array, string_array};
 use crate::json;
-use crate::model::{Model, Origin, add_hyperparameters};
+use crate::model::{Config, Model, Origin};
 use crate::tokenizer::check_pre_tokenizer_name;
 use crate::tokenizer::files::TokenizerFiles;
 use crate::tokenizer::vocabulary::Vocabulary;
@@ -108,7 +108,7 @@ pub fn set_file_type(metadata: &mut Metadata, file_type: u32) {
 fn describe_folder(model: &Model, folder: &Path, options: &DescribeOptions) -> Result<Description> {
     let raw = read_config(folder)?;
     let mut metadata = Metadata::new();
-    metadata.set("general.architecture", Value::String(model.config.architecture.gguf.into()));
+    metadata.set("general.architecture", Value::String("plm".into()));
     metadata.set("general.type", Value::String("model".into()));
     let mut warnings = general::add_general(&mut metadata, folder, &raw, model.parameter_count().into())?;
     add_hyperparameters(&mut metadata, &model.config, &raw, options.file_type)?;
@@ -163,6 +163,40 @@ fn add_tokenizer(
     warnings.extend(special::add_special_tokens(metadata, &files, raw, vocab_size));
     chat_templates::add_chat_templates(metadata, &files)?;
     Ok(warnings)
+}
+
+/// `plm.*`, with the file type where the converter puts it.
+fn add_hyperparameters(
+    metadata: &mut Metadata,
+    config: &Config,
+    raw: &Map<String, Json>,
+    file_type: u32,
+) -> Result<()> {
+    let mut put = |key: &str, value: usize| put_u32(metadata, key, value);
+    put("plm.block_count", config.num_hidden_layers)?;
+    put("plm.context_length", config.max_position_embeddings)?;
+    put("plm.embedding_length", config.hidden_size)?;
+    put("plm.feed_forward_length", config.intermediate_size)?;
+    put("plm.attention.head_count", config.num_attention_heads)?;
+    if raw.get("num_key_value_heads").is_some_and(|n| !n.is_null()) {
+        put("plm.attention.head_count_kv", config.num_attention_heads)?;
+    }
+    metadata.set("plm.rope.freq_base", Value::F32(config.rope_theta));
+    metadata.set("plm.attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps));
+    metadata.set("general.file_type", Value::U32(file_type));
+    let mut put = |key: &str, value: usize| put_u32(metadata, key, value);
+    put("plm.vocab_size", config.vocab_size)?;
+    put("plm.attention.kv_lora_rank", config.kv_lora_rank)?;
+    put("plm.attention.key_length", config.qk_head_dim())?;
+    put("plm.attention.value_length", config.v_head_dim)?;
+    put("plm.rope.dimension_count", config.qk_rope_head_dim)
+}
+
+fn put_u32(metadata: &mut Metadata, key: &str, value: usize) -> Result<()> {
+    let value = u32::try_from(value)
+        .map_err(|_| Error::Metadata { key: key.into(), detail: format!("{value} is too large") })?;
+    metadata.set(key, Value::U32(value));
+    Ok(())
 }
 
 /// config.json as it is, for what the checked [`Config`] does not hold.

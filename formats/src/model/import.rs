@@ -44,21 +44,17 @@ fn read_folder(folder: &Path, merging: Merging<'_>) -> Result<Model> {
         limits::check(folder, "tensors", count, MAX_TENSORS)?;
         files.push(file);
     }
-    let (mut stored, renamed) = stored_tensors(folder, &files, &config)?;
+    let (mut stored, renamed) = stored_tensors(folder, &files)?;
     let merged = merging.apply(folder, &config, &mut stored)?;
 
     let mut tensors = Vec::new();
     for (key, expected) in config.expected_tensors() {
-        let found = match key.role {
-            Role::Output => stored.head.take(),
-            _ => stored.by_key.remove(&key),
-        };
-        let found = found.ok_or_else(|| Error::MissingTensor {
+        let found = stored.by_key.remove(&key).ok_or_else(|| Error::MissingTensor {
             path: folder.to_path_buf(),
             tensor: key.hugging_face_name().unwrap_or_else(|| key.gguf_name()),
         })?;
         check_shape(&found.path, &found.name, &found.shape, &expected, "config.json")?;
-        if key.role == Role::TokenEmbedding && !config.has_own_head() {
+        if key.role == Role::TokenEmbedding {
             check_head(folder, config.tie_word_embeddings, &found, stored.head.take())?;
         }
         tensors.push(Tensor { key, shape: found.shape, source: found.source });
@@ -71,7 +67,7 @@ fn read_folder(folder: &Path, merging: Merging<'_>) -> Result<Model> {
                 found: config.num_hidden_layers.to_string(),
                 expected: format!("more: the checkpoint has `{}`", left.name),
             },
-            _ => unknown(left.path, left.name, &config),
+            _ => Error::UnknownTensor { path: left.path, tensor: left.name },
         });
     }
     let plain = foreign::quantization_method(folder)
@@ -103,11 +99,7 @@ pub(super) struct Weights {
 }
 
 /// Sorts the tensors of all files; says so if their names are spelled unusually.
-fn stored_tensors(
-    folder: &Path,
-    files: &[SafetensorsFile],
-    config: &Config,
-) -> Result<(Weights, Option<Warning>)> {
+fn stored_tensors(folder: &Path, files: &[SafetensorsFile]) -> Result<(Weights, Option<Warning>)> {
     let names = files.iter().flat_map(|file| &file.tensors).map(|info| info.name.as_str());
     let spelling = Spelling::of(names);
     let mut weights = Weights::default();
@@ -117,8 +109,7 @@ fn stored_tensors(
         if is_buffer(&usual) {
             continue;
         }
-        let slot =
-            if usual == "lm_head.weight" { None } else { Some(identify(file, &info.name, &usual, config)?) };
+        let slot = if usual == "lm_head.weight" { None } else { Some(identify(file, &info.name, &usual)?) };
         if usual != info.name && renamed.is_none() {
             let (from, to) = (info.name.clone(), usual.into_owned());
             renamed = Some(Warning::Renamed { folder: folder.to_path_buf(), from, to });
@@ -141,10 +132,11 @@ fn is_buffer(name: &str) -> bool {
     name.contains("rotary_emb.") || name.ends_with(".masked_bias")
 }
 
-/// Reads a GGUF.
+/// Reads a PLM GGUF.
 pub(super) fn from_gguf(file: GgufFile) -> Result<Model> {
     let path = file.path();
-    let config = Config::of_file(&file).map_err(|e| foreign::explain_gguf(&file.metadata, e))?;
+    let config =
+        Config::from_gguf(path, &file.metadata).map_err(|e| foreign::explain_gguf(&file.metadata, e))?;
     let mut by_name: BTreeMap<&str, _> = file.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
     let mut tensors = Vec::new();
     for (key, expected) in config.expected_tensors() {
@@ -156,7 +148,7 @@ pub(super) fn from_gguf(file: GgufFile) -> Result<Model> {
         tensors.push(Tensor { key, shape: info.shape.clone(), source: Arc::new(info.data.clone()) });
     }
     if let Some(name) = by_name.keys().next() {
-        return Err(unknown(path.to_path_buf(), name.to_string(), &config));
+        return Err(Error::UnknownTensor { path: path.to_path_buf(), tensor: name.to_string() });
     }
     let broken = (!file.broken_texts.is_empty())
         .then(|| Warning::BrokenText { path: path.to_path_buf(), keys: file.broken_texts.clone() });
@@ -180,19 +172,15 @@ fn fingerprints(folder: &Path) -> Vec<Fingerprint> {
     paths.iter().filter_map(|path| Fingerprint::of(path)).collect()
 }
 
-fn unknown(path: PathBuf, tensor: String, config: &Config) -> Error {
-    Error::UnknownTensor { path, tensor, a_model: config.architecture.a_model }
-}
-
-fn identify(file: &SafetensorsFile, name: &str, usual: &str, config: &Config) -> Result<TensorKey> {
+fn identify(file: &SafetensorsFile, name: &str, usual: &str) -> Result<TensorKey> {
     if let Some(key) = TensorKey::from_hugging_face(usual) {
         return Ok(key);
     }
     let path = file.path().to_path_buf();
     Err(if name.ends_with(".bias") {
-        Error::Inexpressible { path, target: config.architecture.gguf, what: format!("biases (`{name}`)") }
+        Error::Inexpressible { path, target: "plm", what: format!("biases (`{name}`)") }
     } else {
-        unknown(path, name.to_string(), config)
+        Error::UnknownTensor { path, tensor: name.to_string() }
     })
 }
 

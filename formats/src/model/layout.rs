@@ -8,14 +8,14 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::gguf::{Metadata, Value, ValueType};
-use crate::model::{Architecture, Config, PLM};
+use crate::model::Config;
 
 /// Which tensors a model consists of, and which architecture of llama.cpp runs it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Layout {
-    /// A checkpoint's tensors, in GGUF for the architecture's own graph: of a PLM that is `plm`.
+    /// A checkpoint's tensors; in GGUF the architecture `plm`.
     #[default]
-    Own,
+    Plm,
     /// Keys and values absorbed into queries and outputs, so that the cache holds the latent; in GGUF the
     /// architecture `deepseek2`.
     Latent,
@@ -39,25 +39,23 @@ const GATING_SOFTMAX: u32 = 1;
 
 impl Layout {
     /// The value of `general.architecture`.
-    pub fn architecture(self, own: &Architecture) -> &'static str {
+    pub fn architecture(self) -> &'static str {
         match self {
-            Layout::Own => own.gguf,
+            Layout::Plm => "plm",
             Layout::Latent => "deepseek2",
         }
     }
 
-    /// The network and the layout of a GGUF file with this metadata.
+    /// The layout of a GGUF file with this metadata.
     ///
     /// # Errors
-    /// An architecture that plmconv does not know, or a `deepseek2` that is not marked as a PLM.
-    pub fn from_gguf(path: &Path, metadata: &Metadata) -> Result<(&'static Architecture, Layout)> {
-        let name = metadata.string("general.architecture").unwrap_or_default();
-        match Architecture::from_gguf(name) {
-            Some(architecture) => Ok((architecture, Layout::Own)),
-            None if name == "deepseek2" && metadata.string(MARK) == Some(LATENT_MARK) => {
-                Ok((&PLM, Layout::Latent))
-            }
-            None => Err(Error::Architecture { path: path.to_path_buf(), found: name.into() }),
+    /// An architecture that is not PLM's, or a `deepseek2` that is not marked as a PLM.
+    pub fn from_gguf(path: &Path, metadata: &Metadata) -> Result<Layout> {
+        let architecture = metadata.string("general.architecture").unwrap_or_default();
+        match architecture {
+            "plm" => Ok(Layout::Plm),
+            "deepseek2" if metadata.string(MARK) == Some(LATENT_MARK) => Ok(Layout::Latent),
+            other => Err(Error::Architecture { path: path.to_path_buf(), found: other.into() }),
         }
     }
 }
@@ -66,7 +64,7 @@ impl Config {
     /// Values one token and layer takes in llama.cpp's cache: keys and values.
     pub fn cache_values_per_token(&self) -> usize {
         match self.layout {
-            Layout::Own => self.expanded_dim(),
+            Layout::Plm => self.expanded_dim(),
             Layout::Latent => self.latent_dim(),
         }
     }
@@ -76,17 +74,11 @@ impl Config {
     /// # Errors
     /// [`Error::Inexpressible`], with the reason.
     pub fn check_layout(&self, path: &Path, layout: Layout) -> Result<()> {
-        let target = layout.architecture(self.architecture);
-        let refuse = |what| Err(Error::Inexpressible { path: path.into(), target, what });
-        if layout == Layout::Latent && self.architecture != &PLM {
-            return refuse(format!(
-                "the latent of {}: only a PLM is rewritten so",
-                self.architecture.a_model
-            ));
-        }
         let Some(rank) = self.q_lora_rank else { return Ok(()) };
+        let refuse =
+            |what| Err(Error::Inexpressible { path: path.into(), target: layout.architecture(), what });
         match layout {
-            Layout::Own => refuse(format!(
+            Layout::Plm => refuse(format!(
                 "low-rank queries (`q_lora_rank: {rank}`): its graph has one query matrix; \
                  the latent layout has room for them"
             )),
@@ -119,8 +111,7 @@ pub fn latent_metadata(plm: &Metadata, config: &Config, sharpness: &[f32], norm_
             None => (key.to_string(), value.clone()),
         })
         .collect();
-    latent
-        .set("general.architecture", Value::String(Layout::Latent.architecture(config.architecture).into()));
+    latent.set("general.architecture", Value::String(Layout::Latent.architecture().into()));
     let number = |n: usize| Value::U32(n as u32);
     let numbers = [
         ("vocab_size", config.vocab_size),
@@ -130,9 +121,9 @@ pub fn latent_metadata(plm: &Metadata, config: &Config, sharpness: &[f32], norm_
         ("expert_gating_func", GATING_SOFTMAX as usize),
         ("attention.head_count_kv", 1),
         ("attention.q_lora_rank", config.q_lora_rank.unwrap_or(0)),
-        ("attention.kv_lora_rank", config.latent_rank()),
+        ("attention.kv_lora_rank", config.kv_lora_rank),
         ("attention.key_length", config.latent_dim()),
-        ("attention.value_length", config.latent_rank()),
+        ("attention.value_length", config.kv_lora_rank),
         ("attention.key_length_mla", config.qk_head_dim()),
         ("attention.value_length_mla", config.v_head_dim),
         ("rope.dimension_count", config.qk_rope_head_dim),
@@ -167,27 +158,27 @@ fn floats(metadata: &Metadata, key: &str) -> Option<Vec<f32>> {
 }
 
 /// The hyperparameters that the two layouts write under different keys, or with another meaning.
-pub(super) struct LatentSizes {
+pub(super) struct HeadSizes {
     pub q_lora_rank: Option<usize>,
     pub qk_head_dim: usize,
     pub qk_head_dim_key: &'static str,
     pub v_head_dim: usize,
 }
 
-impl LatentSizes {
+impl HeadSizes {
     /// Reads them through `need`, which fails on a missing key.
-    pub(super) fn read(layout: Layout, need: impl Fn(&str) -> Result<usize>) -> Result<LatentSizes> {
+    pub(super) fn read(layout: Layout, need: impl Fn(&str) -> Result<usize>) -> Result<HeadSizes> {
         Ok(match layout {
-            Layout::Own => LatentSizes {
+            Layout::Plm => HeadSizes {
                 q_lora_rank: None,
                 qk_head_dim: need("attention.key_length")?,
-                qk_head_dim_key: "attention.key_length",
+                qk_head_dim_key: "plm.attention.key_length",
                 v_head_dim: need("attention.value_length")?,
             },
-            Layout::Latent => LatentSizes {
+            Layout::Latent => HeadSizes {
                 q_lora_rank: Some(need("attention.q_lora_rank")?).filter(|&rank| rank > 0),
                 qk_head_dim: need("attention.key_length_mla")?,
-                qk_head_dim_key: "attention.key_length_mla",
+                qk_head_dim_key: "deepseek2.attention.key_length_mla",
                 v_head_dim: need("attention.value_length_mla")?,
             },
         })
@@ -201,22 +192,19 @@ mod tests {
 
     fn config(layers: usize, vocab_size: usize, q_lora_rank: Option<usize>) -> Config {
         Config {
-            architecture: &PLM,
             vocab_size,
             hidden_size: 256,
             intermediate_size: 1024,
             num_hidden_layers: layers,
             num_attention_heads: 4,
-            num_key_value_heads: 4,
             q_lora_rank,
-            kv_lora_rank: Some(128),
+            kv_lora_rank: 128,
             qk_nope_head_dim: 64,
             qk_rope_head_dim: 32,
             v_head_dim: 48,
             max_position_embeddings: 4096,
-            norm_eps: 1e-6,
+            rms_norm_eps: 1e-6,
             rope_theta: 1e5,
-            rope_scaling: None,
             rope_interleave: true,
             tie_word_embeddings: true,
             layout: Layout::Latent,
@@ -242,7 +230,7 @@ mod tests {
             metadata.set(format!("plm.{key}"), Value::U32(n as u32));
         }
         metadata.set("plm.rope.freq_base", Value::F32(config.rope_theta));
-        metadata.set("plm.attention.layer_norm_rms_epsilon", Value::F32(config.norm_eps));
+        metadata.set("plm.attention.layer_norm_rms_epsilon", Value::F32(config.rms_norm_eps));
         metadata
     }
 
@@ -278,7 +266,7 @@ mod tests {
         assert_eq!(shape(Role::FfnGate), Some(vec![1024, 256]));
         assert_eq!(shape(Role::QueryB), Some(vec![4 * 96, 96]));
         assert_eq!(shape(Role::KvB), None);
-        let plm = Config { layout: Layout::Own, ..config.clone() };
+        let plm = Config { layout: Layout::Plm, ..config.clone() };
         assert!(plm.expected_tensors().iter().any(|(key, _)| key.role == Role::KvB));
         assert_eq!((plm.cache_values_per_token(), config.cache_values_per_token()), (4 * 144, 160));
     }
@@ -304,7 +292,7 @@ mod tests {
     #[test]
     fn low_rank_queries_need_the_latent_layout() {
         let config = config(6, 4096, Some(96));
-        assert!(config.check_layout(Path::new("x"), Layout::Own).is_err());
+        assert!(config.check_layout(Path::new("x"), Layout::Plm).is_err());
         config.check_layout(Path::new("x"), Layout::Latent).unwrap();
     }
 }

@@ -1,17 +1,12 @@
-//! A model: its network, hyperparameters and tensors, wherever they lie.
+//! A PLM model: hyperparameters and tensors, wherever they lie.
 
-mod architecture;
 mod config;
-mod config_gguf;
-mod config_json;
 mod foreign;
 mod import;
 mod layout;
 mod merging;
-mod metadata_keys;
 mod roles;
 mod rope;
-mod scaling;
 mod shape;
 mod spelling;
 mod weight_files;
@@ -19,19 +14,14 @@ mod weight_files;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use architecture::{
-    ARCEE, ARCHITECTURES, Architecture, AttentionKind, FfnKind, HeadKind, PLM, Pairing, ScalingKind,
-};
 pub use config::Config;
 pub use foreign::Foreign;
 pub use layout::{Layout, latent_metadata, norm_scale, sharpness};
 pub use merging::{Merge, Merging};
-pub use metadata_keys::MetadataKey;
-pub(crate) use metadata_keys::add_hyperparameters;
 pub use roles::{Role, TensorKey};
-pub use scaling::Yarn;
+pub use rope::rotations;
 pub(crate) use spelling::Spelling;
-pub use weight_files::{INDEX, SINGLE, has_weights, may_be_weights, weight_files};
+pub use weight_files::{INDEX, SINGLE, has_weights, may_be_weights};
 
 use crate::adapter::AdapterIdentity;
 use crate::error::{Error, Result};

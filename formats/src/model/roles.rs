@@ -1,20 +1,16 @@
-//! What each tensor of a model is for, and its names in checkpoints and GGUF files.
+//! What each tensor of a PLM is for, and its names in checkpoints and GGUF files.
 
 use std::fmt;
 
 /// The part a tensor plays in the network. [`Config::shape_of`](super::Config::shape_of) gives its shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// A row for each token; also the output head, unless there is an [`Output`](Role::Output).
+    /// A row for each token; also the output head, which is tied to it.
     TokenEmbedding,
     /// RMSNorm before attention.
     AttentionNorm,
     /// Queries of all heads.
     Query,
-    /// Keys of grouped heads.
-    Key,
-    /// Values of grouped heads.
-    Value,
     /// The first of two query projections, where `q_lora_rank` is set.
     QueryA,
     /// RMSNorm between the two query projections.
@@ -43,8 +39,6 @@ pub enum Role {
     FfnDown,
     /// RMSNorm before the output head.
     OutputNorm,
-    /// The output head, where it is not the embedding.
-    Output,
 }
 
 /// One row of the name table. A layer tensor's names follow `model.layers.N.` and `blk.N.`.
@@ -56,12 +50,10 @@ struct Names {
 }
 
 /// THE table of names, in the order in which files are written.
-const TABLE: [Names; 20] = [
+const TABLE: [Names; 17] = [
     names(Role::TokenEmbedding, &["model.embed_tokens.weight"], "token_embd.weight"),
     names(Role::AttentionNorm, &["input_layernorm.weight"], "attn_norm.weight"),
     names(Role::Query, &["self_attn.q_proj.weight"], "attn_q.weight"),
-    names(Role::Key, &["self_attn.k_proj.weight"], "attn_k.weight"),
-    names(Role::Value, &["self_attn.v_proj.weight"], "attn_v.weight"),
     names(Role::QueryA, &["self_attn.q_a_proj.weight"], "attn_q_a.weight"),
     names(Role::QueryANorm, &["self_attn.q_a_layernorm.weight"], "attn_q_a_norm.weight"),
     names(Role::QueryB, &["self_attn.q_b_proj.weight"], "attn_q_b.weight"),
@@ -76,7 +68,6 @@ const TABLE: [Names; 20] = [
     names(Role::FfnUp, &["mlp.up_proj.weight", "mlp.fc1.weight"], "ffn_up.weight"),
     names(Role::FfnDown, &["mlp.down_proj.weight", "mlp.fc2.weight"], "ffn_down.weight"),
     names(Role::OutputNorm, &["model.norm.weight"], "output_norm.weight"),
-    names(Role::Output, &["lm_head.weight"], "output.weight"),
 ];
 
 const fn names(role: Role, hugging_face: &'static [&'static str], gguf: &'static str) -> Names {
@@ -95,7 +86,7 @@ impl Role {
 
     /// True for the roles that each layer has.
     pub fn is_per_layer(self) -> bool {
-        !matches!(self, Role::TokenEmbedding | Role::OutputNorm | Role::Output)
+        !matches!(self, Role::TokenEmbedding | Role::OutputNorm)
     }
 
     /// True for the one-axis tensors, which are never quantized.

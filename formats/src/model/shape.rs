@@ -1,6 +1,6 @@
 //! The shape of every tensor, from the hyperparameters: the one place that knows it.
 
-use super::{AttentionKind, Config, Layout, Role, TensorKey};
+use super::{Config, Layout, Role, TensorKey};
 use crate::source::rows_and_columns;
 
 impl Config {
@@ -17,19 +17,18 @@ impl Config {
     /// Values of one token's latent with the RoPE key that all heads share, which is what kv_a makes and what a
     /// latent cache keeps: `kv_lora_rank + qk_rope_head_dim`.
     pub fn latent_dim(&self) -> usize {
-        self.latent_rank() + self.qk_rope_head_dim
+        self.kv_lora_rank + self.qk_rope_head_dim
     }
 
-    /// Values of one token's keys and values for all their heads, which is what an expanded cache keeps.
+    /// Values of one token's keys and values for every head, which is what an expanded cache keeps.
     pub fn expanded_dim(&self) -> usize {
-        self.num_key_value_heads * (self.qk_head_dim() + self.v_head_dim)
+        self.num_attention_heads * (self.qk_head_dim() + self.v_head_dim)
     }
 
     /// The row-major shape of a role's tensor, or `None` where a model of this config has no such tensor.
     pub fn shape_of(&self, role: Role) -> Option<Vec<usize>> {
-        let (heads, kv_heads) = (self.num_attention_heads, self.num_key_value_heads);
+        let heads = self.num_attention_heads;
         let query_rows = heads * self.qk_head_dim();
-        let grouped = self.architecture.attention == AttentionKind::Grouped;
         let latent = self.layout == Layout::Latent;
         Some(match role {
             Role::TokenEmbedding => vec![self.vocab_size, self.hidden_size],
@@ -38,48 +37,40 @@ impl Config {
             Role::QueryA => vec![self.q_lora_rank?, self.hidden_size],
             Role::QueryANorm => vec![self.q_lora_rank?],
             Role::QueryB => vec![query_rows, self.q_lora_rank?],
-            Role::Key if grouped => vec![kv_heads * self.qk_head_dim(), self.hidden_size],
-            Role::Value if grouped => vec![kv_heads * self.v_head_dim, self.hidden_size],
-            Role::KvA => vec![self.kv_lora_rank? + self.qk_rope_head_dim, self.hidden_size],
-            Role::KvANorm => vec![self.kv_lora_rank?],
-            Role::KvB if !latent => vec![heads * self.kv_b_head_dim(), self.kv_lora_rank?],
-            Role::KeyB if latent => vec![heads, self.kv_lora_rank?, self.qk_nope_head_dim],
-            Role::ValueB if latent => vec![heads, self.v_head_dim, self.kv_lora_rank?],
+            Role::KvA => vec![self.latent_dim(), self.hidden_size],
+            Role::KvANorm => vec![self.kv_lora_rank],
+            Role::KvB if !latent => vec![heads * self.kv_b_head_dim(), self.kv_lora_rank],
+            Role::KeyB if latent => vec![heads, self.kv_lora_rank, self.qk_nope_head_dim],
+            Role::ValueB if latent => vec![heads, self.v_head_dim, self.kv_lora_rank],
             Role::AttentionOutput => vec![self.hidden_size, heads * self.v_head_dim],
             Role::FfnGate if latent => vec![self.intermediate_size, self.hidden_size],
             Role::FfnUp => vec![self.intermediate_size, self.hidden_size],
             Role::FfnDown => vec![self.hidden_size, self.intermediate_size],
-            Role::Output if self.has_own_head() => vec![self.vocab_size, self.hidden_size],
-            Role::Query
-            | Role::Key
-            | Role::Value
-            | Role::KvB
-            | Role::KeyB
-            | Role::ValueB
-            | Role::FfnGate
-            | Role::Output => return None,
+            Role::Query | Role::KvB | Role::KeyB | Role::ValueB | Role::FfnGate => return None,
         })
     }
 
-    /// Where a checkpoint's RoPE pairs lie half of the rotated values apart, the order of a role's rows in which they lie
-    /// side by side: output 2i takes row i, output 2i + 1 takes row i + half, in every head. `None` for rows that stay
-    /// where they are.
+    /// Where a checkpoint's RoPE pairs lie half a head apart, the order of a role's rows in which they lie side by side:
+    /// output 2i takes row i, output 2i + 1 takes row i + half, in every query head and in the shared key. `None` for
+    /// rows that stay where they are.
     pub fn moved_rows(&self, role: Role) -> Option<Vec<u32>> {
-        let (heads, head_dim, rotated) = match role {
-            _ if self.rope_interleave => return None,
-            Role::Query | Role::QueryB => (self.num_attention_heads, self.qk_head_dim(), self.rotated()),
-            Role::Key => (self.num_key_value_heads, self.qk_head_dim(), self.rotated()),
-            // The shared key stands behind the latent as if both were one head.
-            Role::KvA => (1, self.latent_dim(), self.latent_rank()..self.latent_dim()),
-            _ => return None,
-        };
-        let half = rotated.len() / 2;
-        let of_head = |row: usize| match rotated.contains(&row) {
-            true => rotated.start + (row - rotated.start) % 2 * half + (row - rotated.start) / 2,
-            false => row,
-        };
-        let rows = (0..heads).flat_map(|head| (0..head_dim).map(move |row| (head, row)));
-        Some(rows.map(|(head, row)| (head * head_dim + of_head(row)) as u32).collect())
+        let (nope, rope) = (self.qk_nope_head_dim, self.qk_rope_head_dim);
+        let interleaved =
+            |first: usize| (0..rope).map(move |i| (first + (i % 2) * (rope / 2) + i / 2) as u32);
+        let rows = |range: std::ops::Range<usize>| range.map(|row| row as u32);
+        match role {
+            _ if self.rope_interleave => None,
+            Role::Query | Role::QueryB => {
+                let heads = (0..self.num_attention_heads).map(|head| head * (nope + rope));
+                Some(
+                    heads
+                        .flat_map(|start| rows(start..start + nope).chain(interleaved(start + nope)))
+                        .collect(),
+                )
+            }
+            Role::KvA => Some(rows(0..self.kv_lora_rank).chain(interleaved(self.kv_lora_rank)).collect()),
+            _ => None,
+        }
     }
 
     /// Rows and columns of a role's tensor as a [`RowSource`](crate::source::RowSource) has them, or `None` where a
@@ -96,7 +87,7 @@ impl Config {
         });
         std::iter::once(TensorKey::global(Role::TokenEmbedding))
             .chain(layers)
-            .chain([TensorKey::global(Role::OutputNorm), TensorKey::global(Role::Output)])
+            .chain([TensorKey::global(Role::OutputNorm)])
             .filter_map(|key| Some((key, self.shape_of(key.role)?)))
             .collect()
     }

@@ -22,7 +22,7 @@ const NOT_WEIGHTS: [&str; 7] =
 ///
 /// # Errors
 /// No weights, shards that are missing, an index that is malformed or leads out of the folder.
-pub fn weight_files(folder: &Path) -> Result<(Vec<PathBuf>, Option<Warning>)> {
+pub(super) fn weight_files(folder: &Path) -> Result<(Vec<PathBuf>, Option<Warning>)> {
     let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
     if stands(&single) {
         let stale = stands(&index) && indexed_names(&index).is_ok_and(|names| names != [SINGLE]);

@@ -56,7 +56,7 @@ fn project(g: &mut GraphBuilder<'_>, net: &Network<'_>, layer: usize, scope: &st
     let query_rope = rotate(g, &net.rope, &format!("{scope}/q_rope"), &query_rope);
 
     let kv = linear(g, net, key(Role::KvA), &normed);
-    let [latent, key_rope] = split(g, scope, &kv, [config.latent_rank(), config.qk_rope_head_dim]);
+    let [latent, key_rope] = split(g, scope, &kv, [config.kv_lora_rank, config.qk_rope_head_dim]);
     let latent = rms_norm(g, net, key(Role::KvANorm), &latent);
     let key_rope = g.op(scope, "Reshape", &[&key_rope, &net.shared_key_shape], &[]);
     let key_rope = rotate(g, &net.rope, &format!("{scope}/k_rope"), &key_rope);
@@ -100,7 +100,7 @@ fn expanded(g: &mut GraphBuilder<'_>, net: &Network<'_>, layer: usize, scope: &s
 /// what attention gathers there is carried back into each head's values.
 fn absorbed(g: &mut GraphBuilder<'_>, net: &Network<'_>, layer: usize, scope: &str, p: &Projected) -> Value {
     let config = net.config();
-    let rank = config.latent_rank();
+    let rank = config.kv_lora_rank;
     let query = through_heads(g, net, layer, Side::Key, &p.query_nope);
     let query = concat(g, scope, &[&query, &p.query_rope], -1);
     let latent = g.op(scope, "Reshape", &[&p.latent, &net.shared_key_shape], &[]);
@@ -194,7 +194,7 @@ enum Side {
 fn through_heads(g: &mut GraphBuilder<'_>, net: &Network<'_>, layer: usize, side: Side, x: &str) -> Value {
     let config = net.config();
     let key = TensorKey::in_layer(layer, Role::KvB);
-    let (nope, v, rank) = (config.qk_nope_head_dim, config.v_head_dim, config.latent_rank());
+    let (nope, v, rank) = (config.qk_nope_head_dim, config.v_head_dim, config.kv_lora_rank);
     let heads = config.num_attention_heads;
     let (part, label) = match side {
         Side::Key => (0..nope, "k_b_proj"),

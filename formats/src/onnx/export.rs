@@ -54,7 +54,6 @@ struct CachePart {
 /// A profile that cannot hold the model's shape.
 pub fn build(model: &Model, spec: &ExportSpec) -> Result<Export> {
     let config = &model.config;
-    config.require_plm(model.path(), "an ONNX export is")?;
     check(model, spec)?;
     let mut graph = GraphBuilder::new(spec);
     let mut net = preamble(&mut graph, model);
@@ -110,7 +109,7 @@ fn check_pairs(model: &Model, spec: &ExportSpec) -> Result<()> {
     let is_odd = |key: &TensorKey| match (key.role, spec.profile) {
         // Looked up by row, so it is stored as for MatMulNBits.
         (Role::TokenEmbedding, _) => false,
-        (Role::KvB, Profile::Latent | Profile::Genai) => config.latent_rank() % 2 + config.v_head_dim % 2 > 0,
+        (Role::KvB, Profile::Latent | Profile::Genai) => config.kv_lora_rank % 2 + config.v_head_dim % 2 > 0,
         _ => model.tensor(*key).is_some_and(|tensor| !tensor.source.rows().is_multiple_of(2)),
     };
     let four_bits = |key| matches!(spec.weight(key), WeightFormat::Block(BlockFormat { bits: 4, .. }));

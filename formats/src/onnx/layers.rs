@@ -6,7 +6,7 @@ use super::graph::{Attr, BlockPart, GraphBuilder, Value};
 use super::proto::ElementType;
 use super::spec::{BlockFormat, Opset, QuantFormat, WeightFormat};
 use crate::DType;
-use crate::model::{Config, Model, Role, Tensor, TensorKey};
+use crate::model::{Config, Model, Role, Tensor, TensorKey, rotations};
 use crate::source::RowSource;
 
 pub(super) const MICROSOFT: &str = "com.microsoft";
@@ -67,7 +67,7 @@ pub(super) fn rms_norm(g: &mut GraphBuilder<'_>, net: &Network<'_>, key: TensorK
     let scope = scope_of(key);
     let tensor = net.tensor(key);
     let weight = g.float_weight(&weight_name(key), key, Arc::clone(&tensor.source), &[tensor.values()], 0);
-    let eps = net.config().norm_eps;
+    let eps = net.config().rms_norm_eps;
     if g.spec.opset == Opset::V23 {
         let attrs = [
             ("axis", Attr::Int(-1)),
@@ -159,7 +159,7 @@ pub(super) fn block_linear(
 pub(super) fn rope_tables(g: &mut GraphBuilder<'_>, config: &Config) -> Rope {
     let half = config.qk_rope_head_dim / 2;
     let positions = config.max_position_embeddings;
-    let rotations = config.rotations(positions);
+    let rotations = rotations(config.qk_rope_head_dim, config.rope_theta, positions);
     let scope = "/model/rotary_emb";
     if g.spec.opset == Opset::V23 {
         let (cos, sin): (Vec<f32>, Vec<f32>) = rotations.into_iter().unzip();

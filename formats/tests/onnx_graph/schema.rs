@@ -225,7 +225,7 @@ fn outputs(config: &Config, spec: &ExportSpec) -> Vec<PortFacts> {
 
 /// What clients feed back, layer by layer.
 fn cache(config: &Config, spec: &ExportSpec, name: &str, length: &str) -> Vec<PortFacts> {
-    let latent = config.latent_dim();
+    let latent = config.kv_lora_rank + config.qk_rope_head_dim;
     let heads = config.num_attention_heads;
     let parts = match spec.profile {
         Profile::Latent => vec![("latent", 1, latent)],

@@ -8,7 +8,7 @@ use crate::arithmetic::Arithmetic;
 use crate::evaluator::Evaluator;
 use crate::linear::{Linear, Rows};
 use crate::site::{Point, Site};
-use crate::weights::{Matrix, Weights};
+use crate::weights::{KvB, Matrix, Query, Weights};
 
 /// Rows of each site that are kept: all sites are held at once, and their products are computed in f32.
 const ROWS: usize = 24;
@@ -72,17 +72,27 @@ impl MatrixProbe {
 /// The matrices that are multiplied with a site's activations.
 fn readers(weights: &Weights, site: Site) -> Vec<(Role, &Matrix)> {
     let Some(layer) = site.layer.map(|layer| &weights.layers[layer]) else {
-        return vec![weights.head()];
+        return vec![(Role::TokenEmbedding, &weights.embedding)];
     };
-    match site.point {
-        Point::AttentionInput | Point::QueryLatent | Point::KvLatent => layer.attention.readers(site.point),
-        Point::AttentionOutput => vec![(Role::AttentionOutput, &layer.attention_output)],
-        Point::FfnInput => {
+    match (site.point, &layer.query, &layer.kv_b) {
+        (Point::AttentionInput, Query::Direct(matrix), _) => {
+            vec![(Role::Query, matrix), (Role::KvA, &layer.kv_a)]
+        }
+        (Point::AttentionInput, Query::LowRank { a, .. }, _) => {
+            vec![(Role::QueryA, a), (Role::KvA, &layer.kv_a)]
+        }
+        (Point::QueryLatent, Query::LowRank { b, .. }, _) => vec![(Role::QueryB, b)],
+        (Point::KvLatent, _, KvB::Joint(matrix)) => vec![(Role::KvB, matrix)],
+        (Point::AttentionOutput, ..) => vec![(Role::AttentionOutput, &layer.attention_output)],
+        (Point::FfnInput, ..) => {
             let gate = layer.ffn.gate.iter().map(|gate| (Role::FfnGate, gate));
             gate.chain([(Role::FfnUp, &layer.ffn.up)]).collect()
         }
-        Point::FfnHidden => vec![(Role::FfnDown, &layer.ffn.down)],
-        Point::FfnUp | Point::LayerOutput | Point::HeadInput => Vec::new(),
+        (Point::FfnHidden, ..) => vec![(Role::FfnDown, &layer.ffn.down)],
+        // The latent layout multiplies its split kv_b with queries and weighted latents, which no observer sees.
+        (Point::QueryLatent | Point::KvLatent | Point::FfnUp | Point::LayerOutput | Point::HeadInput, ..) => {
+            Vec::new()
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Rotary position embedding over interleaved pairs: values 2i and 2i + 1 rotate by `position * theta^(-2i/dim)`.
 
-use plmconv_formats::Config;
+use plmconv_formats::model::rotations;
 
 /// The rotations of every position up to a last one.
 #[derive(Clone, Debug)]
@@ -11,9 +11,9 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// Of a model's heads, for positions below `positions`.
-    pub fn new(config: &Config, positions: usize) -> Rope {
-        Rope { pairs: config.qk_rope_head_dim / 2, table: config.rotations(positions) }
+    /// Of heads with `dim` rotary values, for positions below `positions`.
+    pub fn new(dim: usize, theta: f32, positions: usize) -> Rope {
+        Rope { pairs: dim / 2, table: rotations(dim, theta, positions) }
     }
 
     /// Rotates `values`, one head's rotary part, by its position.
@@ -43,18 +43,9 @@ impl Rope {
 mod tests {
     use super::*;
 
-    fn rope(dim: usize, theta: f64, positions: usize) -> Rope {
-        let config = format!(
-            r#"{{"model_type": "plm", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
-                "num_attention_heads": 1, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": {dim},
-                "v_head_dim": 8, "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "rope_theta": {theta:?}}}"#
-        );
-        Rope::new(&Config::from_json("config.json".as_ref(), config.into_bytes()).expect("a PLM"), positions)
-    }
-
     #[test]
     fn scores_depend_on_the_distance_only() {
-        let rope = rope(8, 10000.0, 300);
+        let rope = Rope::new(8, 10000.0, 300);
         let score = |p: usize, q: usize| {
             let mut a = [0.3f32, -1.0, 0.5, 0.2, 0.9, -0.4, 0.1, 0.7];
             let mut b = [1.1f32, 0.4, -0.6, 0.8, -0.2, 0.5, 0.3, -0.9];
@@ -68,7 +59,7 @@ mod tests {
 
     #[test]
     fn pairs_lie_side_by_side() {
-        let rope = rope(4, 100.0, 2);
+        let rope = Rope::new(4, 100.0, 2);
         let mut values = [1.0f32, 0.0, 0.0, 1.0];
         rope.rotate(1, &mut values);
         let expected = [1f64.cos(), 1f64.sin(), -(0.1f64.sin()), 0.1f64.cos()];

@@ -1,6 +1,5 @@
 //! A model's weights in memory, in the encoding they have on disk.
 
-mod attention;
 mod decode;
 
 use std::ops::Range;
@@ -9,7 +8,6 @@ use plmconv_formats::{DType, Layout, Model, Role, TensorKey};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-pub(crate) use attention::{AttentionWeights, GroupedWeights, KvB, LatentWeights, Query};
 
 /// Bytes read at a time while loading.
 const READ_BYTES: usize = 4 << 20;
@@ -150,6 +148,22 @@ fn transposed<const W: usize>(bytes: &[u8], rows: usize, cols: usize) -> Vec<u8>
     out
 }
 
+/// Queries from the layer's input: at once, or through a latent of `q_lora_rank`.
+#[derive(Debug)]
+pub(crate) enum Query {
+    Direct(Matrix),
+    LowRank { a: Matrix, norm: Vec<f32>, b: Matrix },
+}
+
+/// Keys and values from the latent.
+#[derive(Debug)]
+pub(crate) enum KvB {
+    /// `[heads * (nope + v), kv_lora_rank]`, per head first the key's rows, then the value's.
+    Joint(Matrix),
+    /// Latent layout: `key` is `[heads * kv_lora_rank, nope]` (transposed), `value` `[heads * v, kv_lora_rank]`.
+    Split { key: Matrix, value: Matrix },
+}
+
 /// The feed-forward network: `down(relu(up x)^2)`, or with a gate `down(silu(gate x) * up x)`.
 #[derive(Debug)]
 pub(crate) struct Ffn {
@@ -162,7 +176,10 @@ pub(crate) struct Ffn {
 #[derive(Debug)]
 pub(crate) struct Layer {
     pub attention_norm: Vec<f32>,
-    pub attention: AttentionWeights,
+    pub query: Query,
+    pub kv_a: Matrix,
+    pub kv_a_norm: Vec<f32>,
+    pub kv_b: KvB,
     pub attention_output: Matrix,
     pub ffn_norm: Vec<f32>,
     pub ffn: Ffn,
@@ -171,11 +188,10 @@ pub(crate) struct Layer {
 /// All weights of a model.
 #[derive(Debug)]
 pub(crate) struct Weights {
+    /// Also the output head.
     pub embedding: Matrix,
     pub layers: Vec<Layer>,
     pub output_norm: Vec<f32>,
-    /// The output head, where it is not the embedding.
-    own_head: Option<Matrix>,
 }
 
 impl Weights {
@@ -185,40 +201,42 @@ impl Weights {
             embedding: Matrix::load(model, TensorKey::global(Role::TokenEmbedding))?,
             layers: (0..config.num_hidden_layers).map(|i| Layer::load(model, i)).collect::<Result<_>>()?,
             output_norm: load_vector(model, TensorKey::global(Role::OutputNorm))?,
-            own_head: match config.has_own_head() {
-                true => Some(Matrix::load(model, TensorKey::global(Role::Output))?),
-                false => None,
-            },
         })
-    }
-
-    /// The output head and its role.
-    pub fn head(&self) -> (Role, &Matrix) {
-        match &self.own_head {
-            Some(head) => (Role::Output, head),
-            None => (Role::TokenEmbedding, &self.embedding),
-        }
     }
 
     /// Bytes held.
     pub fn byte_len(&self) -> usize {
-        let head = self.own_head.as_ref().map_or(0, Matrix::byte_len);
-        self.embedding.byte_len() + head + self.layers.iter().map(Layer::byte_len).sum::<usize>()
+        self.embedding.byte_len() + self.layers.iter().map(Layer::byte_len).sum::<usize>()
     }
 }
 
 impl Layer {
     fn load(model: &Model, layer: usize) -> Result<Layer> {
+        let config = &model.config;
         let key = |role| TensorKey::in_layer(layer, role);
         let matrix = |role| Matrix::load(model, key(role));
         let vector = |role| load_vector(model, key(role));
-        let gate = match model.config.layout {
-            Layout::Own => None,
-            Layout::Latent => Some(matrix(Role::FfnGate)?),
+        let query = match config.q_lora_rank {
+            None => Query::Direct(matrix(Role::Query)?),
+            Some(_) => Query::LowRank {
+                a: matrix(Role::QueryA)?,
+                norm: vector(Role::QueryANorm)?,
+                b: matrix(Role::QueryB)?,
+            },
+        };
+        let (kv_b, gate) = match config.layout {
+            Layout::Plm => (KvB::Joint(matrix(Role::KvB)?), None),
+            Layout::Latent => {
+                let kv_b = KvB::Split { key: matrix(Role::KeyB)?, value: matrix(Role::ValueB)? };
+                (kv_b, Some(matrix(Role::FfnGate)?))
+            }
         };
         Ok(Layer {
             attention_norm: vector(Role::AttentionNorm)?,
-            attention: AttentionWeights::load(model, layer)?,
+            query,
+            kv_a: matrix(Role::KvA)?,
+            kv_a_norm: vector(Role::KvANorm)?,
+            kv_b,
             attention_output: matrix(Role::AttentionOutput)?,
             ffn_norm: vector(Role::FfnNorm)?,
             ffn: Ffn { gate, up: matrix(Role::FfnUp)?, down: matrix(Role::FfnDown)? },
@@ -226,10 +244,18 @@ impl Layer {
     }
 
     fn byte_len(&self) -> usize {
+        let query = match &self.query {
+            Query::Direct(m) => m.byte_len(),
+            Query::LowRank { a, b, .. } => a.byte_len() + b.byte_len(),
+        };
+        let kv_b = match &self.kv_b {
+            KvB::Joint(m) => m.byte_len(),
+            KvB::Split { key, value } => key.byte_len() + value.byte_len(),
+        };
         let ffn = self.ffn.gate.as_ref().map_or(0, Matrix::byte_len)
             + self.ffn.up.byte_len()
             + self.ffn.down.byte_len();
-        self.attention.byte_len() + ffn + self.attention_output.byte_len()
+        query + kv_b + ffn + self.kv_a.byte_len() + self.attention_output.byte_len()
     }
 }
 

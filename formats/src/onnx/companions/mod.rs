@@ -134,7 +134,7 @@ fn plain_config(model: &Model, generation: &Map<String, Value>) -> Map<String, V
         "v_head_dim": c.v_head_dim,
         "hidden_act": "relu2",
         "max_position_embeddings": c.max_position_embeddings,
-        "rms_norm_eps": c.norm_eps,
+        "rms_norm_eps": c.rms_norm_eps,
         "rope_theta": c.rope_theta,
         "rope_interleave": c.rope_interleave,
         "tie_word_embeddings": true,
