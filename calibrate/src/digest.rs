@@ -46,7 +46,7 @@ fn hyperparameters(config: &Config) -> String {
         max_position_embeddings: _,
         rms_norm_eps,
         rope_theta,
-        // Rows stand in one order, and the head is the embedding, in whatever was read.
+        // Rows are in one order, and the head is the embedding, in whatever was read.
         rope_interleave: _,
         tie_word_embeddings: _,
         // Statistics are of the `plm` layout.
