@@ -134,7 +134,7 @@ fn statistics_guide_the_rounding() {
 fn text_is_written_and_zeros_are_counted() {
     for name in SQUARED_RELU {
         let mut command = plmconv();
-        command.args(["inspect", "--sparsity"]).arg(calibration_text()).arg(folder(name));
+        command.args(["inspect", "--ctx", "96", "--sparsity"]).arg(calibration_text()).arg(folder(name));
         let report = json(&mut command);
         assert!((0.3..0.7).contains(&report["zeros"].as_f64().expect("a share")), "{report}");
         let mut command = plmconv();

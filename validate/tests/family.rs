@@ -9,6 +9,12 @@ use plmconv_validate::{Evaluator, Options, Sequence};
 
 const FAMILY: [&str; 1] = ["arcee"];
 
+/// How far logits may be from the golden ones, of their range. Rounding operands to 16 bits moves those of a random model,
+/// whose attention is sharp by design, by three times what it does to a trained one.
+fn limit(exact: bool) -> f64 {
+    if exact { 1e-5 } else { 3e-4 }
+}
+
 fn model(name: &str) -> Model {
     Model::open(fixture(&format!("family/tiny-{name}"))).expect("the fixture opens")
 }
@@ -32,16 +38,17 @@ fn equal_transformers() {
             let found = logits(&model, &golden, Options { exact, ..Options::default() });
             let off = relative_to_range(&found, &golden.logits);
             eprintln!("{name}, exact {exact}: {off:.2e} of the range");
-            assert!(off < if exact { 1e-5 } else { 1e-4 }, "{name}, exact {exact}: {off}");
+            assert!(off < limit(exact), "{name}, exact {exact}: {off}");
         }
     }
 }
 
 #[test]
 fn token_by_token_equal_those_of_the_whole() {
-    for name in FAMILY {
+    for (name, exact) in FAMILY.into_iter().flat_map(|name| [(name, true), (name, false)]) {
         let golden = golden(name);
-        let evaluator = Evaluator::load(&model(name), Options::default()).expect("the fixture loads");
+        let options = Options { exact, ..Options::default() };
+        let evaluator = Evaluator::load(&model(name), options).expect("the fixture loads");
         let tokens = &golden.tokens[0];
         let vocab = evaluator.config().vocab_size;
         for sizes in [vec![1; tokens.len()], vec![40, 1, 2, tokens.len() - 43]] {
@@ -53,15 +60,18 @@ fn token_by_token_equal_those_of_the_whole() {
                 found.extend(evaluator.forward(&mut [sequence]).expect("runs"));
             }
             let off = relative_to_range(&found, &golden.logits[..tokens.len() * vocab]);
-            assert!(off < 1e-4, "{name}: {off}");
+            assert!(off < limit(exact), "{name}, exact {exact}: {off}");
         }
     }
 }
 
+/// A model by its name, and what is changed of it.
+type Change = (&'static str, fn(&mut Model));
+
 /// The golden logits tell every part of the description from its neighbours.
 #[test]
 fn each_part_of_the_description_counts() {
-    let changes: [(&str, fn(&mut Model)); 4] = [
+    let changes: [Change; 4] = [
         ("arcee", |m| m.config.rope_scaling = None),
         ("arcee", |m| m.config.rope_scaling.as_mut().expect("YaRN").original_context *= 2),
         ("arcee", |m| m.config.rope_theta *= 2.0),

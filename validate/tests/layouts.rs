@@ -103,7 +103,8 @@ fn queries_through_a_latent() {
 
 fn split_kv_b(model: &mut Model) {
     let config = model.config.clone();
-    let (nope, v, rank) = (config.qk_nope_head_dim, config.v_head_dim, config.kv_lora_rank.expect("latent attention"));
+    let (nope, v, rank) =
+        (config.qk_nope_head_dim, config.v_head_dim, config.kv_lora_rank.expect("latent attention"));
     for layer in 0..config.num_hidden_layers {
         let key = |role| TensorKey::in_layer(layer, role);
         let joint = read(model, key(Role::KvB));
