@@ -7,8 +7,8 @@
 //! plain `sum x²` that llama.cpp's importance matrices hold.
 //!
 //! One layer's weights are in memory at a time: the forward run leaves each layer's input and the neurons that fire in
-//! temporary files, and the backward run computes the rest of the layer again. Where squared ReLU is off, `g` of the up projection is zero:
-//! a neuron's row counts only the tokens on which it fires.
+//! temporary files, and the backward run computes the rest of the layer again. Where squared ReLU is off, `g` of the up
+//! projection is zero: a neuron's row counts only the tokens on which it fires.
 
 mod attention;
 mod head;

@@ -35,21 +35,27 @@ impl Samples<'_> {
         }
     }
 
+    /// Adds `xᵀ x`.
+    fn add_outer_products(self, into: &mut BlockSymmetric) {
+        match self {
+            Samples::Dense(x) => add_dense(into, x),
+            Samples::Sparse(x) => add_sparse(into, x),
+        }
+    }
+
     /// Adds `xᵀ x`, each token of `x` counting as `weights` says.
-    fn add_outer_products(self, into: &mut BlockSymmetric, weights: Option<&[f32]>) {
-        let root = |token: usize| weights.map_or(1.0, |weights| weights[token].sqrt());
-        match (self, weights) {
-            (Samples::Dense(x), None) => add_dense(into, x),
-            (Samples::Dense(x), Some(_)) => {
+    fn add_weighted_outer_products(self, into: &mut BlockSymmetric, weights: &[f32]) {
+        let roots: Vec<f32> = weights.iter().map(|weight| weight.sqrt()).collect();
+        match self {
+            Samples::Dense(x) => {
                 let mut weighted = x.to_vec();
-                let rows = weighted.par_chunks_exact_mut(into.size()).enumerate();
-                rows.for_each(|(token, row)| row.iter_mut().for_each(|x| *x *= root(token)));
+                let rows = weighted.par_chunks_exact_mut(into.size()).zip(&roots);
+                rows.for_each(|(row, root)| row.iter_mut().for_each(|x| *x *= root));
                 add_dense(into, &weighted);
             }
-            (Samples::Sparse(x), None) => add_sparse(into, x),
-            (Samples::Sparse(x), Some(_)) => {
+            Samples::Sparse(x) => {
                 let mut weighted = x.clone();
-                weighted.change(|token, x| x * root(token));
+                weighted.change(|token, x| x * roots[token]);
                 add_sparse(into, &weighted);
             }
         }
@@ -92,7 +98,7 @@ impl SiteMoments {
         let rows = self.outputs.as_ref().map_or(1, BlockSymmetric::size);
         self.add_inputs(x, &gradient.squares(rows));
         if let Some(outputs) = &mut self.outputs {
-            gradient.add_outer_products(outputs, None);
+            gradient.add_outer_products(outputs);
         }
     }
 
@@ -103,7 +109,7 @@ impl SiteMoments {
             Samples::Dense(x) => self.add_squares(x),
             Samples::Sparse(x) => self.add_sparse_squares(x),
         }
-        x.add_outer_products(&mut self.inputs, Some(weights));
+        x.add_weighted_outer_products(&mut self.inputs, weights);
     }
 
     fn add_squares(&mut self, x: &[f32]) {
